@@ -1,0 +1,1 @@
+"""A Ray cluster without Kubernetes: local multi-node, and preflight checks."""

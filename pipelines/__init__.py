@@ -1,0 +1,1 @@
+"""From bytes on disk to a batch of images: stores, the epoch plan, the loaders and the prepare command."""

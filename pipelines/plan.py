@@ -1,0 +1,136 @@
+"""EpochPlan: every random choice of an epoch as a pure function of (seed, epoch).
+
+The permutation, the scale S, the crop position, the flip and the RGB shift of all images of one epoch are arrays, drawn
+at once. A loader therefore has no random state: where a run stands in an epoch is one integer, the samples seen so far.
+Any number of workers slices the same arrays, so a run can be resumed in mid-epoch on another number of workers and sees
+exactly the images that remain, each once, with the crops they would have had.
+
+Paper, section 2 (training): random crop, horizontal flip, random RGB shift (Krizhevsky et al. 2012), scale jittering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Principal components of ImageNet's RGB values in [0, 1] (Krizhevsky et al. 2012, section 4.1); rows are R, G, B.
+RGB_EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
+RGB_EIGENVECTORS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]],
+)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is drawn for each training image.
+
+    `scale` is S, the smallest side after rescaling, drawn uniformly from the integers [low, high]; `flip` allows mirroring
+    with probability 1/2; `color_shift` is the standard deviation of the factors on the RGB principal components (the
+    paper's 0.1; 0 switches the shift off).
+    """
+
+    scale: tuple[int, int] = (256, 256)  # S
+    flip: bool = True
+    color_shift: float = 0.1
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A run of n samples of an epoch, as arrays: which image, and everything drawn for it.
+
+    index (n,) int64 into the store; scale (n,) int32, S in pixels; position (n, 2) float64 in [0, 1), the crop's (y, x) as
+    a fraction of the room it has; flip (n,) bool; shift (n, 3) float32, added to R, G, B in grey levels of 255.
+    """
+
+    index: NDArray[np.int64]
+    scale: NDArray[np.int32]
+    position: NDArray[np.float64]
+    flip: NDArray[np.bool_]
+    shift: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, part: slice) -> Samples:
+        return Samples(self.index[part], self.scale[part], self.position[part], self.flip[part], self.shift[part])
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step as one worker sees it.
+
+    `end` is the number of samples of the epoch used by all workers once the step is done, `count` how many images the
+    step has over all workers, `micro_batches` this worker's part of them.
+    """
+
+    end: int
+    count: int
+    micro_batches: list[Samples]
+
+
+class EpochPlan:
+    """The samples of one training epoch in the order of use. See the module's docstring."""
+
+    def __init__(self, num_samples: int, seed: int, epoch: int, augmentation: Augmentation) -> None:
+        # The raw stream of a NumPy bit generator is stable over versions, that of Generator's methods is not: a run may be
+        # resumed on a node with another NumPy.
+        bits = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
+        low, high = augmentation.scale
+
+        def uniform(*shape: int) -> NDArray[np.float64]:
+            raw = bits.random_raw(int(np.prod(shape))).reshape(shape)
+            return (raw >> np.uint64(11)) * 2.0**-53
+
+        order = np.argsort(bits.random_raw(num_samples), kind="stable")
+        scale = (low + np.floor(uniform(num_samples) * (high - low + 1))).astype(np.int32)
+        position = uniform(num_samples, 2)
+        flip = (uniform(num_samples) < 0.5) & augmentation.flip
+        # Box-Muller; 1 - u keeps the logarithm's argument above zero.
+        radius = np.sqrt(-2.0 * np.log(1.0 - uniform(num_samples, 3)))
+        normal = radius * np.cos(2.0 * np.pi * uniform(num_samples, 3))
+        alpha = augmentation.color_shift * normal
+        shift = 255.0 * (alpha * RGB_EIGENVALUES) @ RGB_EIGENVECTORS.T
+        self.samples = Samples(order.astype(np.int64), scale, position, flip, shift.astype(np.float32))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def step_ends(self, global_batch: int) -> NDArray[np.int64]:
+        """Where each step of the epoch ends, in samples.
+
+        The epoch is cut into the least number of steps of at most `global_batch` images, all equal to within one image: no
+        image is dropped, none is used twice, and no tiny last batch disturbs the weights or the batch statistics.
+        """
+        steps = -(-len(self) // global_batch)
+        return np.arange(1, steps + 1, dtype=np.int64) * len(self) // steps
+
+    def steps(self, start: int, global_batch: int, rank: int, world_size: int, micro_batch: int) -> Iterator[Step]:
+        """Worker `rank`'s share of each step after the first `start` samples of the epoch.
+
+        `start` may lie inside a step (the run was begun with another global batch): then the first step is what is left of
+        that one. Each step's images are split over the workers, then into micro-batches of at most `micro_batch`, both
+        equal to within one image.
+        """
+        ends = self.step_ends(global_batch)
+        for end in ends[ends > start].tolist():
+            first, last = (start + (end - start) * r // world_size for r in (rank, rank + 1))
+            pieces = -(-(last - first) // micro_batch)
+            cuts = [first + (last - first) * k // pieces for k in range(pieces + 1)] if pieces else []
+            micro_batches = [self.samples[slice(*cut)] for cut in zip(cuts, cuts[1:], strict=False)]
+            yield Step(end, end - start, micro_batches)
+            start = end
+
+
+def evaluation_samples(indices: NDArray[np.int64], scale: int) -> Samples:
+    """The plan of an evaluation: these images at smallest side `scale` (Q), centre crop, no flip, no shift."""
+    n = len(indices)
+    return Samples(
+        indices.astype(np.int64),
+        np.full(n, scale, np.int32),
+        np.full((n, 2), 0.5),
+        np.zeros(n, np.bool_),
+        np.zeros((n, 3), np.float32),
+    )

@@ -1,0 +1,97 @@
+"""The index of a split's tar shards, `<split>.index.npz`: each sample's place, class, size in px and name."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipelines.samples import Names
+
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """Arrays have one entry a sample, in the order of the shards, unless said otherwise."""
+
+    class_names: list[str]
+    shard_names: list[str]
+    shard_bytes: np.ndarray
+    """int64 (shards,): the size of each tar."""
+    shard: np.ndarray
+    """int32: which tar."""
+    offset: np.ndarray
+    """int64: where in the tar the encoded image starts."""
+    length: np.ndarray
+    """int64: bytes of the encoded image."""
+    label: np.ndarray
+    """int64: index into `class_names`."""
+    height: np.ndarray
+    """int32: px as stored (EXIF orientation not applied); 0 where the image could not be read."""
+    width: np.ndarray
+    """int32: as `height`."""
+    names: Names
+    """Member names within the tar."""
+
+    def to_bytes(self) -> bytes:
+        """The npz file."""
+        stream = io.BytesIO()
+        arrays = {key: value for key, value in vars(self).items() if isinstance(value, np.ndarray)}
+        # Names as UTF-8 bytes: NumPy's own strings would not hold undecodable file names.
+        for key in ("class_names", "shard_names", "names"):
+            names = getattr(self, key)
+            packed = names if isinstance(names, Names) else Names.of(names)
+            arrays |= {f"{key}_blob": packed.blob, f"{key}_ends": packed.ends}
+        np.savez_compressed(stream, allow_pickle=False, version=np.int64(VERSION), **arrays)
+        return stream.getvalue()
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, where: str) -> ShardIndex:
+        """Reads the npz; ValueError, naming `where`, if it is damaged or of another version."""
+        try:
+            with np.load(io.BytesIO(raw), allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+            version = int(arrays.pop("version"))
+            packed = {
+                key: Names(arrays.pop(f"{key}_blob"), arrays.pop(f"{key}_ends"))
+                for key in ("class_names", "shard_names", "names")
+            }
+            if version == VERSION:
+                class_names, shard_names = list(packed["class_names"]), list(packed["shard_names"])
+                index = cls(class_names=class_names, shard_names=shard_names, names=packed["names"], **arrays)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{where} is damaged ({error}): write the shards again") from error
+        if version != VERSION:
+            raise ValueError(f"{where} has version {version}, and this code reads version {VERSION}")
+        if not index._is_consistent():
+            raise ValueError(f"{where} is damaged (it points outside its shards): write the shards again")
+        return index
+
+    def _is_consistent(self) -> bool:
+        columns = (self.shard, self.offset, self.length, self.label, self.height, self.width, self.names)
+        if len({len(column) for column in columns}) != 1 or len(self.shard_names) != len(self.shard_bytes):
+            return False
+        return len(self.shard) == 0 or bool(
+            (self.shard.min() >= 0 and self.shard.max() < len(self.shard_names))
+            and (self.label.min() >= 0 and self.label.max() < len(self.class_names))
+            and (self.offset.min() >= 0 and self.length.min() >= 0)
+            and (self.offset + self.length <= self.shard_bytes[self.shard]).all()
+        )
+
+    def fingerprint(self) -> str:
+        """The same for the same samples at the same places, whatever their sizes in px; 64 hexadecimal digits."""
+        texts = [*self.class_names, "", *self.shard_names]
+        digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape"))
+        for array in (self.shard_bytes, self.shard, self.offset, self.length, self.label):
+            digest.update(array.tobytes())
+        digest.update(self.names.ends.tobytes() + self.names.blob.tobytes())
+        return digest.hexdigest()
+
+    def take(self, indices: np.ndarray) -> ShardIndex:
+        """The samples at `indices`, in that order."""
+        columns = ("shard", "offset", "length", "label", "height", "width")
+        return replace(self, names=self.names.take(indices), **{key: getattr(self, key)[indices] for key in columns})

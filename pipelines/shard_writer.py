@@ -1,0 +1,173 @@
+"""Writing tar shards of one split from any store.
+
+In the folder lie then, for `train`:
+
+- `train-00000.tar`, ...: plain ustar with two members a sample, `<class>/<stem>.jpg` and the label as text,
+  `<class>/<stem>.cls`, side by side: what the webdataset package reads. Samples are shuffled once, for readers that go
+  through a shard in its order.
+- `train-00000.idx`, ...: DALI's index of each tar, version 1.2, for `fn.readers.webdataset`.
+- `train.index.npz`: the index of the whole split, which `pipelines.shards` reads. It is written last: without it the
+  split does not count as there.
+
+Where each sample goes follows from the store and the seed before a byte is written, so an interrupted run goes on with
+the first tar that is not whole. Until its end `train.writing` says which run that is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from pipelines.images import image_size
+from pipelines.remote import size_of, write_whole
+from pipelines.samples import Names, SampleStore
+from pipelines.shard_index import ShardIndex
+from pipelines.shards import ShardFolder, ShardStore
+
+BLOCK = 512
+_END_OF_TAR = bytes(2 * BLOCK)
+_LONGEST_KEY = 90  # bytes; with an extension it fits the 100 of a tar header's name field
+
+
+def write_shards(store: SampleStore, split: str, out: Path, *, shard_bytes: int, seed: int, threads: int = 8) -> None:
+    """Writes `store` as the shards of `split` into the folder `out`.
+
+    `shard_bytes`: a tar is at most one sample larger. Goes on where an interrupted call with the same arguments
+    stopped, and does nothing if that one had ended. Raises ValueError where other shards of the split lie in `out`,
+    OSError where a sample cannot be read or the disk is full.
+    """
+    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(store), desc=f"{split} shards", unit="image") as progress:
+        order, plan = plan_shards(store, split, pool, shard_bytes=shard_bytes, seed=seed)
+        if not _claim(out, split, plan):
+            progress.update(len(store))
+            return
+        written = ShardStore(plan, ShardFolder(str(out)))
+        for shard, tar in enumerate(plan.shard_names):
+            rows = np.flatnonzero(plan.shard == shard)
+            if size_of(str(out / tar)) == plan.shard_bytes[shard]:
+                sizes = [image_size(image) for image in _ticking(pool.map(written.read, rows), progress)]
+            else:
+                encoded = _ticking(pool.map(store.read, order[rows]), progress)
+                sizes = _write_tar(out / tar, plan, rows, encoded)
+            plan.height[rows], plan.width[rows] = np.array([size or (0, 0) for size in sizes]).T
+    write_whole(str(out / f"{split}.index.npz"), plan.to_bytes())
+    (out / f"{split}.writing").unlink()
+
+
+def _ticking(images: Iterable[bytes], progress: tqdm) -> Iterator[bytes]:
+    for image in images:
+        yield image
+        progress.update()
+
+
+def plan_shards(
+    store: SampleStore, split: str, pool: ThreadPoolExecutor, *, shard_bytes: int, seed: int
+) -> tuple[np.ndarray, ShardIndex]:
+    """Decides where each sample goes: the order in which samples are written, and the index without the sizes in px."""
+    # In chunks: a million futures would take more memory than all else here.
+    chunks = np.array_split(np.arange(len(store)), len(store) // 1024 + 1)
+    lengths = np.concatenate(list(pool.map(lambda chunk: [store.length(i) for i in chunk], chunks))).astype(np.int64)
+    keys = member_keys(store)
+    order = np.random.default_rng(seed).permutation(len(store))
+    lengths, names = lengths[order], [keys[index] for index in order.tolist()]
+    # Header and padded image, header and label.
+    spans = BLOCK + _padded(lengths) + 2 * BLOCK
+    ends = np.cumsum(spans)
+    _, shard = np.unique((ends - spans) // shard_bytes, return_inverse=True)
+    firsts = np.flatnonzero(np.diff(shard, prepend=-1))
+    starts = (ends - spans)[firsts]
+    plan = ShardIndex(
+        class_names=store.class_names,
+        shard_names=[f"{split}-{number:05d}.tar" for number in range(len(firsts))],
+        shard_bytes=np.add.reduceat(spans, firsts) + len(_END_OF_TAR),
+        shard=shard.astype(np.int32),
+        offset=ends - spans - starts[shard] + BLOCK,
+        length=lengths,
+        label=store.labels[order].astype(np.int64),
+        height=np.zeros(len(store), np.int32),
+        width=np.zeros(len(store), np.int32),
+        names=Names.of(names),
+    )
+    return order, plan
+
+
+def member_keys(store: SampleStore) -> list[str]:
+    """A tar member name for each sample: `<class>/<stem>.<jpg|png|bmp|webp>`, unique without its extension.
+
+    Dots and white space become `_`: readers of these tars take a file name's first dot for the start of its
+    extension, and a blank for the end of the name.
+    """
+    taken: set[str] = set()
+    keys = []
+    for index, label in enumerate(store.labels.tolist()):
+        stem, extension = os.path.splitext(re.split("[/:]", store.name(index))[-1])
+        key = f"{_plain(store.class_names[label])}/{_plain(stem)}"
+        if len(key.encode("utf-8", "surrogateescape")) > _LONGEST_KEY or key in taken:
+            key = f"{index:08d}"
+        taken.add(key)
+        keys.append(key + extension.lower().replace(".jpeg", ".jpg"))
+    return keys
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[.\s/]", "_", name)
+
+
+def _padded(length: np.ndarray | int) -> np.ndarray | int:
+    return (length + BLOCK - 1) // BLOCK * BLOCK
+
+
+def _claim(out: Path, split: str, plan: ShardIndex) -> bool:
+    """Whether there is something to write: False if this very plan was carried out; ValueError if another one was."""
+    index, writing, fingerprint = out / f"{split}.index.npz", out / f"{split}.writing", plan.fingerprint()
+    if index.exists():
+        if ShardIndex.from_bytes(index.read_bytes(), str(index)).fingerprint() == fingerprint:
+            return False
+        raise ValueError(f"--out {out}: other shards of {split} are there already ({index.name})")
+    if writing.exists() and writing.read_text() != fingerprint:
+        raise ValueError(
+            f"--out {out}: an unfinished run with other images or other settings is there: "
+            f"repeat that one, or remove {split}-*.tar and {writing.name}"
+        )
+    if not writing.exists() and any(out.glob(f"{split}-*.tar")):
+        raise ValueError(f"--out {out}: {split}-*.tar are there already, without their index")
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(str(writing), fingerprint.encode())
+    return True
+
+
+def _write_tar(
+    path: Path, plan: ShardIndex, rows: np.ndarray, encoded: Iterable[bytes]
+) -> list[tuple[int, int] | None]:
+    """Writes one tar and its DALI index, which is whole when the tar is; returns the images' sizes."""
+    sizes, lines, part = [], [f"v1.2 {len(rows)}\n"], path.with_name(f"{path.name}.part")
+    with open(part, "wb") as tar:
+        for row, image in zip(rows.tolist(), encoded, strict=True):
+            name, label = plan.names[row], b"%d" % plan.label[row]
+            if len(image) != plan.length[row]:
+                raise OSError(f"{name}: {len(image)} bytes, {plan.length[row]} a moment ago: changed while it was read")
+            stem, extension = os.path.splitext(name)
+            tar.write(_member(name, image))
+            label_offset = tar.tell() + BLOCK
+            tar.write(_member(f"{stem}.cls", label))
+            lines.append(
+                f"{extension[1:]} {plan.offset[row]} {len(image)} {name} cls {label_offset} {len(label)} {stem}.cls\n"
+            )
+            sizes.append(image_size(image))
+        tar.write(_END_OF_TAR)
+    write_whole(str(path.with_suffix(".idx")), "".join(lines).encode("utf-8", "surrogateescape"))
+    os.replace(part, path)
+    return sizes
+
+
+def _member(name: str, data: bytes) -> bytes:
+    header = tarfile.TarInfo(name)
+    header.size = len(data)
+    return header.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % BLOCK)

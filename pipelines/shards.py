@@ -1,0 +1,159 @@
+"""Reading tar shards by their index, from a local folder or from a URL through a node-local cache.
+
+A split is `train-00000.tar`, `train-00001.tar`, ... and `train.index.npz`, so that opening ImageNet reads one file and
+a sample is one `pread`. `pipelines.shard_writer` writes them and says what else lies beside them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import threading
+from collections.abc import Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+from pipelines.remote import cache_folder, fetch, is_remote, read_if_there, size_of
+from pipelines.samples import SampleStore
+from pipelines.shard_index import ShardIndex
+
+
+class ShardFolder:
+    """The tars of a local folder."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._opened: dict[str, int] = {}
+        # Descriptors are kept and never evicted, so that no thread loses the one it reads from; beyond this many, a
+        # shard is opened for each read. A quarter of the limit, since two stores may be open, and others need some.
+        self._most_opened = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+
+    def path(self, shard: str) -> str:
+        """Where a shard lies on this machine."""
+        return os.path.join(self.folder, shard)
+
+    def pread(self, shard: str, length: int, offset: int) -> bytes:
+        """`length` bytes of a shard from `offset`; fewer where the file ends before that. Safe in threads."""
+        descriptor = self._opened.get(shard)
+        if descriptor is None:
+            path = self.path(shard)
+            with self._lock:
+                descriptor = self._opened.get(shard)
+                if descriptor is None and len(self._opened) < self._most_opened:
+                    descriptor = self._opened[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if descriptor is None:
+                with open(path, "rb", buffering=0) as file:
+                    return os.pread(file.fileno(), length, offset)
+        return os.pread(descriptor, length, offset)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.folder,)
+
+    def __del__(self) -> None:
+        for descriptor in self._opened.values():
+            os.close(descriptor)
+
+
+class CachedShards(ShardFolder):
+    """The tars behind a URL. A shard is copied here whole when it is first read, once for all processes of the node."""
+
+    def __init__(self, folder: str, url: str, sizes: dict[str, int]) -> None:
+        super().__init__(folder)
+        self.url = url
+        self.sizes = sizes
+
+    def path(self, shard: str) -> str:
+        """Where the shard lies in the cache, after fetching it if need be; OSError where that fails."""
+        path = super().path(shard)
+        fetch(f"{self.url}/{shard}", path, self.sizes[shard])
+        return path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.folder, self.url, self.sizes)
+
+
+class ShardStore(SampleStore):
+    """The samples of one split's shards."""
+
+    def __init__(self, index: ShardIndex, shards: ShardFolder) -> None:
+        self.index = index
+        self.labels = index.label
+        self.class_names = index.class_names
+        self._shards = shards
+
+    def read(self, index: int) -> bytes:
+        """One `pread`; OSError with the sample's name where the shard cannot be read or ends too early."""
+        shard, length = self.index.shard_names[self.index.shard[index]], self.length(index)
+        try:
+            encoded = self._shards.pread(shard, length, int(self.index.offset[index]))
+        except OSError as error:
+            raise OSError(f"{self.name(index)}: {error}") from error
+        if len(encoded) != length:
+            raise OSError(f"{self.name(index)}: {len(encoded)} of {length} bytes there: the shard is truncated")
+        return encoded
+
+    def length(self, index: int) -> int:
+        """Bytes, from the index."""
+        return int(self.index.length[index])
+
+    def name(self, index: int) -> str:
+        """For example `train-00003.tar:n01440764/x.jpg`."""
+        return f"{self.index.shard_names[self.index.shard[index]]}:{self.index.names[index]}"
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """(height, width) in px from the index; None for an image that was unreadable when the shards were written."""
+        height, width = int(self.index.height[index]), int(self.index.width[index])
+        return (height, width) if height else None
+
+    def subset(self, indices: np.ndarray) -> ShardStore:
+        """The samples at `indices`."""
+        return ShardStore(self.index.take(indices), self._shards)
+
+    def find(self, names: Set[str]) -> np.ndarray:
+        """Indices of the samples with these names."""
+        members = {name.partition(":")[2] for name in names}
+        found = [i for i, member in enumerate(self.index.names) if member in members and self.name(i) in names]
+        return np.array(found, dtype=np.int64)
+
+    def prefetch(self, threads: int = 8) -> None:
+        """Copies every shard behind a URL into this node's cache now, so that no batch has to wait for one."""
+        if isinstance(self._shards, CachedShards):
+            names = self.index.shard_names
+            with ThreadPoolExecutor(threads) as pool:
+                list(tqdm(pool.map(self._shards.path, names), "fetching shards", len(names), unit="shard"))
+
+
+def open_shards(location: str, splits: Sequence[str], *, cache: str | None = None) -> ShardStore | None:
+    """The first of `splits` that has an index at `location`, an absolute path or a URL; None where none has.
+
+    Raises ValueError, one line, where the index is damaged or does not fit its shards.
+    """
+    location = location.rstrip("/")
+    for split in splits:
+        where = f"{location}/{split}.index.npz"
+        raw = read_if_there(where)
+        if raw is None:
+            continue
+        index = ShardIndex.from_bytes(raw, where)
+        sizes = dict(zip(index.shard_names, index.shard_bytes.tolist(), strict=True))
+        if not is_remote(location):
+            _check_sizes(location, sizes)
+            return ShardStore(index, ShardFolder(location))
+        # The index is part of the folder's name: shards written anew under the same URL are other shards.
+        key = hashlib.sha256(location.encode() + raw).hexdigest()[:16]
+        folder = cache_folder(cache) / f"{location.rpartition('/')[2]}-{split}-{key}"
+        return ShardStore(index, CachedShards(str(folder), location, sizes))
+    return None
+
+
+def _check_sizes(folder: str, sizes: dict[str, int]) -> None:
+    for shard, size in sizes.items():
+        found = size_of(os.path.join(folder, shard))
+        if found < 0:
+            raise ValueError(f"{folder}/{shard} is missing, and the index beside it lists it")
+        if found != size:
+            raise ValueError(f"{folder}/{shard} has {found} bytes where its index says {size}: truncated or replaced")

@@ -1,0 +1,86 @@
+"""Crop geometry: from (height, width, S, position) to the window of the source image that a crop is made of.
+
+The paper rescales the whole image so that its smallest side is S, then cuts out a crop (section 2). Only the pixels under
+the crop matter, so the loader decodes and resizes just the window of the source that the crop covers. This file holds that
+arithmetic, in NumPy, over whole batches; its conventions (sizes, rounding) are torchvision's Resize, RandomCrop and
+CenterCrop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+# How far a crop may be from its exact place, in source pixels; see `decode_window`. At 0.02 the mean difference from the
+# exact place is below a twentieth of a grey level.
+TOLERANCE = 0.02
+
+
+def resized_shape(shape: IntArray, scale: NDArray[np.integer]) -> IntArray:
+    """Shapes (n, 2) as (height, width) after an isotropic rescale that makes the smallest side `scale` (n,).
+
+    The longer side is truncated, as torchvision's Resize does.
+    """
+    short = shape.min(axis=1, keepdims=True)
+    return (scale[:, None].astype(np.int64) * shape) // short
+
+
+def crop_corner(resized: IntArray, position: FloatArray, size: int, pad: int = 0) -> IntArray:
+    """Top-left corners (n, 2) as (y, x) of random crops in rescaled images of shape `resized` (n, 2).
+
+    `position` (n, 2) in [0, 1) is the place within the room there is: every whole-pixel corner is equally likely. With
+    `pad` the image is thought to have a border of that many pixels, so a corner may be negative.
+    """
+    room = resized + 2 * pad - size + 1
+    return np.floor(position * room).astype(np.int64) - pad
+
+
+def center_corner(resized: IntArray, size: int) -> IntArray:
+    """Top-left corners (n, 2) as (y, x) of the central crops; halves round to even, as torchvision's CenterCrop does."""
+    return np.rint((resized - size) / 2).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class DecodeWindow:
+    """What to decode of each source image, and how the crop is made of it. All arrays are (n, 2) as (y, x).
+
+    `start`, `shape` (int64): the rectangle to decode. `roi_start`, `roi_end` (float32): the crop's exact edges within it,
+    in source pixels. For resizes that can only begin at a whole source pixel: `ratio` (float64), source pixels per output
+    pixel; `void` (int64), how many pixels before the rectangle such a resize begins; `lead` (int64), how many of its first
+    output pixels lie before the crop. What is in the void does not matter.
+    """
+
+    start: IntArray
+    shape: IntArray
+    roi_start: NDArray[np.float32]
+    roi_end: NDArray[np.float32]
+    ratio: FloatArray
+    void: IntArray
+    lead: IntArray
+
+
+def decode_window(source: IntArray, resized: IntArray, corner: IntArray, size: int) -> DecodeWindow:
+    """The windows for crops of `size` pixels at `corner` (n, 2) >= 0 in images of shape `source` rescaled to `resized`.
+
+    A resize can begin with output pixel t, counted in the whole rescaled image, only where t * ratio falls on a whole source
+    pixel: taken is the last such t before the crop, to within TOLERANCE. There always is one, as t = 0 is exact.
+    """
+    ratio = source / resized
+    # The filter reaches this many output pixels beyond the crop's edge: 1 when shrinking, 1 source pixel when enlarging.
+    reach = np.ceil(np.maximum(1.0, 1.0 / ratio)).astype(np.int64)
+    first = np.maximum(corner - reach, 0)
+    candidates = np.arange(first.max(initial=0) + 1)
+    offset = candidates * ratio[..., None]
+    fits = (np.abs(offset - np.rint(offset)) <= TOLERANCE) & (candidates <= first[..., None])
+    aligned = np.where(fits, candidates, 0).max(axis=-1)
+
+    begin = np.rint(aligned * ratio).astype(np.int64)
+    start = np.maximum(np.floor(first * ratio).astype(np.int64), begin)
+    end = np.minimum(np.ceil((corner + size + reach) * ratio).astype(np.int64), source)
+    roi_start, roi_end = ((edge * ratio - start).astype(np.float32) for edge in (corner, corner + size))
+    return DecodeWindow(start, end - start, roi_start, roi_end, ratio, start - begin, corner - aligned)

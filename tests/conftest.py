@@ -1,0 +1,36 @@
+"""Fixtures shared by all tests: where the real images are, and which hardware is here."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+# Test-sized work on many threads is slower, and results should not depend on the machine's core count.
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real test images (tars); skips where it is absent."""
+    folder = Path(os.environ.get("VGG_DIST_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real images: {folder} does not exist (set VGG_DIST_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def imagenet_samples(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The 500 ImageNet photographs, unpacked, in name order."""
+    folder = tmp_path_factory.mktemp("imagenet-samples")
+    with tarfile.open(real_data / "imagenet-samples.tar") as tar:
+        tar.extractall(folder, filter="data")
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")

@@ -1,0 +1,485 @@
+"""Stores of encoded images: trees, shards here and behind URLs, the synthetic set, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import pickle
+import re
+import resource
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.remote import fetch
+from pipelines.samples import Names, SampleStore
+from pipelines.shard_writer import write_shards
+from pipelines.store import open_splits, open_store
+from pipelines.synthetic import CLASS_NAMES, SyntheticSpec, SyntheticStore
+
+
+def make_tree(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Three classes; the file's content is its name, so that a mix-up shows."""
+    names = [f"train/{c}/{i}.JPEG" for c in ("b", "a", "c") for i in range(4)] + ["val/a/v.png", "val/c/v.jpg"]
+    return make_tree(tmp_path / "tree", {name: name.encode() for name in names})
+
+
+@pytest.fixture(scope="session")
+def cifar_template(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 CIFAR-10 test images as train and 100 as val, as a tree `cifar` and in small `shards`."""
+    root = tmp_path_factory.mktemp("cifar")
+    with tarfile.open(real_data / "cifar10-test.tar") as tar:
+        for member in tar:
+            name = re.fullmatch(r"\./(\w+/00([0-3])\d\.jpg)", member.name)
+            if name:
+                split = "val" if name[2] == "3" else "train"
+                make_tree(root, {f"cifar/{split}/{name[1]}": tar.extractfile(member).read()})  # type: ignore[union-attr]
+    for split in ("train", "val"):
+        store = open_store(str(root / "cifar"), split)
+        write_shards(store, split, root / "shards", shard_bytes=40_000, seed=3)
+    return root
+
+
+@pytest.fixture
+def cifar_shards(cifar_template: Path, tmp_path: Path) -> Path:
+    """The folder `shards` of a copy of `cifar_template` that a test may spoil."""
+    shutil.copytree(cifar_template, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "shards"
+
+
+def contents(store: SampleStore) -> dict[str, tuple[str, bytes]]:
+    """File stem with its class -> (class name, bytes), which must not depend on how a store keeps its samples."""
+    found = {}
+    for index in range(len(store)):
+        class_name = store.class_names[store.labels[index]]
+        found[f"{class_name}/{Path(store.name(index)).stem}"] = class_name, store.read(index)
+    return found
+
+
+# --- trees
+
+
+def test_tree_has_sorted_classes_files_and_labels(tree: Path) -> None:
+    train, val = open_splits(str(tree))
+    assert train.class_names == val.class_names == ["a", "b", "c"]
+    assert train.labels.dtype == np.int64
+    assert train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert [train.name(i) for i in range(2)] == ["train/a/0.JPEG", "train/a/1.JPEG"]
+    assert all(train.read(i) == train.name(i).encode() and train.length(i) == len(train.name(i)) for i in range(12))
+    assert [val.name(i) for i in range(len(val))] == ["val/a/v.png", "val/c/v.jpg"]
+    assert val.labels.tolist() == [0, 2]  # a class may be missing from val
+    assert train.size(0) is None
+
+
+def test_tree_agrees_with_torchvision_image_folder(real_data: Path, tmp_path: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    with tarfile.open(real_data / "cifar10-test.tar") as tar:
+        members = [member for member in tar if re.search(r"000\d\.jpg$", member.name)]
+        tar.extractall(tmp_path / "train", members, filter="data")
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    store, oracle = open_store(str(tmp_path), "train"), ImageFolder(str(tmp_path / "train"))
+    assert store.class_names == oracle.classes
+    assert [(str(tmp_path / store.name(i)), int(store.labels[i])) for i in range(len(store))] == oracle.samples
+
+
+def test_tree_takes_images_by_extension_and_ignores_the_rest(tree: Path) -> None:
+    taken = ["x.JPG", "x.jpeg", "x.Png", "x.bmp", "x.WebP", "deeper/x.jpg", "ünï cödé.jpg"]
+    ignored = [".hidden.jpg", "notes.txt", "x.jpg.part", ".cache/x.jpg"]
+    make_tree(
+        tree, {f"train/a/{name}": b"" for name in taken + ignored} | {"train/.git/x.jpg": b"", "train/x.jpg": b""}
+    )
+    store = open_store(str(tree), "train")
+    names = {store.name(i) for i in np.flatnonzero(store.labels == 0).tolist()}
+    assert names == {f"train/a/{name}" for name in [*taken, "0.JPEG", "1.JPEG", "2.JPEG", "3.JPEG"]}
+    assert store.class_names == ["a", "b", "c"]
+
+
+def test_test_folder_is_taken_for_val(tree: Path) -> None:
+    (tree / "val").rename(tree / "test")
+    assert open_store(f"file://{tree}", "val").name(0) == "test/a/v.png"
+
+
+def test_unreadable_file_is_an_oserror_with_its_name(tree: Path) -> None:
+    store = open_store(str(tree), "train")
+    (tree / "train/a/1.JPEG").unlink()
+    with pytest.raises(OSError, match=r"^train/a/1\.JPEG: No such file"):
+        store.read(1)
+
+
+# --- refusals
+
+
+def remove(root: Path, *patterns: str) -> None:
+    for pattern in patterns:
+        for path in list(root.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: root.rename(root.with_name("gone")), "does not exist"),
+        (lambda root: remove(root, "*"), "is empty"),
+        (lambda root: (root.rename(root.with_name("gone")), root.write_text("")), "is a file"),
+        (lambda root: remove(root, "train"), "no folder 'train'"),
+        (lambda root: remove(root, "val"), "no folder 'val'"),
+        (lambda root: remove(root, "*/b", "*/c"), r"only one class \(a\)"),
+        (lambda root: remove(root, "train/*"), "no class folders"),
+        (lambda root: make_tree(root, {"val/z/x.jpg": b"", "val/y/x.jpg": b""}), "in val that train lacks: y, z"),
+        (lambda root: (root / "train/d").mkdir(), "without an image in train: d"),
+        (lambda root: remove(root, "val/*/*"), "no images in val"),
+        (lambda root: (root / "train.index.npz").write_bytes(b"PK"), "train.index.npz is damaged"),
+    ],
+)
+def test_bad_location_is_one_line_that_names_it(tree: Path, spoil: Callable[[Path], object], message: str) -> None:
+    spoil(tree)
+    with pytest.raises(ValueError, match=message) as caught:
+        open_splits(str(tree))
+    assert str(tree) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_split_and_scheme_are_refused() -> None:
+    with pytest.raises(ValueError, match="'validation': must be one of train, val"):
+        open_store("synthetic", "validation")
+    with pytest.raises(ValueError, match="nosuch"):
+        open_store("nosuch://bucket/x", "train")
+    with pytest.raises(ValueError, match=r"memory://nothing.*no train.index.npz"):
+        open_store("memory://nothing", "train")
+
+
+# --- quarantine
+
+
+def test_quarantined_samples_are_left_out(tree: Path) -> None:
+    (tree / "quarantine.txt").write_text(
+        "# a comment\ntrain/b/2.JPEG\tunreadable: zero bytes\nval/a/v.png\tmine\nx/y/z\t\n"
+    )
+    train, val = open_splits(str(tree))
+    assert len(train) == 11
+    assert "train/b/2.JPEG" not in {train.name(i) for i in range(len(train))}
+    assert all(train.read(i) == train.name(i).encode() for i in range(len(train)))
+    assert [val.name(i) for i in range(len(val))] == ["val/c/v.jpg"]
+
+
+def test_quarantined_samples_of_shards_are_left_out(cifar_shards: Path) -> None:
+    whole = open_store(str(cifar_shards), "train")
+    bad = [whole.name(i) for i in (0, 17, 299)]
+    (cifar_shards / "quarantine.txt").write_text("".join(f"{name}\tunreadable\n" for name in bad))
+    rest = open_store(str(cifar_shards), "train")
+    assert len(rest) == 297
+    assert {rest.name(i) for i in range(297)} == {whole.name(i) for i in range(300)} - set(bad)
+    assert {rest.read(i) for i in range(297)} <= {whole.read(i) for i in range(300)}
+
+
+def test_class_that_is_quarantined_altogether_is_refused(tree: Path) -> None:
+    (tree / "quarantine.txt").write_text("".join(f"train/b/{i}.JPEG\tbad\n" for i in range(4)))
+    with pytest.raises(ValueError, match="without an image in train: b"):
+        open_store(str(tree), "train")
+
+
+# --- shards
+
+
+def test_shards_hold_the_same_samples_as_the_tree(cifar_shards: Path) -> None:
+    source = open_splits(str(cifar_shards.parent / "cifar"))
+    shards = open_splits(str(cifar_shards))
+    assert len(list(cifar_shards.glob("train-*.tar"))) > 5
+    for before, after in zip(source, shards, strict=True):
+        assert contents(before) == contents(after)
+        assert all(after.size(i) == (32, 32) and after.length(i) == len(after.read(i)) for i in range(len(after)))
+    assert len(set(shards[0].labels[:30].tolist())) > 3  # shuffled
+
+
+def test_size_is_that_of_the_stored_pixels(imagenet_samples: list[Path], tmp_path: Path) -> None:
+    rotated = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 20)).save(rotated, "JPEG", exif=exif)
+    files = {f"train/{i % 2}/{path.name}": path.read_bytes() for i, path in enumerate(imagenet_samples[:20])}
+    tree = make_tree(
+        tmp_path / "tree", files | {"train/0/rotated.jpg": rotated.getvalue(), "train/1/broken.jpg": b"no"}
+    )
+    write_shards(open_store(str(tree), "train"), "train", tmp_path / "out", shard_bytes=10**6, seed=0)
+    store = open_store(str(tmp_path / "out"), "train")
+    for index in range(len(store)):
+        if "broken" in store.name(index):
+            assert store.size(index) is None
+        else:
+            image = Image.open(io.BytesIO(store.read(index)))
+            assert store.size(index) == (image.height, image.width)
+            assert ("rotated" in store.name(index)) == (store.size(index) == (20, 60))
+
+
+@pytest.mark.parametrize("change", ["truncate", "delete", "cut index"])
+def test_shards_that_do_not_fit_their_index_are_refused(cifar_shards: Path, change: str) -> None:
+    tar, index = cifar_shards / "train-00002.tar", cifar_shards / "train.index.npz"
+    if change == "truncate":
+        tar.write_bytes(tar.read_bytes()[:-1000])
+    elif change == "delete":
+        tar.unlink()
+    else:
+        index.write_bytes(index.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{index if change == 'cut index' else tar}.*(truncated|missing|damaged)"):
+        open_store(str(cifar_shards), "train")
+
+
+def test_shard_truncated_after_opening_is_an_oserror_with_the_name(cifar_shards: Path) -> None:
+    store = open_store(str(cifar_shards), "train")
+    (cifar_shards / "train-00000.tar").write_bytes(b"")
+    with pytest.raises(OSError, match=f"^{store.name(0)}: .*truncated"):
+        store.read(0)
+
+
+def test_reading_in_threads_and_beyond_the_open_file_limit(cifar_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [open_store(str(cifar_shards), "train").read(i) for i in range(300)]
+    # Three files stay open, a quarter of the limit; most shards are opened anew for each read.
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (12, 12))
+    store = open_store(str(cifar_shards), "train")
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(store.read, list(range(300)) * 3)) == expected * 3
+
+
+@pytest.mark.parametrize("kind", ["tree", "shards", "synthetic"])
+def test_pickled_store_reads_the_same_and_stays_light(cifar_shards: Path, kind: str) -> None:
+    location = {"tree": cifar_shards.parent / "cifar", "shards": cifar_shards, "synthetic": "synthetic:train=300"}[kind]
+    store = open_store(str(location), "train")
+    expected = [store.read(i) for i in range(300)]
+    pickled = pickle.dumps(store)
+    assert len(pickled) < 40_000
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(pickle.loads(pickled).read, range(300)) == expected
+
+
+# --- shards behind URLs
+
+
+def upload(folder: Path, url: str) -> None:
+    filesystem, path = fsspec.core.url_to_fs(url)
+    for file in folder.iterdir():
+        filesystem.pipe_file(f"{path}/{file.name}", file.read_bytes())
+
+
+@pytest.fixture
+def memory_url(cifar_shards: Path) -> Iterator[str]:
+    upload(cifar_shards, "memory://bucket/cifar")
+    yield "memory://bucket/cifar"
+    fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
+def test_shards_behind_a_url_are_copied_once(memory_url: str, cifar_shards: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    store = open_store(memory_url, "train", cache=str(cache))
+    assert not cache.exists()  # nothing is fetched before it is read
+    store.read(0)
+    assert [path.name for path in cache.glob("*/*.tar")] == ["train-00000.tar"]
+    store.prefetch(threads=3)
+    assert contents(store) == contents(open_store(str(cifar_shards), "train"))
+    assert not list(cache.glob("*/*.part"))
+
+    filesystem = fsspec.filesystem("memory")
+    for path in filesystem.glob("/bucket/cifar/train-*.tar"):
+        filesystem.rm(path)
+    assert contents(open_store(memory_url, "train", cache=str(cache))) == contents(store)
+
+
+def test_cache_folder_from_the_environment(memory_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "elsewhere"))
+    open_store(memory_url, "val").read(0)
+    assert len(list((tmp_path / "elsewhere").glob("cifar-val-*/*.tar"))) == 1
+
+
+def test_quarantine_list_behind_a_url_is_honoured(memory_url: str, tmp_path: Path) -> None:
+    name = open_store(memory_url, "train").name(5)
+    fsspec.filesystem("memory").pipe_file("/bucket/cifar/quarantine.txt", f"{name}\tunreadable\n".encode())
+    assert len(open_store(memory_url, "train")) == 299
+
+
+def test_truncated_remote_shard_leaves_nothing_in_the_cache(memory_url: str, tmp_path: Path) -> None:
+    filesystem = fsspec.filesystem("memory")
+    whole = filesystem.cat_file("/bucket/cifar/train-00000.tar")
+    filesystem.pipe_file("/bucket/cifar/train-00000.tar", whole[:-512])
+    store = open_store(memory_url, "train", cache=str(tmp_path / "cache"))
+    with pytest.raises(OSError, match=rf"^{re.escape(store.name(0))}: .*{len(whole) - 512} bytes .* {len(whole)}"):
+        store.read(0)
+    assert not [path for path in tmp_path.glob("cache/*/*") if path.suffix != ".lock"]
+    filesystem.pipe_file("/bucket/cifar/train-00000.tar", whole)
+    store.read(0)
+
+
+def test_rewritten_shards_do_not_meet_the_old_copies(memory_url: str, cifar_shards: Path, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    open_store(memory_url, "train", cache=cache).prefetch()
+    source = open_store(str(cifar_shards.parent / "cifar"), "train")
+    write_shards(source, "train", tmp_path / "again", shard_bytes=40_000, seed=4)
+    upload(tmp_path / "again", memory_url)
+    assert contents(open_store(memory_url, "train", cache=cache)) == contents(source)
+
+
+def _fetch_all(arguments: tuple[list[tuple[str, str, int]], int]) -> int:
+    jobs, seed = arguments
+    for job in np.random.default_rng(seed).permutation(len(jobs)):
+        fetch(*jobs[job])
+    return sum(Path(path).stat().st_size for _, path, _ in jobs)
+
+
+def test_several_processes_fill_one_cache(cifar_shards: Path, tmp_path: Path) -> None:
+    tars = sorted(cifar_shards.glob("*.tar"))
+    jobs = [(f"local://{tar}", str(tmp_path / "cache" / tar.name), tar.stat().st_size) for tar in tars]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        sums = pool.map(_fetch_all, [(jobs, seed) for seed in range(6)], chunksize=1)
+    assert set(sums) == {sum(tar.stat().st_size for tar in tars)}
+    for (_, copy, _), tar in zip(jobs, tars, strict=True):
+        assert Path(copy).read_bytes() == tar.read_bytes()
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+def test_killed_copy_is_not_taken_for_a_whole_one(cifar_shards: Path, tmp_path: Path) -> None:
+    tar, copy = cifar_shards / "train-00000.tar", tmp_path / "cache" / "train-00000.tar"
+    copy.parent.mkdir()
+    for leftover in (copy, copy.with_name(f"{copy.name}.part")):
+        leftover.write_bytes(tar.read_bytes()[:5000])
+    fetch(f"local://{tar}", str(copy), tar.stat().st_size)
+    assert copy.read_bytes() == tar.read_bytes()
+
+
+@pytest.mark.slow
+def test_shards_on_s3(cifar_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(key, "testing")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        filesystem = fsspec.filesystem("s3")
+        filesystem.mkdir("bucket")
+        upload(cifar_shards, "s3://bucket/data/cifar")
+        train, val = open_splits("s3://bucket/data/cifar/", cache=str(tmp_path / "cache"))
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(train.read, range(len(train))))
+        local = open_store(str(cifar_shards), "train")
+        assert found == [local.read(i) for i in range(len(local))]
+        assert val.class_names == local.class_names
+        with pytest.raises(ValueError, match=r"s3://nobucket/x.*no train.index.npz"):
+            open_store("s3://nobucket/x", "train")
+    finally:
+        server.stop()
+
+
+# --- the synthetic set
+
+
+def test_synthetic_images_are_a_function_of_seed_split_and_index() -> None:
+    first, again = (SyntheticStore(SyntheticSpec(train=40, val=40), "train") for _ in range(2))
+    backwards = [again.read(i) for i in reversed(range(40))][::-1]
+    assert [first.read(i) for i in range(40)] == backwards
+    other_split = SyntheticStore(SyntheticSpec(train=40, val=40), "val")
+    other_seed = SyntheticStore(SyntheticSpec(train=40, seed=1), "train")
+    images = {store.read(i) for store in (first, other_split, other_seed) for i in range(40)}
+    assert len(images) == 120
+
+
+def test_synthetic_splits_and_sizes() -> None:
+    train, val = open_splits("synthetic:train=120,val=30,size=48,seed=7")
+    assert train.class_names == val.class_names == CLASS_NAMES == sorted(CLASS_NAMES)
+    assert (len(train), len(val)) == (120, 30)
+    assert np.bincount(train.labels).tolist() == [12] * 10
+    sizes = [Image.open(io.BytesIO(train.read(i))).size[::-1] for i in range(120)]
+    assert sizes == [train.size(i) for i in range(120)]
+    assert {min(size) for size in sizes} == {48}
+    assert max(max(size) for size in sizes) <= 64
+    assert len(set(sizes)) > 10
+    default = open_splits("synthetic")
+    assert (len(default[0]), len(default[1])) == (4000, 500)
+
+
+def test_synthetic_subset() -> None:
+    store = open_store("synthetic:train=50", "train")
+    part = store.subset(np.array([7, 3, 41]))
+    assert part.labels.tolist() == store.labels[[7, 3, 41]].tolist()
+    assert [part.read(i) for i in range(3)] == [store.read(i) for i in (7, 3, 41)]
+    assert part.name(2) == store.name(41)
+
+
+@pytest.mark.parametrize("location", ["synthetic:many=3", "synthetic:train=x", "synthetic:train=-5", "synthetic:5"])
+def test_bad_synthetic_setting_is_refused_with_what_is_allowed(location: str) -> None:
+    with pytest.raises(ValueError, match=r"train=NUMBER, val=NUMBER, size=NUMBER, seed=NUMBER"):
+        open_store(location, "train")
+    with pytest.raises(ValueError, match="size=8: at least 16"):
+        open_store("synthetic:size=8", "train")
+
+
+def test_synthetic_classes_cannot_be_told_by_colour() -> None:
+    """The nearest training image by mean colour should do little better than chance, 10 %."""
+    features, labels = [], []
+    for split, count in (("train", 500), ("val", 200)):
+        store = SyntheticStore(SyntheticSpec(train=500, val=200), split)
+        pixels = (np.asarray(Image.open(io.BytesIO(store.read(i)))) for i in range(count))
+        features.append(np.array([image.mean((0, 1)) for image in pixels]))
+        labels.append(store.labels)
+    distance = ((features[1][:, None] - features[0]) ** 2).sum(-1)
+    accuracy = (labels[0][distance.argmin(1)] == labels[1]).mean()
+    assert accuracy < 0.25
+
+
+@pytest.mark.slow
+def test_small_net_learns_the_synthetic_set_at_32_px() -> None:
+    import torch
+    from torch import nn
+
+    def load(split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        store = SyntheticStore(SyntheticSpec(train=1500, val=200), split)
+        images = [Image.open(io.BytesIO(store.read(i))).resize((32, 32)) for i in range(count)]
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+        return pixels.permute(0, 3, 1, 2) / 128 - 1, torch.from_numpy(store.labels)
+
+    torch.manual_seed(0)
+    blocks = [
+        layer
+        for width_in, width in ((3, 8), (8, 16), (16, 32))
+        for layer in (nn.Conv2d(width_in, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2))
+    ]
+    net = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(512, 10))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    images, labels = load("train", 1500)
+    for _ in range(4):
+        for batch in torch.randperm(1500).split(50):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(images[batch]), labels[batch]).backward()
+            optimizer.step()
+    images, labels = load("val", 200)
+    accuracy = (net.eval()(images).argmax(1) == labels).float().mean().item()
+    assert accuracy > 0.8
+
+
+# --- names
+
+
+def test_names_round_trip_and_take() -> None:
+    texts = ["", "a.jpg", "ünï cödé.JPEG", "undecodable \udcff.png", "日本.webp"]
+    names = Names.of(texts)
+    assert list(names) == [names[i] for i in range(5)] == texts
+    assert names[-1] == texts[-1]
+    assert list(names.take(np.array([4, 0, 4, 1]))) == [texts[4], texts[0], texts[4], texts[1]]
+    assert list(Names.of([])) == list(names.take(np.array([], np.int64))) == []
+    with pytest.raises(IndexError):
+        names[5]

@@ -1,0 +1,1 @@
+"""Train, search, evaluate and explain the VGG networks on a Ray cluster."""

@@ -1,0 +1,138 @@
+"""TrainState: what a run is, saved to a folder and restored from one.
+
+A checkpoint is a folder of three files: `model.safetensors` (the net's whole tensors, keys as torchvision's), `state.pt`
+(optimizer, schedule, counters; read with `weights_only=True`) and `config.json` (the run's settings and class names). None
+of them can run code when read. How many workers wrote it is not part of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from vgg_dist.config import TrainConfig
+from vgg_dist.optim import PlateauSchedule
+
+MODEL, STATE, CONFIG = "model.safetensors", "state.pt", "config.json"
+
+
+@dataclass
+class TrainState:
+    """A run at a step: the net, its optimizer and schedule, and how far it is.
+
+    `samples` counts the images of the current epoch that were used, by all workers; with the seed and the epoch it is the
+    whole state of the data. `epoch_sums` are the epoch's metric sums so far (see metrics.ErrorSums), over all workers.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: PlateauSchedule
+    step: int = 0
+    epoch: int = 0
+    samples: int = 0
+    bad_images: int = 0
+    epoch_sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+
+    COUNTERS = ("step", "epoch", "samples", "bad_images", "epoch_sums")
+
+    def save(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
+        """Writes the checkpoint's files into an existing folder."""
+        weights = {key: value.contiguous() for key, value in self.model.state_dict().items()}
+        safetensors.torch.save_file(weights, folder / MODEL)
+        counters = {name: getattr(self, name) for name in self.COUNTERS}
+        state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "counters": counters}
+        torch.save(state, folder / STATE)
+        description = {"config": config.to_dict(), "class_names": class_names}
+        (folder / CONFIG).write_text(json.dumps(description, indent=1))
+
+    def restore(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
+        """Takes over a checkpoint of the same run. ValueError, one line, if it is of another net or damaged."""
+        saved, saved_classes = read_description(folder)
+        for name in ("arch", "batch_norm", "head", "image_size"):
+            if getattr(saved, name) != getattr(config, name):
+                raise ValueError(
+                    f"--name {config.name}: its checkpoint has {name} {getattr(saved, name)}, not {getattr(config, name)};"
+                    " give the same settings, or another --name"
+                )
+        if saved_classes != class_names:
+            raise ValueError(
+                f"--data {config.data}: its {len(class_names)} classes are not the {len(saved_classes)} that run {config.name} began with"
+            )
+        self.model.load_state_dict(read_weights(folder))
+        try:
+            state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise damaged(folder / STATE, error) from error
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+
+
+def damaged(file: Path, error: Exception) -> ValueError:
+    """The one-line error for a checkpoint's file that cannot be read."""
+    return ValueError(f"checkpoint {file} is damaged or incomplete: {' '.join(str(error).split())[:200]}")
+
+
+def read_description(folder: Path) -> tuple[TrainConfig, list[str]]:
+    """A checkpoint's settings and class names. ValueError, one line, if the folder is not a checkpoint."""
+    try:
+        description = json.loads((folder / CONFIG).read_text())
+        return TrainConfig.from_dict(description["config"]), description["class_names"]
+    except FileNotFoundError:
+        raise ValueError(f"{folder} is not a checkpoint: it has no {CONFIG}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(folder / CONFIG, error) from error
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """A checkpoint's model state dict, on the CPU. ValueError, one line, if it cannot be read."""
+    try:
+        return safetensors.torch.load_file(folder / MODEL)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise damaged(folder / MODEL, error) from error
+
+
+@contextmanager
+def local_checkpoint(location: str) -> Iterator[Path]:
+    """The checkpoint at `location` as a local folder: a run's folder (its last checkpoint) or a checkpoint's, path or URL.
+
+    ValueError, one line, if there is none.
+    """
+    filesystem, path = fsspec.core.url_to_fs(location)
+    if not filesystem.exists(path):
+        raise ValueError(f"{location} does not exist: expected a run's folder or a checkpoint")
+    if not filesystem.exists(f"{path}/{CONFIG}"):
+        found = sorted(entry for entry in filesystem.ls(path, detail=False) if filesystem.exists(f"{entry}/{CONFIG}"))
+        if not found:
+            raise ValueError(f"{location} holds no checkpoint: neither it nor a folder in it has a {CONFIG}")
+        path = found[-1]
+    if isinstance(filesystem, fsspec.implementations.local.LocalFileSystem):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (MODEL, STATE, CONFIG):
+            filesystem.get_file(f"{path}/{name}", os.path.join(folder, name))
+        yield Path(folder)
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder name of the checkpoint at a step; names sort by step."""
+    return f"checkpoint-{step:09d}"
+
+
+def describe(state: TrainState) -> dict[str, Any]:
+    """Where a run stands, for messages."""
+    return {name: getattr(state, name) for name in ("epoch", "step", "samples")}

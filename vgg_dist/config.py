@@ -1,0 +1,187 @@
+"""The settings of a training: one frozen, flat dataclass, which is the command line, the MLflow params and config.json.
+
+Defaults are the paper's recipe (section 3.1). `TrainConfig.resolved()` fills in what follows from the architecture and
+checks everything that can be checked without data or a cluster; errors name the flag.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+from vgg_dist.models import MODELS
+
+Arch = Literal["A", "A-LRN", "B", "B-5x5", "C", "D", "E", "lenet5", "alexnet", "zfnet"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a VGG network (or LeNet-5, AlexNet, ZFNet) on a Ray cluster, or on this machine where there is none."""
+
+    arch: Arch = "A"
+    """Network: the paper's configurations A to E, its control net B-5x5, or an earlier net."""
+    batch_norm: bool = False
+    """Batch normalisation after every convolution (A, B, C, D, E)."""
+    head: Literal["fc", "gap", "linear"] = "fc"
+    """Classifier: the paper's three FC layers, global average pool + linear, or one linear layer."""
+    dropout: float = 0.5
+    """Dropout after the first two FC layers."""
+
+    data: str = "synthetic"
+    """Folder (or URL) with train/ and val/ class folders or shards, or "synthetic[:train=N,val=N,size=PX,seed=N]"."""
+    image_size: int | None = None
+    """Side of the net's square input in pixels. Default: the architecture's (224 for VGG)."""
+    train_scale: tuple[int, ...] | None = None  # S
+    """Smallest side S after rescaling: one number, or two to draw from [S_min, S_max]. Default: 256/224 image sizes."""
+    val_scale: int | None = None  # Q
+    """Smallest side Q in validation. Default: S, or the middle of its range."""
+    pad: int = 0
+    """Black border in pixels added after rescaling, before the random crop (CIFAR's "pad 4")."""
+    flip: bool = True
+    """Random horizontal flip."""
+    color_shift: float = 0.1
+    """Standard deviation of the random RGB shift along ImageNet's colour components; 0 for none."""
+    max_bad_images: int = 10
+    """Images of an epoch that may be undecodable (named and left out) before the run fails."""
+    loader_threads: int | None = None
+    """Threads that decode images, per worker. Default: the CPUs of a worker."""
+
+    epochs: int = 74
+    """Passes over the training images, at most: training also ends when the error stalls after the last drop of the lr."""
+    max_steps: int | None = None
+    """Stop after this many steps, wherever in an epoch that is."""
+    global_batch: int = 256
+    """Images a step, over all workers."""
+    micro_batch: int = 64
+    """Images a worker handles at once; gradients are accumulated up to its share of the global batch."""
+    lr: float = 1e-2
+    """Learning rate before any drop."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate rises linearly from zero."""
+    patience: int = 5
+    """Epochs without a better validation top-1 error before the learning rate is divided by 10."""
+    lr_drops: int = 3
+    """How often the learning rate may be divided by 10."""
+    momentum: float = 0.9
+    """SGD momentum."""
+    weight_decay: float = 5e-4
+    """L2 penalty."""
+    init: Literal["glorot", "gaussian", "he"] = "glorot"
+    """Initialisation of the weights."""
+    init_std: float = 0.01
+    """Standard deviation of --init gaussian."""
+    init_from: str | None = None
+    """A run's folder (or a checkpoint of it) whose layers are copied, by stage and position, into this net."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocast, or fp32. auto: bf16 where the hardware multiplies bf16 matrices."""
+    compile: bool = False
+    """torch.compile the net."""
+    compress_gradients: bool = False
+    """Send gradients between workers as bf16."""
+
+    num_workers: int | None = None
+    """Training processes. Default: one for each GPU of the cluster, or one where there is no GPU."""
+    max_failures: int = 3
+    """How often the run is restarted from its last checkpoint when a worker fails."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints within an epoch; there is one at the end of each epoch in any case."""
+    log_every: int = 10
+    """Steps between logged metrics."""
+    storage_path: str = "runs"
+    """Folder or URL (s3://, gs://, ...) for checkpoints; on several nodes one that all of them see."""
+    name: str | None = None
+    """Name of the run. The same --storage-path and --name again resume it. Default: arch and time."""
+    experiment: str = "vgg_dist"
+    """MLflow experiment."""
+    tracking_uri: str | None = None
+    """MLflow server. Default: an sqlite file in --storage-path."""
+    seed: int = 0
+    """Seed of the weights, the order of images, crops, flips and dropout."""
+
+    def resolved(self) -> TrainConfig:
+        """With every default filled in. ValueError, one line that names the flag, for what cannot be."""
+        spec = MODELS[self.arch]
+        image_size = spec.image_size if self.image_size is None else self.image_size
+        if self.train_scale is not None and len(self.train_scale) not in (1, 2):
+            raise ValueError(f"--train-scale takes one or two numbers, not {len(self.train_scale)}")
+        scale = self.train_scale or (round(image_size * 256 / 224),)
+        config = dataclasses.replace(
+            self,
+            image_size=image_size,
+            train_scale=(scale[0], scale[-1]),
+            val_scale=self.val_scale or (scale[0] + scale[-1]) // 2,
+            name=self.name or f"{self.arch.lower()}-{time.strftime('%Y%m%d-%H%M%S')}",
+            storage_path=absolute(self.storage_path),
+            data=self.data if self.data.partition(":")[0] == "synthetic" else absolute(self.data),
+            init_from=None if self.init_from is None else absolute(self.init_from),
+        )
+        config._check()
+        return config
+
+    def with_workers(self, num_workers: int) -> TrainConfig:
+        """For a cluster that gave so many workers. ValueError if that is more than a step has images."""
+        config = dataclasses.replace(self, num_workers=num_workers)
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        assert self.image_size and self.train_scale and self.val_scale and self.name
+        low, high = self.train_scale
+        self._at_least("image_size", self.image_size, MODELS[self.arch].min_image_size, f"the least for {self.arch}")
+        self._at_least("train_scale", low, self.image_size - 2 * self.pad, "the crop's size, less the padding")
+        self._at_least("train_scale", high, low, "S_min")
+        self._at_least("val_scale", self.val_scale, self.image_size, "the crop's size")
+        for field in ("epochs", "global_batch", "micro_batch", "log_every", "checkpoint_every", "patience"):
+            self._at_least(field, getattr(self, field), 1)
+        for field in ("max_steps", "num_workers", "loader_threads"):
+            if (value := getattr(self, field)) is not None:
+                self._at_least(field, value, 1)
+        for field in (
+            "pad", "color_shift", "max_bad_images", "warmup_epochs", "lr_drops", "weight_decay", "momentum", "init_std",
+            "max_failures", "dropout", "seed",
+        ):  # fmt: skip
+            self._at_least(field, getattr(self, field), 0)
+        for field, value in (("dropout", self.dropout), ("momentum", self.momentum)):
+            if value >= 1:
+                raise ValueError(f"{flag(field)} {value}: must be less than 1")
+        if self.lr <= 0:
+            raise ValueError(f"--lr {self.lr}: must be more than 0")
+        if self.num_workers and self.num_workers > self.global_batch:
+            raise ValueError(
+                f"--num-workers {self.num_workers}: at most --global-batch {self.global_batch}, one image a worker and step"
+            )
+        if self.batch_norm and not MODELS[self.arch].batch_norm:
+            have = ", ".join(arch for arch, spec in MODELS.items() if spec.batch_norm)
+            raise ValueError(f"--batch-norm: there is no batch-norm twin of {self.arch}, only of {have}")
+        if self.head not in MODELS[self.arch].heads:
+            raise ValueError(f"--head {self.head}: {self.arch} has only {', '.join(MODELS[self.arch].heads)}")
+        if "/" in self.name:
+            raise ValueError(f"--name {self.name}: must not contain a slash")
+
+    def _at_least(self, field: str, value: float, least: float, what: str = "") -> None:
+        if not value >= least:  # not `<`: NaN is refused too
+            raise ValueError(f"{flag(field)} {value}: must be at least {least}{f', {what}' if what else ''}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """The inverse of `to_dict`, also after JSON made lists of the tuples."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def flag(field: str) -> str:
+    """The command line's name of a field."""
+    return "--" + field.replace("_", "-")
+
+
+def absolute(location: str) -> str:
+    """A path made absolute, since workers run in other folders; URLs as they are."""
+    return location if "://" in location and urlparse(location).scheme else os.path.abspath(os.path.expanduser(location))

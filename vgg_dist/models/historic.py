@@ -1,0 +1,106 @@
+"""The earlier nets that VGG is measured against: LeNet-5, AlexNet in one column, and ZFNet.
+
+LeCun et al. 1998; Krizhevsky et al. 2012; Zeiler & Fergus, arXiv:1311.2901. Each is a plain sequence of modules,
+`features`, so that a deconvnet can walk it and call a max-pool again with return_indices=True: the training forward
+records no switches.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from torch import nn
+
+from vgg_dist.models.vgg import ConvNet, fc_head, local_response_norm, output_size
+
+
+class LeNet5(ConvNet):
+    """LeNet-5 for grey images (N, 1, 32, 32): sigmoid units, 2x2 average pools, three FC layers.
+
+    It returns logits, like every net here; the log-soft-max at its end is part of the cross-entropy loss. It has no
+    dropout.
+    """
+
+    def __init__(self, *, num_classes: int, image_size: int) -> None:
+        features = nn.Sequential(
+            nn.Conv2d(1, 6, kernel_size=5),
+            nn.Sigmoid(),
+            nn.AvgPool2d(kernel_size=2, stride=2),
+            nn.Conv2d(6, 16, kernel_size=5),
+            nn.Sigmoid(),
+            nn.AvgPool2d(kernel_size=2, stride=2),
+        )
+        map_size = _map_size(features, image_size)
+        classifier = nn.Sequential(
+            nn.Linear(16 * map_size**2, 120),
+            nn.Sigmoid(),
+            nn.Linear(120, 84),
+            nn.Sigmoid(),
+            nn.Linear(84, num_classes),
+        )
+        super().__init__(features, nn.Identity(), classifier, map_size)
+
+
+class AlexNet(ConvNet):
+    """AlexNet without its split over two GPUs, for images (N, 3, 227, 227): ReLU, then LRN, then overlapping 3x3 pools.
+
+    Maps 55, 27, 13, 13, 13 wide after the five convolutions and 6x6x256 before the FC layers. torchvision's is
+    another, narrower net.
+    """
+
+    def __init__(self, *, num_classes: int, image_size: int, dropout: float) -> None:
+        features = nn.Sequential(
+            nn.Conv2d(3, 96, kernel_size=11, stride=4),
+            nn.ReLU(inplace=True),
+            local_response_norm(),
+            nn.MaxPool2d(kernel_size=3, stride=2),
+            nn.Conv2d(96, 256, kernel_size=5, padding=2),
+            nn.ReLU(inplace=True),
+            local_response_norm(),
+            nn.MaxPool2d(kernel_size=3, stride=2),
+            *_last_convolutions(),
+            nn.MaxPool2d(kernel_size=3, stride=2),
+        )
+        map_size = _map_size(features, image_size)
+        super().__init__(features, nn.Identity(), fc_head(256 * map_size**2, num_classes, dropout), map_size)
+
+
+class ZFNet(ConvNet):
+    """ZFNet for images (N, 3, 224, 224): AlexNet with conv1 7x7/2 and conv2 5x5/2, each with ReLU, pool, then LRN.
+
+    Maps 110 and 26 wide after those convolutions, 55 and 13 after their pools, 6x6x256 before the FC layers. The
+    paper gives these sizes but no padding: one pixel around the image and pools that round up (as cuda-convnet's do)
+    give them all. The order, normalising the pooled maps, is that of its figure 3.
+    """
+
+    def __init__(self, *, num_classes: int, image_size: int, dropout: float) -> None:
+        features = nn.Sequential(
+            nn.Conv2d(3, 96, kernel_size=7, stride=2, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True),
+            local_response_norm(),
+            nn.Conv2d(96, 256, kernel_size=5, stride=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True),
+            local_response_norm(),
+            *_last_convolutions(),
+            nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True),
+        )
+        map_size = _map_size(features, image_size)
+        super().__init__(features, nn.Identity(), fc_head(256 * map_size**2, num_classes, dropout), map_size)
+
+
+def _last_convolutions() -> list[nn.Module]:
+    """Convolutions 3 to 5, which AlexNet and ZFNet share."""
+    return [
+        nn.Conv2d(256, 384, kernel_size=3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(384, 384, kernel_size=3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(384, 256, kernel_size=3, padding=1),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def _map_size(features: nn.Sequential, image_size: int) -> int:
+    return functools.reduce(lambda size, layer: output_size(layer, size), features, image_size)

@@ -1,0 +1,61 @@
+"""SGD and the paper's learning-rate schedule (section 3.1), with an optional warm-up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from vgg_dist.config import TrainConfig
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+    """SGD with momentum and weight decay on all parameters."""
+    return torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+@dataclass
+class PlateauSchedule:
+    """Divides the learning rate by 10 when the validation error stops improving, up to `max_drops` times.
+
+    "Stops improving" is `patience` epochs in a row without an error below the best so far; the same rule after the last
+    drop says that training is over.
+    """
+
+    lr: float
+    patience: int
+    max_drops: int
+    warmup_epochs: float = 0.0
+    drops: int = 0
+    best: float = math.inf
+    stalled_epochs: int = 0
+    finished: bool = False
+
+    def rate(self, epochs_done: float) -> float:
+        """The learning rate when `epochs_done` epochs (a fraction counts) have been trained."""
+        warm = min(1.0, epochs_done / self.warmup_epochs) if self.warmup_epochs else 1.0
+        return self.lr * 10.0**-self.drops * warm
+
+    def epoch_ended(self, error: float) -> bool:
+        """Takes an epoch's validation error; says whether it is the best so far."""
+        if error < self.best:
+            self.best, self.stalled_epochs = error, 0
+            return True
+        self.stalled_epochs += 1
+        if self.stalled_epochs >= self.patience:
+            self.finished = self.drops == self.max_drops
+            self.drops = min(self.drops + 1, self.max_drops)
+            self.stalled_epochs = 0
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes during a run."""
+        return {key: getattr(self, key) for key in ("drops", "best", "stalled_epochs", "finished")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        for key, value in state.items():
+            setattr(self, key, value)

@@ -1,0 +1,36 @@
+"""The record of a training in MLflow: one run a training, kept across kills and restarts.
+
+Only this package imports mlflow, and only inside functions: every worker imports this, mlflow takes 5 to 10 seconds.
+
+    run = open_run(tracking_uri, experiment, storage_path, name, params)   # the command, before the trainer starts
+    tracker = Tracker(run)                                # travels to the process that sees rank 0's reports
+    tracker.log([{"step": 20, "time": time.time(), "metrics": {"train/loss": 6.9, "world_size": 2}}])
+    tracker.persist()                                     # at every checkpoint
+    Tracker(run).close(wait_s=30)                         # the command, after the trainer: what was left unsent
+    log_model(run, model, example, step)
+    finish_run(run, "FINISHED")
+    print(ui_hint(run))
+
+All metrics share one axis, the optimizer step, those of an epoch too; only the system metrics count seconds since the
+run began. The world size is a metric, since an MLflow param cannot change.
+"""
+
+from vgg_dist.tracking.model import log_model
+from vgg_dist.tracking.outbox import Record
+from vgg_dist.tracking.run import TrackedRun, finish_run, open_run, ui_hint
+from vgg_dist.tracking.store import TrackingError, resolve_tracking_uri
+from vgg_dist.tracking.system_metrics import SystemSampler
+from vgg_dist.tracking.tracker import Tracker
+
+__all__ = [
+    "Record",
+    "SystemSampler",
+    "TrackedRun",
+    "Tracker",
+    "TrackingError",
+    "finish_run",
+    "log_model",
+    "open_run",
+    "resolve_tracking_uri",
+    "ui_hint",
+]

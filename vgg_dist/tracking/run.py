@@ -1,0 +1,150 @@
+"""The MLflow run of a training: opened before the trainer starts, finished with its learning curves and a status.
+
+A training is known again by a random token in its folder, `storage_path/name`: removing the folder starts a new run,
+and two folders of the same path on two machines do not meet on one server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import shlex
+import shutil
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vgg_dist.tracking.files import absolute, beside, read_file, replace_file
+from vgg_dist.tracking.revision import code_version
+from vgg_dist.tracking.store import (
+    PARAM_LENGTH,
+    PARAMS_A_REQUEST,
+    connect,
+    database,
+    find_or_create_experiment,
+    prepare_database,
+    reason,
+    split,
+    tracking_errors,
+    warned,
+    without_password,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+TOKEN_FILE = "mlflow_training.txt"
+TOKEN_TAG = "vgg_dist.training"
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run in MLflow. `folder`: the training's own folder, a path or URL; `start_time`: seconds since the epoch."""
+
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+    start_time: float
+    folder: str
+
+
+def open_run(
+    tracking_uri: str,
+    experiment: str,
+    storage_path: str,
+    name: str,
+    params: Mapping[str, object],
+    tags: Mapping[str, str] | None = None,
+) -> TrackedRun:
+    """The run of the training in `storage_path/name`: found again, or new; its status is then RUNNING.
+
+    Params and tags stay as first logged; a value that changed since is noted in the tag `resumed.<name>`.
+    TrackingError, within seconds, where the server or database refuses; ValueError where the storage does.
+    """
+    folder = beside(absolute(storage_path), name)
+    with tracking_errors(tracking_uri):
+        if file := database(tracking_uri):
+            prepare_database(file)
+        client = connect(tracking_uri)
+        experiment_id = find_or_create_experiment(client, tracking_uri, experiment)
+    token = _training_token(folder)  # after the first contact: a refused start leaves no folder behind
+    with tracking_errors(tracking_uri):
+        all_tags = {**_source_tags(), **(tags or {}), TOKEN_TAG: token}
+        found = client.search_runs([experiment_id], f"tags.`{TOKEN_TAG}` = '{token}'", max_results=1)
+        run = found[0] if found else client.create_run(experiment_id, tags=all_tags, run_name=name)
+        _log_constants(client, run, params, all_tags)
+        client.update_run(run.info.run_id, status="RUNNING")
+    return TrackedRun(tracking_uri, experiment_id, run.info.run_id, run.info.start_time / 1000, folder)
+
+
+def finish_run(run: TrackedRun, status: str) -> None:
+    """Log the learning curves as learning_curves.png and set the status: FINISHED, FAILED or KILLED.
+
+    What a gone server refuses is a logged warning.
+    """
+    with warned("the learning curves are not drawn"):
+        from vgg_dist.tracking.curves import (
+            METRICS,
+            draw_learning_curves,
+        )  # matplotlib: needed here only, slow to import
+
+        client = connect(run.tracking_uri)
+        seen = client.get_run(run.run_id)
+        points = {name: client.get_metric_history(run.run_id, name) for name in METRICS if name in seen.data.metrics}
+        if points:
+            histories = {name: sorted((point.step, point.value) for point in found) for name, found in points.items()}
+            figure = draw_learning_curves(histories, title=seen.info.run_name)
+            client.log_figure(run.run_id, figure, "learning_curves.png", save_kwargs={"dpi": 150})
+    with warned(f"the run's status is not set to {status}"):
+        connect(run.tracking_uri).set_terminated(run.run_id, status)
+
+
+def ui_hint(run: TrackedRun) -> str:
+    """Where a person finds the run in MLflow's UI: the address, and for a database the command that serves it."""
+    page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    if database(run.tracking_uri) is None:
+        return f"MLflow: {without_password(run.tracking_uri)}/{page}"
+    mlflow = "mlflow" if shutil.which("mlflow") else shlex.quote(str(Path(sys.executable).with_name("mlflow")))
+    serve = f"{mlflow} ui --backend-store-uri {shlex.quote(run.tracking_uri)}"
+    return f"MLflow: {serve}\nthen open http://127.0.0.1:5000/{page}"
+
+
+def _training_token(folder: str) -> str:
+    """The random name of the training in `folder`, made at its first start."""
+    file = beside(folder, TOKEN_FILE)
+    try:
+        token = (read_file(file) or b"").decode("ascii", "replace").strip()
+        if not token.isalnum():
+            token = uuid.uuid4().hex
+            replace_file(file, token.encode())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--storage-path: cannot write {file}: {reason(error)}") from error
+    return token
+
+
+def _source_tags() -> dict[str, str]:
+    tags = {"mlflow.source.name": "vgg_dist.train", "mlflow.source.type": "LOCAL", **code_version()}
+    with contextlib.suppress(KeyError, OSError):  # containers run users without a name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def _log_constants(client: MlflowClient, run: Run, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+    """Log the params and tags that `run` lacks, and note those that differ: MLflow refuses a param that changes."""
+    from mlflow.entities import Param, RunTag
+
+    texts = {name: str(value)[:PARAM_LENGTH] for name, value in params.items()}
+    new_params = [Param(name, text) for name, text in texts.items() if name not in run.data.params]
+    new_tags = {name: text for name, text in tags.items() if name not in run.data.tags}
+    logged = {**texts, **tags, **run.data.params, **run.data.tags}
+    for name, text in {**texts, **tags}.items():
+        if logged.get(f"resumed.{name}", logged[name]) != text:
+            new_tags[f"resumed.{name}"] = text
+    for request in split(new_params, PARAMS_A_REQUEST):
+        client.log_batch(run.info.run_id, params=request, synchronous=True)
+    for request in split([RunTag(name, text) for name, text in new_tags.items()], PARAMS_A_REQUEST):
+        client.log_batch(run.info.run_id, tags=request, synchronous=True)

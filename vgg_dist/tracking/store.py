@@ -1,0 +1,145 @@
+"""Where runs are kept: an MLflow server, or an sqlite database that mlflow opens itself."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from vgg_dist.tracking.files import absolute, is_remote
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_logger = logging.getLogger(__name__)
+
+# Limits of MLflow's API.
+METRICS_A_REQUEST, PARAMS_A_REQUEST, PARAM_LENGTH = 1000, 100, 6000
+# mlflow's own seven retries of 120 s would hold up a start for minutes; here the outbox retries. A user's settings win.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+class TrackingError(ValueError):
+    """MLflow cannot be used as asked: one line that names --tracking-uri."""
+
+
+def resolve_tracking_uri(tracking_uri: str | None, storage_path: str) -> str:
+    """The URI that means the same store in every process: http(s), or sqlite with an absolute path.
+
+    None stands for the environment's MLFLOW_TRACKING_URI, else for mlflow.db in `storage_path`, or in the current
+    folder where `storage_path` is not on this machine. TrackingError for anything else.
+    """
+    tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not tracking_uri:
+        folder = Path.cwd() if is_remote(storage_path) else Path(absolute(storage_path))
+        return f"sqlite:///{folder / 'mlflow.db'}"
+    parts = urlsplit(tracking_uri)
+    if parts.scheme in ("http", "https") and parts.hostname:
+        return tracking_uri.rstrip("/")
+    path = tracking_uri.removeprefix("sqlite:///")
+    if path in ("", tracking_uri):
+        allowed = "http://HOST:PORT, https://HOST or sqlite:///FILE"
+        raise TrackingError(f"--tracking-uri {without_password(tracking_uri)}: must be {allowed}")
+    return f"sqlite:///{Path(path).absolute()}"
+
+
+def database(tracking_uri: str) -> Path | None:
+    """The file of an sqlite store; None for a server."""
+    return Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:") else None
+
+
+def connect(tracking_uri: str) -> MlflowClient:
+    """A client whose requests answer or fail within seconds."""
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri, registry_uri=tracking_uri)
+
+
+def prepare_database(path: Path) -> None:
+    """Make a missing database, whole or not at all; fail at once on a file that is not a writable database.
+
+    mlflow builds its tables in seconds of migrations and refuses for ever what a kill has left in the middle of them;
+    and it tries for an hour to open what cannot be opened.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        for logger in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(logger).setLevel(logging.WARNING)
+        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            connect(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+            with contextlib.suppress(FileExistsError):  # a start beside this one was quicker: keep its database
+                os.link(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(path)) as opened:
+        opened.execute("BEGIN IMMEDIATE").execute("SELECT count(*) FROM sqlite_master")
+        opened.rollback()
+
+
+def find_or_create_experiment(client: MlflowClient, tracking_uri: str, name: str) -> str:
+    """The experiment's id. A new one in a database keeps its artifacts beside it, not in mlflow's ./mlruns."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        file = database(tracking_uri)
+        artifacts = (file.parent / "mlartifacts").as_uri() if file else None
+        try:
+            return client.create_experiment(name, artifact_location=artifacts)
+        except MlflowException:  # made by a start beside this one in between
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise ValueError(f"--experiment {name!r} is deleted there: restore it or choose another name")
+    return found.experiment_id
+
+
+def split(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """The items in pieces of at most `size`."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def without_password(uri: str) -> str:
+    """The URI as it may be shown."""
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri
+
+
+def reason(error: BaseException) -> str:
+    """The first line of the deepest cause, at most 200 characters: "Connection refused", not three wrappings of it."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def tracking_errors(tracking_uri: str) -> Iterator[None]:
+    """Whatever mlflow, requests, sqlalchemy or sqlite3 raise becomes a TrackingError."""
+    try:
+        yield
+    except Exception as error:
+        raise TrackingError(f"--tracking-uri {without_password(tracking_uri)}: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def warned(what: str) -> Iterator[None]:
+    """A failure becomes a warning: what MLflow shows is worth less than the training's own result."""
+    try:
+        yield
+    except Exception as error:
+        _logger.warning("%s: %s", what, reason(error))

@@ -1,0 +1,127 @@
+"""One training worker: Ray Train's process around `engine.Trainer`.
+
+It opens the data, builds the net, takes up the last checkpoint, and passes the engine's metrics and checkpoints on to
+`ray.train.report`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint
+
+from pipelines.loader import Preprocessing, open_loader
+from pipelines.store import open_splits
+from vgg_dist.checkpoint import checkpoint_name
+from vgg_dist.config import TrainConfig
+from vgg_dist.engine import NonFiniteLoss, Trainer, Worker, build_state, check_images, loader_threads
+from vgg_dist.models import MODELS
+
+REPORT_EVERY_S = 5.0  # a report makes all workers wait for each other and for the controller
+
+
+def run_worker(config: TrainConfig, started: float) -> dict[str, Any]:
+    """Trains this worker's part. See `train.train_worker`."""
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+    reporter = Reporter(config, worker, started)
+    trainer, error = None, None
+    try:
+        trainer = _set_up(config, worker, reporter)
+    except ValueError as wrong:
+        error = str(wrong)
+    # A mistake may show on one node only; all workers stop then, rather than wait for it in a collective.
+    if errors := [text for text in _gather(error) if text]:
+        return {"error": errors[0]}
+    assert trainer is not None
+    reporter.trainer = trainer
+    try:
+        trainer.run()
+    except (ValueError, NonFiniteLoss) as wrong:  # raised by all workers alike
+        return {"error": str(wrong)}
+    return {"metrics": reporter.validation, "step": trainer.state.step}
+
+
+def _gather(value: str | None) -> list[str | None]:
+    values: list[str | None] = [value]
+    if dist.is_initialized():
+        values = [None] * dist.get_world_size()
+        dist.all_gather_object(values, value)
+    return values
+
+
+def _set_up(config: TrainConfig, worker: Worker, reporter: Reporter) -> Trainer:
+    train, val = open_splits(config.data)
+    check_images(config, len(train), len(val), worker.world_size)
+    reporter.class_names = train.class_names
+    state = build_state(config, len(train.class_names), worker.device)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            state.restore(Path(folder), config, train.class_names)
+    spec = MODELS[config.arch]
+
+    def loader(store: Any, center: bool, pad: int) -> Any:
+        preprocessing = Preprocessing(config.image_size or 0, spec.pixel_mean, spec.pixel_std, center, pad)
+        return open_loader(
+            store,
+            preprocessing,
+            num_threads=loader_threads(config),
+            max_batch=config.micro_batch,
+            device=worker.device,
+        )
+
+    loaders = loader(train, False, config.pad), loader(val, True, 0)
+    return Trainer(config, state, *loaders, worker, reporter)
+
+
+class Reporter:
+    """Collects records and reports them every few seconds, and with each checkpoint at once."""
+
+    def __init__(self, config: TrainConfig, worker: Worker, started: float) -> None:
+        self.config = config
+        self.worker = worker
+        self.started: float | None = started
+        self.class_names: list[str] = []
+        self.trainer: Trainer | None = None
+        self.records: list[dict[str, Any]] = []
+        self.validation: dict[str, float] = {}
+        self.last_report = time.monotonic()
+
+    def __call__(self, metrics: dict[str, float], save: bool) -> None:
+        """The engine's Report: called by all workers with the same metrics."""
+        assert self.trainer is not None
+        if self.started is not None:
+            metrics = metrics | {"seconds_to_first_metrics": time.time() - self.started}
+            self.started = None
+        self.validation |= {key: value for key, value in metrics.items() if key.startswith("val/")}
+        self.records.append({"step": self.trainer.state.step, "time": time.time(), "metrics": metrics})
+        if save or self._due():
+            self._report(save)
+
+    def _due(self) -> bool:
+        """Rank 0's clock decides for all."""
+        due = torch.tensor(float(time.monotonic() - self.last_report > REPORT_EVERY_S), device=self.worker.device)
+        if dist.is_initialized():
+            dist.broadcast(due, 0)
+        return bool(due.item())
+
+    def _report(self, save: bool) -> None:
+        assert self.trainer is not None
+        state = self.trainer.state
+        payload = {"records": self.records, "done": save and self.trainer.done}
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if save and self.worker.rank == 0:
+                state.save(Path(folder), self.config, self.class_names)
+                checkpoint = Checkpoint.from_directory(folder)
+            ray.train.report(payload, checkpoint, checkpoint_dir_name=checkpoint_name(state.step) if save else None)
+        self.records = []
+        self.last_report = time.monotonic()
