@@ -57,6 +57,9 @@ class DaliLoader(Loader):
         super().__init__(store, preprocessing, num_threads, device)
         self.max_batch = max_batch
         self._pipeline: Pipeline | None = None
+        self._prepared: Iterator[Prepared] = iter(())  # what `_source` gives DALI next,
+        self._again: deque[Prepared] = deque()  # after these, which a broken pipeline had been given already
+        self._in_flight: deque[Prepared] = deque()  # what it was given and has not returned
 
     def batches(self, micro_batches: Iterable[Samples]) -> Iterator[Batch]:
         """One batch for each element of `micro_batches`, in order, prepared ahead in the background."""
@@ -92,8 +95,7 @@ class DaliLoader(Loader):
         """Sets up what `_source` gives DALI: these samples, the files of the next few batches being read meanwhile."""
         if self._pipeline is not None and self._in_flight:
             self._pipeline = None  # the last walk was given up half-way: its batches are still in there
-        self._again: deque[Prepared] = deque()
-        self._in_flight: deque[Prepared] = deque()
+        self._again, self._in_flight = deque(), deque()
 
         def read_ahead() -> Iterator[Prepared]:
             reading: deque[Future[Prepared]] = deque()
@@ -130,7 +132,7 @@ class DaliLoader(Loader):
 
     def _prepare(self, samples: Samples, workers: ThreadPoolExecutor) -> Prepared:
         def read(index: int) -> tuple[bytes, tuple[int, int]] | None:
-            if self.store.name(index) in self.bad_images:
+            if index < 0 or index in self.bad_images:
                 return None
             try:
                 return self.read(index)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ from pipelines.store import SampleStore
 from pipelines.window import center_corner, crop_corner, resized_shape
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 IGNORED_LABEL = -100  # the default ignore_index of torch's cross_entropy: the sample of an image that cannot be decoded
 
@@ -94,14 +97,16 @@ class Batch:
 
 
 class Loader(ABC):
-    """Turns samples into batches. `bad_images` maps the names of images that could not be decoded to the reason."""
+    """Turns samples into batches. `bad_images` maps the indices of images that cannot be decoded to name and reason.
+
+    A sample of index -1 is a filler: it gives a black image with IGNORED_LABEL."""
 
     def __init__(self, store: SampleStore, preprocessing: Preprocessing, num_threads: int, device: torch.device) -> None:
         self.store = store
         self.preprocessing = preprocessing
         self.num_threads = num_threads
         self.device = device
-        self.bad_images: dict[str, str] = {}
+        self.bad_images: dict[int, str] = {}
 
     @abstractmethod
     def batches(self, micro_batches: Iterable[Samples]) -> Iterator[Batch]:
@@ -118,12 +123,13 @@ class Loader(ABC):
                 with Image.open(io.BytesIO(encoded)) as image:  # reads the header only
                     shape = image.height, image.width
             except Exception as error:  # PIL's plug-ins raise whatever they meet in a broken header
-                raise OSError(f"{self.store.name(index)}: {error or type(error).__name__}") from error
+                raise OSError(str(error) or type(error).__name__) from error
         return encoded, shape
 
     def skip(self, index: int, reason: object) -> None:
-        """Notes an image that cannot be decoded."""
-        self.bad_images[self.store.name(index)] = " ".join(str(reason).split())
+        """Notes, and says once, that an image cannot be decoded."""
+        self.bad_images[index] = f"{self.store.name(index)}: {' '.join(str(reason).split())}"
+        _logger.warning("left out: %s", self.bad_images[index])
 
     def labels(self, samples: Samples, decoded: NDArray[np.bool_]) -> Tensor:
         """Labels (n,) on the device, IGNORED_LABEL where the image was not decoded."""

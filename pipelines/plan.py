@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,10 @@ class Step:
     micro_batches: list[Samples]
 
 
+# Stands for a worker's share of a step that has fewer images than there are workers: gradients are exchanged by all.
+FILLER = Samples(np.array([-1]), np.ones(1, np.int32), np.zeros((1, 2)), np.zeros(1, np.bool_), np.zeros((1, 3), np.float32))
+
+
 class EpochPlan:
     """The samples of one training epoch in the order of use. See the module's docstring."""
 
@@ -82,7 +87,7 @@ class EpochPlan:
 
         def uniform(*shape: int) -> NDArray[np.float64]:
             raw = bits.random_raw(int(np.prod(shape))).reshape(shape)
-            return (raw >> np.uint64(11)) * 2.0**-53
+            return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
         order = np.argsort(bits.random_raw(num_samples), kind="stable")
         scale = (low + np.floor(uniform(num_samples) * (high - low + 1))).astype(np.int32)
@@ -119,8 +124,8 @@ class EpochPlan:
             first, last = (start + (end - start) * r // world_size for r in (rank, rank + 1))
             pieces = -(-(last - first) // micro_batch)
             cuts = [first + (last - first) * k // pieces for k in range(pieces + 1)] if pieces else []
-            micro_batches = [self.samples[slice(*cut)] for cut in zip(cuts, cuts[1:], strict=False)]
-            yield Step(end, end - start, micro_batches)
+            micro_batches = [self.samples[slice(*cut)] for cut in pairwise(cuts)]
+            yield Step(end, end - start, micro_batches or [FILLER])
             start = end
 
 

@@ -87,9 +87,7 @@ def check(*, data: str, threads: int = os.cpu_count() or 1) -> int:
         print(f"{finding.kind}\t{_printable(name)}\t{finding.detail}")
     count = sum(map(len, stores.values()))
     kinds = Counter(finding.kind for _, finding in found)
-    print(
-        f"{count} images: " + (", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())) or "all plain")
-    )
+    print(f"{count} images: " + (", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())) or "all plain"))
     _write_quarantine(data, {name: finding.detail for name, finding in found if finding.kind == UNREADABLE})
     return 1 if kinds[UNREADABLE] else 0
 

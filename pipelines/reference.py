@@ -43,6 +43,8 @@ class ReferenceLoader(Loader):
     def crop(self, sample: Samples) -> NDArray[np.uint8] | None:
         """The crop (size, size, 3) of a single sample, flipped as planned; None if the image cannot be decoded."""
         index, size = int(sample.index[0]), self.preprocessing.image_size
+        if index < 0 or index in self.bad_images:
+            return None
         try:
             encoded, shape = self.read(index)
             with Image.open(io.BytesIO(encoded)) as opened:

@@ -143,9 +143,7 @@ def _claim(out: Path, split: str, plan: ShardIndex) -> bool:
     return True
 
 
-def _write_tar(
-    path: Path, plan: ShardIndex, rows: np.ndarray, encoded: Iterable[bytes]
-) -> list[tuple[int, int] | None]:
+def _write_tar(path: Path, plan: ShardIndex, rows: np.ndarray, encoded: Iterable[bytes]) -> list[tuple[int, int] | None]:
     """Writes one tar and its DALI index, which is whole when the tar is; returns the images' sizes."""
     sizes, lines, part = [], [f"v1.2 {len(rows)}\n"], path.with_name(f"{path.name}.part")
     with open(part, "wb") as tar:

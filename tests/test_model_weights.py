@@ -70,9 +70,7 @@ def copied_layers(model: ConvNet, source: ConvNet) -> set[str]:
     names = {name for name, layer in layers.items() if f"{layer}.weight" in copied}
     for name in names:
         for tensor in ("weight", "bias"):
-            assert torch.equal(
-                after[f"{layers[name]}.{tensor}"], source.state_dict()[f"{source_layers[name]}.{tensor}"]
-            )
+            assert torch.equal(after[f"{layers[name]}.{tensor}"], source.state_dict()[f"{source_layers[name]}.{tensor}"])
     return names
 
 

@@ -82,8 +82,7 @@ def ilsvrc(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "num_train_images",
     ]
     leaves = [
-        (float(i), wnid, f"fish {i}", "a fish", 0.0, np.array([]), 0.0, float(TRAIN_IMAGES))
-        for i, wnid in WNIDS.items()
+        (float(i), wnid, f"fish {i}", "a fish", 0.0, np.array([]), 0.0, float(TRAIN_IMAGES)) for i, wnid in WNIDS.items()
     ]
     inner = [
         (5.0, "n00001740", "entity", "that which is", 1.0, np.array([6.0]), 2.0, 0.0),
@@ -185,9 +184,7 @@ def test_development_kit_is_read_as_torchvision_reads_it(
 def test_unpack_refuses_damaged_archives(
     ilsvrc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], object], message: str
 ) -> None:
-    source = make_tree(
-        tmp_path / "source", {path.name: path.read_bytes() for path in ilsvrc.glob("*.*") if path.is_file()}
-    )
+    source = make_tree(tmp_path / "source", {path.name: path.read_bytes() for path in ilsvrc.glob("*.*") if path.is_file()})
     spoil(source)
     assert main(["unpack", "--source", str(source), "--out", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()
@@ -226,9 +223,7 @@ def test_member_keys_are_unique_and_safe(small_tree: Path) -> None:
     assert plain["cat/3.JPEG"] == "cat/3.jpg"
     assert plain["hot dog/3.JPEG"] == "hot_dog/3.jpg"
     assert plain["dog/ünï.jpg"] == "dog/ünï.jpg"
-    assert (
-        sorted(plain[f"cat/a{c}b{c}c.{e}"][:6] for c, e in ((".", "jpg"), ("_", "jpg"), (" ", "png"))) != ["cat/a_"] * 3
-    )
+    assert sorted(plain[f"cat/a{c}b{c}c.{e}"][:6] for c, e in ((".", "jpg"), ("_", "jpg"), (" ", "png"))) != ["cat/a_"] * 3
 
 
 # The package leaves its files to the garbage collector.
@@ -389,9 +384,7 @@ def test_other_settings_do_not_mix_with_unfinished_or_finished_shards(small_tree
         write_shards(store, "train", out, shard_bytes=30_000, seed=0)
 
 
-def test_interrupted_tree_does_not_look_whole_and_is_gone_on_with(
-    ilsvrc: Path, small_tree: Path, tmp_path: Path
-) -> None:
+def test_interrupted_tree_does_not_look_whole_and_is_gone_on_with(ilsvrc: Path, small_tree: Path, tmp_path: Path) -> None:
     store = open_store(str(small_tree), "val")
     with pytest.raises(OSError, match="Input/output error"):
         write_tree(failing(store, 4), "val", tmp_path, threads=1)

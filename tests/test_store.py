@@ -101,9 +101,7 @@ def test_tree_agrees_with_torchvision_image_folder(real_data: Path, tmp_path: Pa
 def test_tree_takes_images_by_extension_and_ignores_the_rest(tree: Path) -> None:
     taken = ["x.JPG", "x.jpeg", "x.Png", "x.bmp", "x.WebP", "deeper/x.jpg", "ünï cödé.jpg"]
     ignored = [".hidden.jpg", "notes.txt", "x.jpg.part", ".cache/x.jpg"]
-    make_tree(
-        tree, {f"train/a/{name}": b"" for name in taken + ignored} | {"train/.git/x.jpg": b"", "train/x.jpg": b""}
-    )
+    make_tree(tree, {f"train/a/{name}": b"" for name in taken + ignored} | {"train/.git/x.jpg": b"", "train/x.jpg": b""})
     store = open_store(str(tree), "train")
     names = {store.name(i) for i in np.flatnonzero(store.labels == 0).tolist()}
     assert names == {f"train/a/{name}" for name in [*taken, "0.JPEG", "1.JPEG", "2.JPEG", "3.JPEG"]}
@@ -168,9 +166,7 @@ def test_unknown_split_and_scheme_are_refused() -> None:
 
 
 def test_quarantined_samples_are_left_out(tree: Path) -> None:
-    (tree / "quarantine.txt").write_text(
-        "# a comment\ntrain/b/2.JPEG\tunreadable: zero bytes\nval/a/v.png\tmine\nx/y/z\t\n"
-    )
+    (tree / "quarantine.txt").write_text("# a comment\ntrain/b/2.JPEG\tunreadable: zero bytes\nval/a/v.png\tmine\nx/y/z\t\n")
     train, val = open_splits(str(tree))
     assert len(train) == 11
     assert "train/b/2.JPEG" not in {train.name(i) for i in range(len(train))}
@@ -213,9 +209,7 @@ def test_size_is_that_of_the_stored_pixels(imagenet_samples: list[Path], tmp_pat
     exif[0x0112] = 6
     Image.new("RGB", (60, 20)).save(rotated, "JPEG", exif=exif)
     files = {f"train/{i % 2}/{path.name}": path.read_bytes() for i, path in enumerate(imagenet_samples[:20])}
-    tree = make_tree(
-        tmp_path / "tree", files | {"train/0/rotated.jpg": rotated.getvalue(), "train/1/broken.jpg": b"no"}
-    )
+    tree = make_tree(tmp_path / "tree", files | {"train/0/rotated.jpg": rotated.getvalue(), "train/1/broken.jpg": b"no"})
     write_shards(open_store(str(tree), "train"), "train", tmp_path / "out", shard_bytes=10**6, seed=0)
     store = open_store(str(tmp_path / "out"), "train")
     for index in range(len(store)):

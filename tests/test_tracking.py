@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import logging
 import os
 import pickle
@@ -12,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,7 +19,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
@@ -29,7 +26,6 @@ from torch import nn
 
 from vgg_dist.tracking import (
     Record,
-    SystemSampler,
     TrackedRun,
     Tracker,
     TrackingError,
@@ -39,8 +35,6 @@ from vgg_dist.tracking import (
     resolve_tracking_uri,
     ui_hint,
 )
-from vgg_dist.tracking import revision as revision_module
-from vgg_dist.tracking.curves import draw_learning_curves
 from vgg_dist.tracking.store import connect
 
 pytestmark = [
@@ -90,56 +84,6 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 # --- where runs are kept
-
-
-def test_tracking_uri_is_the_same_for_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert resolve_tracking_uri(None, "runs") == f"sqlite:///{tmp_path}/runs/mlflow.db"
-    assert resolve_tracking_uri(None, "file:///runs") == "sqlite:////runs/mlflow.db"
-    assert resolve_tracking_uri(None, "s3://bucket/runs") == f"sqlite:///{tmp_path}/mlflow.db"
-    assert resolve_tracking_uri("sqlite:///here.db", "/runs") == f"sqlite:///{tmp_path}/here.db"
-    assert resolve_tracking_uri("https://mlflow.example/", "/runs") == "https://mlflow.example"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    assert resolve_tracking_uri(None, "/runs") == "http://mlflow:5000"
-
-
-@pytest.mark.parametrize(
-    "uri", ["mlflow:5000", "mlruns", "http://", "sqlite:///", "file:///mlruns", "ftp://a:secret@b"]
-)
-def test_other_tracking_uris_are_refused(uri: str) -> None:
-    with pytest.raises(TrackingError, match=r"--tracking-uri .*: must be http://HOST:PORT, .*sqlite:///FILE") as caught:
-        resolve_tracking_uri(uri, "/runs")
-    assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "trouble", ["nobody listens", "another server", "not a database", "a folder", "no such folder"]
-)
-def test_a_store_that_refuses_is_one_line_and_leaves_nothing(trouble: str, tmp_path: Path) -> None:
-    with (
-        socket.socket() as unused,
-        http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other,
-    ):
-        unused.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=other.serve_forever)
-        thread.start()
-        (tmp_path / "text").write_text("not a database " * 100)
-        uri, why = {
-            "nobody listens": (f"http://127.0.0.1:{unused.getsockname()[1]}", "Connection refused"),
-            "another server": (f"http://127.0.0.1:{other.server_port}", "501"),
-            "not a database": (f"sqlite:///{tmp_path}/text", "file is not a database"),
-            "a folder": (f"sqlite:///{tmp_path}", "unable to open database file"),
-            "no such folder": (f"sqlite:///{tmp_path}/text/mlflow.db", "File exists|Not a directory"),
-        }[trouble]
-        try:
-            with pytest.raises(TrackingError, match=f"^--tracking-uri {uri}: .*({why})") as caught:
-                open_run(uri, "tests", str(tmp_path / "storage"), "refused", {})
-        finally:
-            other.shutdown()
-            thread.join()
-    assert "\n" not in str(caught.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["text"]
 
 
 def test_storage_that_cannot_be_written_is_one_line(start: Callable[..., TrackedRun], storage: Path) -> None:
@@ -197,27 +141,6 @@ def test_artifacts_lie_beside_the_database(start: Callable[..., TrackedRun], sto
     assert uri.startswith((storage / "mlartifacts").as_uri())
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
-def test_git_revision_is_that_of_the_packages_own_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
-        return subprocess.check_output(["git", "-C", str(tmp_path), *identity, *arguments], text=True).strip()
-
-    module = tmp_path / "package" / "revision.py"
-    module.parent.mkdir()
-    shutil.copy(revision_module.__file__, module)
-    monkeypatch.setattr(revision_module, "__file__", str(module))
-    git("init", "--quiet")
-    git("commit", "--quiet", "--allow-empty", "-m", "another project's checkout, this package is installed below it")
-    assert "mlflow.source.git.commit" not in revision_module.code_version()
-    git("add", "package")
-    git("commit", "--quiet", "-m", "its own checkout")
-    tags = {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "mlflow.source.git.dirty": "false"}
-    assert revision_module.code_version() == tags
-    module.write_text("changed")
-    assert revision_module.code_version() == {**tags, "mlflow.source.git.dirty": "true"}
-
-
 # --- metrics
 
 
@@ -262,33 +185,17 @@ def test_system_metrics_go_on_after_a_restart(start: Callable[..., TrackedRun]) 
     assert steps == sorted(set(steps))
 
 
-def test_system_sample_is_of_this_machine() -> None:
-    sample = SystemSampler(node="worker-3").sample()
-    assert 0 <= sample["system/worker-3/cpu_utilization_percentage"] <= 100
-    used = psutil.virtual_memory().used / 1e6
-    assert sample["system/worker-3/system_memory_usage_megabytes"] == pytest.approx(used, rel=0.5)
-
-
-@pytest.mark.gpu
-def test_system_sample_has_the_gpus() -> None:
-    sample = SystemSampler().sample()
-    total = torch.cuda.get_device_properties(0).total_memory / 1e6
-    share = sample["system/gpu_0_memory_usage_megabytes"] / total
-    assert 100 * share == pytest.approx(sample["system/gpu_0_memory_usage_percentage"], abs=3)
-    assert 0 <= sample["system/gpu_0_utilization_percentage"] <= 100
-
-
 WRITER = """
 import sys, time
 from vgg_dist.tracking import Tracker, TrackedRun
-from test_tracking import measured
 uri, experiment, run_id, start_time, folder, checkpoint, steps = sys.argv[1:]
 run = TrackedRun(uri, experiment, run_id, float(start_time), folder)
 tracker = Tracker(run, system_metrics_s=None)
 for step in range(int(checkpoint), int(steps)):
-    tracker.log([measured(step)])
+    metrics = {"train/loss": 7.0} if step % 10 else {"train/loss": 7.0, "val/loss": 7.5}
+    tracker.log([{"step": step, "time": time.time(), "metrics": metrics}])
     if step % 10 == 9:
-        tracker.persist()
+        tracker.persist()  # and a checkpoint
         print(step + 1, flush=True)
     time.sleep(0.005)
 sys.exit(tracker.close(wait_s=200))
@@ -302,20 +209,18 @@ def test_a_writer_killed_in_mid_run_goes_on_without_gap_or_repetition(start: Cal
     def writer(checkpoint: int, steps: int) -> subprocess.Popen[str]:
         identity = [run.tracking_uri, run.experiment_id, run.run_id, str(run.start_time), run.folder]
         command = [sys.executable, "-c", WRITER, *identity, str(checkpoint), str(steps)]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     with writer(checkpoint=0, steps=100_000) as first:
         assert first.stdout
         wait_for(lambda: bool(logged_steps(run)))
         os.kill(first.pid, signal.SIGKILL)
         checkpoint = int(first.stdout.read().split()[-1])
-    steps = max(logged_steps(run)) + 100
-    assert checkpoint < steps
+    steps = max(checkpoint, *logged_steps(run)) + 100
     with writer(checkpoint, steps) as second:
         assert second.wait() == 0
     assert logged_steps(run) == list(range(steps))
-    assert logged_steps(run, "val/loss") == list(range(9, steps, 10))
+    assert logged_steps(run, "val/loss") == list(range(0, steps, 10))
 
 
 # --- a server
@@ -422,6 +327,7 @@ class ToFloat(nn.Module):
         return images.float() / 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("examples", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_model_comes_back_with_its_signature_and_without_pickle(
@@ -483,21 +389,3 @@ def test_model_and_curves_go_through_a_server(server: Server, storage: Path, tmp
     files = {file.path for file in client.list_logged_model_artifacts(uri.removeprefix("models:/"))}
     assert {"MLmodel", "data"} <= files
     assert client.download_artifacts(run.run_id, "learning_curves.png", str(tmp_path))
-
-
-def test_learning_curves_show_what_was_measured() -> None:
-    histories = {
-        "train/loss": [(step, 7 / (step + 1)) for step in range(1000)],
-        "val/loss": [(99, 5.0), (199, 4.0)],
-        "lr": [(0, 0.01), (150, 0.001)],
-    }
-    loss, lr = draw_learning_curves(histories, "E at 256").axes  # no error was measured: no panel for it
-    raw_line, mean_line, validation_line = loss.get_lines()
-    raw, mean, validation = (np.column_stack(line.get_data()) for line in (raw_line, mean_line, validation_line))
-    np.testing.assert_array_equal(raw, histories["train/loss"])
-    np.testing.assert_array_equal(validation, histories["val/loss"])
-    assert mean[0] == pytest.approx(raw[:40].mean(axis=0))
-    assert (loss.get_xlabel(), loss.get_ylabel(), lr.get_ylabel()) == ("step", "loss", "learning rate")
-    assert [line.get_label() for line in (mean_line, validation_line)] == ["train", "validation"]
-    with pytest.raises(ValueError, match="no learning curves: none of train/loss, "):
-        draw_learning_curves({"train/loss": []}, "")

@@ -68,7 +68,8 @@ class TrainState:
                 )
         if saved_classes != class_names:
             raise ValueError(
-                f"--data {config.data}: its {len(class_names)} classes are not the {len(saved_classes)} that run {config.name} began with"
+                f"--data {config.data}: its {len(class_names)} classes are not the {len(saved_classes)}"
+                f" that run {config.name} began with"
             )
         self.model.load_state_dict(read_weights(folder))
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlparse
 
-from vgg_dist.models import MODELS
+from vgg_dist.specs import MODELS
 
 Arch = Literal["A", "A-LRN", "B", "B-5x5", "C", "D", "E", "lenet5", "alexnet", "zfnet"]
 
@@ -130,12 +130,12 @@ class TrainConfig:
         return config
 
     def _check(self) -> None:
-        assert self.image_size and self.train_scale and self.val_scale and self.name
+        assert self.train_scale is not None
         low, high = self.train_scale
         self._at_least("image_size", self.image_size, MODELS[self.arch].min_image_size, f"the least for {self.arch}")
-        self._at_least("train_scale", low, self.image_size - 2 * self.pad, "the crop's size, less the padding")
+        self._at_least("train_scale", low, (self.image_size or 0) - 2 * self.pad, "the crop's size, less the padding")
         self._at_least("train_scale", high, low, "S_min")
-        self._at_least("val_scale", self.val_scale, self.image_size, "the crop's size")
+        self._at_least("val_scale", self.val_scale, self.image_size or 0, "the crop's size")
         for field in ("epochs", "global_batch", "micro_batch", "log_every", "checkpoint_every", "patience"):
             self._at_least(field, getattr(self, field), 1)
         for field in ("max_steps", "num_workers", "loader_threads"):
@@ -160,11 +160,11 @@ class TrainConfig:
             raise ValueError(f"--batch-norm: there is no batch-norm twin of {self.arch}, only of {have}")
         if self.head not in MODELS[self.arch].heads:
             raise ValueError(f"--head {self.head}: {self.arch} has only {', '.join(MODELS[self.arch].heads)}")
-        if "/" in self.name:
+        if "/" in (self.name or ""):
             raise ValueError(f"--name {self.name}: must not contain a slash")
 
-    def _at_least(self, field: str, value: float, least: float, what: str = "") -> None:
-        if not value >= least:  # not `<`: NaN is refused too
+    def _at_least(self, field: str, value: float | None, least: float, what: str = "") -> None:
+        if value is None or not value >= least:  # not `<`: NaN is refused too
             raise ValueError(f"{flag(field)} {value}: must be at least {least}{f', {what}' if what else ''}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -174,7 +174,8 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
         """The inverse of `to_dict`, also after JSON made lists of the tuples."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
 
 def flag(field: str) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from pipelines.plan import Augmentation, EpochPlan, Samples, Step, evaluation_sa
 from vgg_dist.checkpoint import TrainState, local_checkpoint, read_weights
 from vgg_dist.config import TrainConfig
 from vgg_dist.metrics import ErrorSums
-from vgg_dist.models import MODELS, build_model, init_from_shallower, initialize, macs
+from vgg_dist.models import build_model, init_from_shallower, initialize, macs
 from vgg_dist.optim import PlateauSchedule, build_optimizer
 
 Record = dict[str, float]
@@ -61,7 +62,7 @@ def build_state(config: TrainConfig, num_classes: int, device: torch.device) -> 
     if config.init_from is not None:
         with local_checkpoint(config.init_from) as folder:
             init_from_shallower(model, read_weights(folder))
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     schedule = PlateauSchedule(config.lr, config.patience, config.lr_drops, config.warmup_epochs)
     return TrainState(model, build_optimizer(model, config), schedule)
 
@@ -137,14 +138,14 @@ class Trainer:
         self.dtype = autocast_dtype(config.precision, worker.device)
         self.flops = 6.0 * macs(state.model, config.image_size or 0)  # forward, and twice that backward
         self.peak = matmul_peak(worker.device, self.dtype or torch.float32) * worker.world_size
-        self.net = state.model.train()
+        self.net: nn.Module = state.model.train()
+        self.ddp: DistributedDataParallel | None = None
         if worker.world_size > 1:
-            ddp = DistributedDataParallel(self.net, gradient_as_bucket_view=True)
+            self.net = self.ddp = DistributedDataParallel(self.net, gradient_as_bucket_view=True)
             if config.compress_gradients:
-                ddp.register_comm_hook(None, default_hooks.bf16_compress_hook)
-            self.net = ddp
+                self.ddp.register_comm_hook(None, default_hooks.bf16_compress_hook)
         if config.compile:
-            self.net = torch.compile(self.net)
+            self.net = cast(nn.Module, torch.compile(self.net))
         self.window = ErrorSums(worker.device)
         self.epoch_sums = ErrorSums(worker.device)
         self.bad_step = torch.full((), math.inf, dtype=torch.float64, device=worker.device)
@@ -202,8 +203,7 @@ class Trainer:
             # Dropout: the masks depend on the place in the run, not on what was computed before.
             seed = np.random.SeedSequence([self.config.seed, state.step, worker.rank, k]).generate_state(1)
             torch.manual_seed(int(seed[0]))
-            synchronized = k == last or not isinstance(self.net, DistributedDataParallel)
-            with nullcontext() if synchronized else self.net.no_sync():
+            with nullcontext() if self.ddp is None or k == last else self.ddp.no_sync():
                 self._forward_backward(batch, worker.world_size / step.count)
             self.planned += int((micro.index >= 0).sum())
         state.optimizer.step()
@@ -281,7 +281,7 @@ class Trainer:
         self._finish(validation, metrics)
 
     def _finish(self, validation: dict[str, float], metrics: Record | None = None) -> None:
-        if not self.state.samples == 0:
+        if self.state.samples:  # within an epoch
             self.state.epoch_sums = self.epoch_sums.reduce().sums.tolist()
         self.report((metrics or {}) | {f"val/{key}": value for key, value in validation.items()}, True)
 
@@ -302,6 +302,3 @@ def check_images(config: TrainConfig, num_train: int, num_val: int, world_size: 
     for split, count in (("train", num_train), ("val", num_val)):
         if count < world_size:
             raise ValueError(f"--data {config.data}: {count} images in {split} for {world_size} workers; at least one each")
-
-
-__all__ = ["MODELS", "NonFiniteLoss", "Trainer", "Worker", "build_state", "check_images", "validate"]

@@ -3,50 +3,17 @@
     python -m vgg_dist.train --arch E --data /data/imagenet
     ray job submit -- python -m vgg_dist.train --arch E --data s3://bucket/imagenet --storage-path s3://bucket/runs
 
-The command checks what it is given, opens the MLflow run and starts Ray Train; each worker runs `train_worker`; what the
-workers report reaches `Monitor`, on Ray Train's controller, which prints progress and feeds MLflow. The same
---storage-path and --name again resume a run from its last checkpoint.
+The same --storage-path and --name again resume a run from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import logging
-import math
 import os
 import sys
-import time
-from pathlib import Path
-from typing import Any
 
-# How often Ray Train's controller looks for reports, and how long a group of workers may take to come up: its defaults of
-# 2 s and 60 s cost a short run a third of its time, and are too little for a cold node. Read when ray.train is imported.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
-
-import ray
-import ray.train
 import tyro
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
-from pipelines.store import open_splits
 from vgg_dist.config import TrainConfig
-from vgg_dist.tracking import (
-    Record,
-    TrackedRun,
-    Tracker,
-    finish_run,
-    log_model,
-    open_run,
-    resolve_tracking_uri,
-    ui_hint,
-)
-
-SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server that is away
-
-
-class TrainingError(RuntimeError):
-    """A run that failed; the message is one line for the user."""
 
 
 def main() -> None:
@@ -54,221 +21,28 @@ def main() -> None:
     config = tyro.cli(TrainConfig, prog="python -m vgg_dist.train", description=__doc__)
     try:
         train(config)
-    except (ValueError, TrainingError) as error:
-        sys.exit(f"vgg_dist.train: {error}")
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, ValueError) or type(error).__name__ == "TrainingError":
+            sys.exit(f"vgg_dist.train: {error}")
+        raise
 
 
 def train(config: TrainConfig) -> dict[str, float]:
     """Runs a training to its end and returns the last validation metrics.
 
-    ValueError for a setting or data that cannot be; TrainingError for a run that failed.
+    ValueError for a setting or data that cannot be; driver.TrainingError for a run that failed. What can be found wrong is
+    found before anything is started.
     """
-    started = time.time()
     config = config.resolved()
-    if "RAY_ADDRESS" not in os.environ:
-        open_splits(config.data)  # on a laptop: say what is wrong with the data before anything is started
-    start_ray()
-    resources = worker_resources(config)
-    config = config.with_workers(len(resources))
-    _check_storage(config.storage_path)
-    run = open_run(
-        resolve_tracking_uri(config.tracking_uri, config.storage_path),
-        config.experiment,
-        config.storage_path,
-        config.name or "",
-        config.to_dict(),
-    )
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config=config.to_dict() | {"started": started},
-        scaling_config=ScalingConfig(
-            num_workers=len(resources), use_gpu="GPU" in resources[0], resources_per_worker=resources[0]
-        ),
-        run_config=RunConfig(
-            name=config.name,
-            storage_path=config.storage_path,
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=config.max_failures),
-            callbacks=[Monitor(run, config)],
-        ),
-    )
-    print(f"vgg_dist.train: run {config.name}, {describe_workers(resources)}; metrics every {config.log_every} steps")
-    status = "FAILED"
-    try:
-        result = trainer.fit()
-        if result.return_value and "error" in result.return_value:
-            raise TrainingError(result.return_value["error"])
-        status = "FINISHED"
-    except ray.train.TrainingFailedError as error:
-        raise TrainingError(_root_cause(error)) from None
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise TrainingError(f"interrupted; --name {config.name} resumes it") from None
-    finally:
-        Tracker(run).close(SERVER_WAIT_S)
-        if status != "FINISHED":
-            finish_run(run, status)
-    _finish(run, config, result.checkpoint, result.return_value)
-    return result.return_value["metrics"]
+    from pipelines.store import open_splits
 
+    if "RAY_ADDRESS" not in os.environ:  # on a cluster the data may be where the workers are, and only there
+        open_splits(config.data)
+    print("vgg_dist.train: starting Ray and its workers", flush=True)
+    from vgg_dist.driver import run_training
 
-def start_ray() -> None:
-    """Connects to the cluster that there is, or starts one on this machine."""
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    ray.init(log_to_driver=True, include_dashboard=False if "RAY_ADDRESS" not in os.environ else None)
-
-
-def worker_resources(config: TrainConfig) -> list[dict[str, float]]:
-    """What each training worker reserves: a GPU where there are any, and as many CPUs as the cluster has for it.
-
-    ValueError if the cluster will never have room for --num-workers.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    use_gpu = any(node.get("GPU") for node in nodes)
-    kind = "GPU" if use_gpu else "CPU"
-    total = int(sum(node.get(kind, 0) for node in nodes))
-    num_workers = config.num_workers or (total if use_gpu else 1)
-
-    def room(cpus: int) -> int:
-        """How many workers of so many CPUs (and a GPU) fit into the nodes."""
-        return sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if use_gpu else math.inf)) for node in nodes)
-
-    cpus = next((cpus for cpus in range(int(max(n.get("CPU", 0) for n in nodes)), 0, -1) if room(cpus) >= num_workers), 0)
-    if not cpus:
-        from ray._private.state import state
-
-        most = state.get_max_resources_from_cluster_config()  # None where no autoscaler can add nodes
-        if most is None or most.get(kind, 0) < num_workers:
-            raise ValueError(
-                f"--num-workers {num_workers}: the cluster has room for {room(1)} workers "
-                f"({total} {kind}s on {len(nodes)} nodes{'' if most is None else f', at most {most.get(kind, 0):.0f}'})"
-            )
-        cpus = 1
-    return [{"CPU": float(cpus)} | ({"GPU": 1.0} if use_gpu else {})] * num_workers
-
-
-def describe_workers(resources: list[dict[str, float]]) -> str:
-    """For people."""
-    each = ", ".join(f"{amount:.0f} {kind}" for kind, amount in resources[0].items())
-    return f"{len(resources)} worker{'s' * (len(resources) > 1)} of {each}"
-
-
-def _check_storage(storage_path: str) -> None:
-    """ValueError, one line, if nothing can be written there."""
-    import pyarrow.fs
-
-    try:
-        filesystem, path = pyarrow.fs.FileSystem.from_uri(storage_path) if "://" in storage_path else (
-            pyarrow.fs.LocalFileSystem(), storage_path,
-        )  # fmt: skip
-        filesystem.create_dir(path, recursive=True)
-        probe = f"{path}/.vgg_dist-{os.getpid()}"
-        with filesystem.open_output_stream(probe) as stream:
-            stream.write(b"writable")
-        filesystem.delete_file(probe)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--storage-path {storage_path}: cannot be written: {' '.join(str(error).split())}") from None
-
-
-def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """What each worker does: returns {"metrics": ...}, or {"error": line} for a failure that a restart cannot cure."""
-    # In here, as a driver does without them: torch and DALI take seconds to import.
-    from vgg_dist.worker import run_worker
-
-    started = settings.pop("started")
-    return run_worker(TrainConfig.from_dict(settings), started)
-
-
-class Monitor(ray.train.UserCallback):
-    """Lives on Ray Train's controller: prints what rank 0 reports and passes it to MLflow."""
-
-    def __init__(self, run: TrackedRun, config: TrainConfig) -> None:
-        self.config = config
-        self.tracker = Tracker(run)
-        self.last: Record | None = None
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Takes rank 0's records."""
-        for record in metrics[0]["records"]:
-            print(self._line(record), flush=True)
-        self.tracker.log(metrics[0]["records"])
-        if checkpoint is not None:
-            self.tracker.persist()
-        if metrics[0]["done"]:
-            self.tracker.close(SERVER_WAIT_S)
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """A worker failed: Ray Train starts the group again from the last checkpoint, or gives up."""
-        for rank, error in worker_exceptions.items():
-            print(f"worker {rank} failed: {str(error).strip().splitlines()[-1]}", flush=True)
-
-    def _line(self, record: Record) -> str:
-        """A record as a line for people."""
-        values, step = record["metrics"], record["step"]
-        if "val/loss" in values:
-            return (
-                f"step {step:>6}  validation: loss {values['val/loss']:.3f}"
-                f"  top-1 error {values['val/top1_error']:.2f} %  top-5 error {values['val/top5_error']:.2f} %"
-            )
-        line = (
-            f"step {step:>6}  epoch {values['epoch']:6.2f}/{self.config.epochs}  loss {values['train/loss']:.3f}"
-            f"  {values['images_per_second']:.1f} images/s  lr {values['lr']:.2g}"
-        )
-        if self.last is not None and step > self.last["step"]:
-            per_second = 1 / max(record["time"] - self.last["time"], 1e-9)
-            left = (self.config.epochs - values["epoch"]) / ((values["epoch"] - self.last["metrics"]["epoch"]) * per_second)
-            if self.config.max_steps is not None:
-                left = min(left, (self.config.max_steps - step) / ((step - self.last["step"]) * per_second))
-            line += f"  {duration(left)} left"
-        self.last = record
-        return line
-
-
-def duration(seconds: float) -> str:
-    """3:07 or 2:03:07."""
-    minutes, rest = divmod(round(max(seconds, 0)), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
-
-
-def _root_cause(error: ray.train.TrainingFailedError) -> str:
-    """One line for a run that Ray Train gave up."""
-    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
-    rank, cause = next(iter(failures.items()))
-    cause = getattr(cause, "cause", None) or cause
-    lines = [line for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
-    return f"worker {rank} failed: {type(cause).__name__}: {lines[-1].strip()}"
-
-
-def _finish(run: TrackedRun, config: TrainConfig, checkpoint: Checkpoint | None, outcome: dict[str, Any]) -> None:
-    """The final checkpoint as a model in MLflow, the curves, and where to look."""
-    import torch
-
-    from vgg_dist.checkpoint import read_description, read_weights
-    from vgg_dist.models import MODELS, build_model
-
-    assert checkpoint is not None
-    with checkpoint.as_directory() as folder:
-        _, class_names = read_description(Path(folder))
-        model = build_model(
-            config.arch,
-            num_classes=len(class_names),
-            batch_norm=config.batch_norm,
-            head=config.head,
-            image_size=config.image_size,
-        )
-        model.load_state_dict(read_weights(Path(folder)))
-    size = config.image_size or 0
-    log_model(run, model.eval(), torch.zeros(1, MODELS[config.arch].in_channels, size, size), outcome["step"])
-    finish_run(run, "FINISHED")
-    metrics = outcome["metrics"]
-    print(
-        f"vgg_dist.train: finished at step {outcome['step']}: validation top-1 error {metrics['val/top1_error']:.2f} %,"
-        f" top-5 error {metrics['val/top5_error']:.2f} %\ncheckpoint: {checkpoint.path}\n{ui_hint(run)}"
-    )
+    return run_training(config)
 
 
 if __name__ == "__main__":
-    # Pickled by its importable name, not as __main__'s.
-    from vgg_dist.train import main as _main
-
-    _main()
+    main()

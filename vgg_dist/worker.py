@@ -6,6 +6,7 @@ It opens the data, builds the net, takes up the last checkpoint, and passes the 
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from pathlib import Path
@@ -26,12 +27,14 @@ from vgg_dist.models import MODELS
 REPORT_EVERY_S = 5.0  # a report makes all workers wait for each other and for the controller
 
 
-def run_worker(config: TrainConfig, started: float) -> dict[str, Any]:
+def run_worker(config: TrainConfig) -> dict[str, Any]:
     """Trains this worker's part. See `train.train_worker`."""
+    # Some of Ray Train's loggers are named by their file, so its LoggingConfig does not reach them.
+    logging.getLogger().setLevel(logging.WARNING)
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     worker = Worker(context.get_world_rank(), context.get_world_size(), device)
-    reporter = Reporter(config, worker, started)
+    reporter = Reporter(config, worker)
     trainer, error = None, None
     try:
         trainer = _set_up(config, worker, reporter)
@@ -85,10 +88,9 @@ def _set_up(config: TrainConfig, worker: Worker, reporter: Reporter) -> Trainer:
 class Reporter:
     """Collects records and reports them every few seconds, and with each checkpoint at once."""
 
-    def __init__(self, config: TrainConfig, worker: Worker, started: float) -> None:
+    def __init__(self, config: TrainConfig, worker: Worker) -> None:
         self.config = config
         self.worker = worker
-        self.started: float | None = started
         self.class_names: list[str] = []
         self.trainer: Trainer | None = None
         self.records: list[dict[str, Any]] = []
@@ -98,9 +100,6 @@ class Reporter:
     def __call__(self, metrics: dict[str, float], save: bool) -> None:
         """The engine's Report: called by all workers with the same metrics."""
         assert self.trainer is not None
-        if self.started is not None:
-            metrics = metrics | {"seconds_to_first_metrics": time.time() - self.started}
-            self.started = None
         self.validation |= {key: value for key, value in metrics.items() if key.startswith("val/")}
         self.records.append({"step": self.trainer.state.step, "time": time.time(), "metrics": metrics})
         if save or self._due():

@@ -6,15 +6,11 @@ images (N, C, H, W), minus the pixel mean of its ModelSpec, to logits (N, num_cl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import torch
 from torch import nn
 
 from vgg_dist.models.historic import AlexNet, LeNet5, ZFNet
 from vgg_dist.models.vgg import (
-    CONFIGS,
-    HEADS,
     VGG,
     ConvNet,
     conv_names,
@@ -22,6 +18,7 @@ from vgg_dist.models.vgg import (
     init_from_shallower,
     output_size,
 )
+from vgg_dist.specs import MODELS, ModelSpec
 
 __all__ = [
     "INIT_SCHEMES",
@@ -37,52 +34,6 @@ __all__ = [
 ]
 
 INIT_SCHEMES = ("glorot", "gaussian", "he")
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a network takes and may be built with."""
-
-    in_channels: int
-    """1 for grey images, 3 for RGB."""
-    image_size: int
-    """Side of its usual square input, pixels."""
-    min_image_size: int
-    """The smallest side that leaves at least 1x1 in front of the classifier, pixels."""
-    pixel_mean: tuple[float, ...]
-    """Subtracted from each channel, grey levels of 255."""
-    pixel_std: tuple[float, ...]
-    """Divides each channel after that, grey levels of 255; 1 where the paper only subtracts the mean."""
-    batch_norm: bool
-    """Whether a twin with batch normalisation exists."""
-    heads: tuple[str, ...]
-    """The heads it can be built with."""
-
-
-_VGG = ModelSpec(
-    in_channels=3,
-    image_size=224,
-    min_image_size=32,
-    pixel_mean=(123.68, 116.779, 103.939),
-    pixel_std=(1.0, 1.0, 1.0),
-    batch_norm=True,
-    heads=HEADS,
-)
-
-MODELS: dict[str, ModelSpec] = {
-    **{arch: replace(_VGG, batch_norm=arch != "A-LRN") for arch in CONFIGS},
-    "lenet5": ModelSpec(
-        in_channels=1,
-        image_size=32,
-        min_image_size=16,
-        pixel_mean=(33.3184,),
-        pixel_std=(78.5675,),
-        batch_norm=False,
-        heads=("fc",),
-    ),
-    "alexnet": replace(_VGG, image_size=227, min_image_size=67, batch_norm=False, heads=("fc",)),
-    "zfnet": replace(_VGG, image_size=224, min_image_size=47, batch_norm=False, heads=("fc",)),
-}
 
 
 def build_model(

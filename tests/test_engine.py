@@ -1,0 +1,229 @@
+"""The engine against autograd on whole batches, one worker against two, undisturbed runs against resumed ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.functional import cross_entropy
+
+from pipelines.loader import Preprocessing, open_loader
+from pipelines.plan import EpochPlan, evaluation_samples
+from pipelines.store import open_splits
+from vgg_dist.checkpoint import TrainState
+from vgg_dist.config import TrainConfig
+from vgg_dist.engine import NonFiniteLoss, Trainer, Worker, augmentation, build_state, validate
+from vgg_dist.specs import MODELS
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+SMALL = TrainConfig(
+    arch="A",
+    head="linear",
+    image_size=32,
+    data="synthetic:train=40,val=25,size=40",
+    global_batch=16,
+    micro_batch=16,
+    epochs=2,
+    log_every=1,
+    precision="fp32",
+    lr=0.002,
+).resolved()
+
+
+class Run:
+    """A trainer with its reports."""
+
+    def __init__(self, config: TrainConfig, worker: Worker, restore: Path | None = None, save_at: Any = None) -> None:
+        self.train, self.val = open_splits(config.data)
+        self.classes = self.train.class_names
+        self.state = build_state(config, len(self.classes), worker.device)
+        if restore is not None:
+            self.state.restore(restore, config, self.classes)
+        self.reports: list[tuple[int, dict[str, float]]] = []
+        self.save_at: tuple[int, Path] = save_at or (-1, Path())
+        self.config, self.worker = config, worker
+        spec = MODELS[config.arch]
+
+        def loader(store: Any, center: bool) -> Any:
+            preprocessing = Preprocessing(32, spec.pixel_mean, spec.pixel_std, center)
+            return open_loader(store, preprocessing, num_threads=1, max_batch=config.micro_batch, device=worker.device)
+
+        self.trainer = Trainer(config, self.state, loader(self.train, False), loader(self.val, True), worker, self.report)
+
+    def report(self, metrics: dict[str, float], save: bool) -> None:
+        self.reports.append((self.state.step, metrics))
+        step, folder = self.save_at
+        if save and self.state.step == step and self.worker.rank == 0:
+            self.state.save(folder, self.config, self.classes)
+
+    def run(self) -> Run:
+        self.trainer.run()
+        return self
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {key: value.cpu().clone() for key, value in self.state.model.state_dict().items()}
+
+
+def change(**fields: Any) -> TrainConfig:
+    return dataclasses.replace(SMALL, **fields)
+
+
+def assert_same_updates(start: dict[str, Any], ours: dict[str, Any], oracle: dict[str, Any]) -> None:
+    """Each tensor has moved from `start` as the oracle's has, to a hundredth of the way: fp32 sums in another order."""
+    for key, value in oracle.items():
+        moved = (value - start[key]).norm()
+        assert moved > 0, key
+        assert (ours[key] - value).norm() < 1e-2 * moved, key
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_step_is_sgd_on_the_mean_loss_of_the_global_batch(device: str) -> None:
+    """Against autograd on the whole batch and torch's SGD, with gradient accumulation in pieces of 5."""
+    worker = Worker(device=torch.device(device))
+    run = Run(change(max_steps=3, micro_batch=5, momentum=0.9), worker)
+    oracle = build_state(run.config, 10, worker.device).model
+    optimizer = torch.optim.SGD(oracle.parameters(), lr=0.002, momentum=0.9, weight_decay=5e-4)
+    plan = EpochPlan(40, 0, 0, augmentation(run.config))
+    ends = [0, *plan.step_ends(16).tolist()]
+    batches = [plan.samples[slice(*cut)] for cut in pairwise(ends)]
+    loader = open_loader(
+        run.train, run.trainer.train_loader.preprocessing, num_threads=1, max_batch=16, device=worker.device
+    )
+    for batch in loader.batches(batches):
+        optimizer.zero_grad()
+        cross_entropy(oracle(batch.images), batch.labels).backward()
+        optimizer.step()
+    start = run.weights()
+    assert_same_updates(start, run.run().weights(), oracle.cpu().state_dict())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_validation_counts_every_image_once(device: str) -> None:
+    worker = Worker(device=torch.device(device))
+    run = Run(change(micro_batch=7), worker)
+    model, loader = run.state.model.eval(), run.trainer.val_loader
+    samples = evaluation_samples(np.arange(25), run.config.val_scale or 0)
+    everything = open_loader(run.val, loader.preprocessing, num_threads=1, max_batch=25, device=worker.device)
+    (whole,) = everything.batches([samples])
+    with torch.no_grad():
+        logits = model(whole.images)
+    wrong = (logits.argmax(1) != whole.labels).float().mean().item() * 100
+    ranks = (logits > logits.gather(1, whole.labels[:, None])).sum(1)
+    result = validate(model, loader, run.config, worker)
+    assert result["top1_error"] == pytest.approx(wrong)
+    assert result["top5_error"] == pytest.approx((ranks >= 5).float().mean().item() * 100)
+    assert result["loss"] == pytest.approx(cross_entropy(logits, whole.labels).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_run_resumed_in_mid_epoch_ends_with_the_undisturbed_runs_weights(device: str, tmp_path: Path) -> None:
+    """Bit for bit, with dropout, momentum and metrics; batch norm's statistics too."""
+    if device == "cuda":
+        torch.backends.cudnn.deterministic = True
+    config = change(head="fc", dropout=0.5, batch_norm=True, checkpoint_every=2)
+    worker = Worker(device=torch.device(device))
+    whole = Run(config, worker, save_at=(2, tmp_path)).run()
+    resumed = Run(config, worker, restore=tmp_path)
+    assert (resumed.state.step, resumed.state.epoch, resumed.state.samples) == (2, 0, 26)
+    resumed.run()
+    assert same(whole.weights(), resumed.weights())
+    timed = {"images_per_second", "data_wait_share", "model_flops_utilization"}
+
+    def comparable(run: Run) -> list[Any]:
+        return [(s, {k: v for k, v in m.items() if k not in timed}) for s, m in run.reports if s > 2]
+
+    assert comparable(resumed) == comparable(whole)
+
+
+def test_loss_falls_and_metrics_are_those_of_the_epoch() -> None:
+    run = Run(change(epochs=6, lr=0.01), Worker()).run()
+    losses = [metrics["train/loss"] for _, metrics in run.reports if "train/loss" in metrics]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    first = [metrics for step, metrics in run.reports if step <= 3 and "train/loss" in metrics]
+    (epoch,) = [metrics for step, metrics in run.reports if step == 3 and "val/loss" in metrics]
+    mean = np.average([metrics["train/loss"] for metrics in first], weights=[13, 13, 14])
+    assert epoch["epoch/train_loss"] == pytest.approx(mean, rel=1e-6)
+    assert run.state.epoch == 6
+
+
+def test_a_loss_that_is_not_finite_names_the_step() -> None:
+    with pytest.raises(NonFiniteLoss, match=r"not finite at step [23] .*--lr"):
+        Run(change(lr=1e12, log_every=2, epochs=5), Worker()).run()
+
+
+def test_warm_up_and_drops_reach_the_optimizer() -> None:
+    run = Run(change(warmup_epochs=1.0), Worker()).run()
+    rates = [metrics["lr"] for _, metrics in run.reports if "lr" in metrics]
+    assert rates[:3] == pytest.approx([0.002 * 13 / 40, 0.002 * 26 / 40, 0.002])
+    run = Run(change(patience=1, lr_drops=1, epochs=9, lr=1e-12), Worker()).run()  # nothing is learned: stalls at once
+    rates = [metrics["lr"] for _, metrics in run.reports if "lr" in metrics]
+    assert rates == pytest.approx([1e-12] * 6 + [1e-13] * 3, rel=1e-6)
+    assert run.state.schedule.finished
+
+
+def test_max_steps_stops_there_with_a_validation(tmp_path: Path) -> None:
+    run = Run(change(max_steps=2), Worker(), save_at=(2, tmp_path)).run()
+    assert run.state.step == 2
+    assert "val/top1_error" in run.reports[-1][1]
+    further = Run(change(max_steps=4), Worker(), restore=tmp_path).run()
+    assert same(further.weights(), Run(change(max_steps=4), Worker()).run().weights())
+
+
+def _in_group(rank: int, world: int, folder: str, config: TrainConfig, restore: Path | None) -> None:
+    """One of several workers; rank 0 leaves its weights and reports."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous-{world}", rank=rank, world_size=world)
+    run = Run(config, Worker(rank, world), restore, save_at=(2, Path(folder))).run()
+    if rank == 0:
+        torch.save({"weights": run.weights(), "reports": run.reports}, os.path.join(folder, f"result-{world}.pt"))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_workers_equal_one_and_may_change_on_the_way(tmp_path: Path) -> None:
+    """Same global batch, no batch norm, no dropout; then the two workers' run is taken on by three, in mid-epoch."""
+    config = change(checkpoint_every=2, micro_batch=3)
+    run = Run(config, Worker())
+    start = run.weights()
+    one = run.run()
+    mp.spawn(_in_group, (2, str(tmp_path), config, None), nprocs=2)
+    two = torch.load(tmp_path / "result-2.pt", weights_only=True)
+    mp.spawn(_in_group, (3, str(tmp_path), config, tmp_path), nprocs=3)
+    three = torch.load(tmp_path / "result-3.pt", weights_only=True)
+    assert_same_updates(start, two["weights"], one.weights())
+    assert_same_updates(start, three["weights"], one.weights())
+    for several in (two["reports"], three["reports"]):
+        mine = {step: m for step, m in several if "val/loss" in m}
+        alone = {step: m for step, m in one.reports if "val/loss" in m}
+        for step in mine.keys() & alone.keys():
+            for name in alone[step]:
+                assert mine[step][name] == pytest.approx(alone[step][name], rel=1e-3), (step, name)
+    steps = [step for step, m in three["reports"] if "train/loss" in m]
+    assert steps == [3, 4, 5, 6]
+
+
+def test_restoring_another_nets_checkpoint_is_refused(tmp_path: Path) -> None:
+    run = Run(change(max_steps=1), Worker(), save_at=(1, tmp_path)).run()
+    state: TrainState = build_state(change(arch="B"), 10, torch.device("cpu"))
+    with pytest.raises(ValueError, match="arch A, not B"):
+        state.restore(tmp_path, change(arch="B"), run.classes)
+    with pytest.raises(ValueError, match="classes"):
+        run.state.restore(tmp_path, run.config, run.classes[:-1])
+    for name in ("model.safetensors", "state.pt", "config.json"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match=f"{name} is damaged"):
+            run.state.restore(tmp_path, run.config, run.classes)
+        (tmp_path / name).write_bytes(content)

@@ -1,0 +1,241 @@
+"""Both loaders against torchvision's transforms on the same plan, on what collections really hold, and on bad files."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms import functional
+
+from pipelines.dali import DaliLoader
+from pipelines.loader import IGNORED_LABEL, Batch, Loader, Preprocessing, open_loader
+from pipelines.plan import FILLER, Augmentation, EpochPlan, Samples, evaluation_samples
+from pipelines.reference import ReferenceLoader
+from pipelines.store import SampleStore, open_store
+
+CPU = torch.device("cpu")
+MEAN = (123.68, 116.779, 103.939)
+LOADERS = (DaliLoader, ReferenceLoader)
+DEVICES = [CPU, pytest.param(torch.device("cuda"), marks=pytest.mark.gpu)]
+
+
+class Images(SampleStore):
+    """A store of images in memory."""
+
+    def __init__(self, encoded: list[bytes]) -> None:
+        self.encoded = encoded
+        self.labels = np.arange(len(encoded))
+        self.class_names = [str(label) for label in self.labels]
+
+    def read(self, index: int) -> bytes:
+        return self.encoded[index]
+
+    def length(self, index: int) -> int:
+        return len(self.encoded[index])
+
+    def name(self, index: int) -> str:
+        return f"image-{index}"
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        return None
+
+    def subset(self, indices: np.ndarray) -> Images:
+        return Images([self.encoded[index] for index in indices])
+
+
+def make(kind: type[Loader], store: SampleStore, preprocessing: Preprocessing, device: torch.device = CPU) -> Loader:
+    return kind(store, preprocessing, 2, device, 16) if kind is DaliLoader else kind(store, preprocessing, 2, device)
+
+
+def load(loader: Loader, samples: Samples, size: int = 16) -> Batch:
+    batches = list(loader.batches([samples[k : k + size] for k in range(0, len(samples), size)]))
+    return Batch(torch.cat([b.images for b in batches]).cpu(), torch.cat([b.labels for b in batches]).cpu())
+
+
+def by_torchvision(store: SampleStore, samples: Samples, preprocessing: Preprocessing) -> torch.Tensor:
+    """Decode, Resize, crop, flip, shift, normalise, with torchvision's functions on whole images."""
+    size, images = preprocessing.image_size, []
+    for k in range(len(samples)):
+        image = Image.open(io.BytesIO(store.read(int(samples.index[k])))).convert("RGB")
+        image = functional.resize(image, int(samples.scale[k]), antialias=True)
+        if preprocessing.pad:
+            image = functional.pad(image, [preprocessing.pad])
+        if preprocessing.center:
+            image = functional.center_crop(image, size)
+        else:
+            height, width = image.height - size + 1, image.width - size + 1
+            image = functional.crop(
+                image, int(samples.position[k, 0] * height), int(samples.position[k, 1] * width), size, size
+            )
+        if samples.flip[k]:
+            image = functional.hflip(image)
+        pixels = functional.pil_to_tensor(image).float() + torch.from_numpy(samples.shift[k])[:, None, None]
+        images.append(
+            (pixels - torch.tensor(preprocessing.mean)[:, None, None]) / torch.tensor(preprocessing.std)[:, None, None]
+        )
+    return torch.stack(images)
+
+
+def encode(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def photo(height: int = 300, width: int = 400, seed: int = 0) -> Image.Image:
+    """A smooth random picture: noise at several scales, as photographs have."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        np.asarray(
+            Image.fromarray(rng.integers(0, 256, (n, n, 3), dtype=np.uint8)).resize(
+                (width, height), Image.Resampling.BICUBIC
+            )
+        )
+        for n in (3, 9, 40)
+    ]
+    return Image.fromarray(np.mean(layers, axis=0).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_real_photographs_as_torchvision_resizes_and_crops_them(
+    kind: type[Loader], device: torch.device, imagenet_samples: list[Path]
+) -> None:
+    store = Images([path.read_bytes() for path in imagenet_samples[::8]])
+    preprocessing = Preprocessing(224, MEAN, (1.0, 1.0, 1.0))
+    samples = EpochPlan(len(store), 0, 0, Augmentation((256, 512))).samples
+    batch = load(make(kind, store, preprocessing, device), samples)
+    error = (batch.images - by_torchvision(store, samples, preprocessing)).abs().mean(dim=(1, 2, 3))
+    # Grey levels of 255. nvJPEG's inverse DCT is its own, so a GPU differs by a little more.
+    mean, worst = {ReferenceLoader: (1e-4, 1e-4), DaliLoader: (0.25, 1.0) if device == CPU else (0.5, 2.0)}[kind]
+    assert error.mean() < mean
+    assert error.max() < worst
+    assert batch.labels.tolist() == samples.index.tolist()
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_central_crops_for_validation(kind: type[Loader], imagenet_samples: list[Path]) -> None:
+    store = Images([path.read_bytes() for path in imagenet_samples[::40]])
+    preprocessing = Preprocessing(224, MEAN, (58.4, 57.1, 57.4), center=True)
+    samples = evaluation_samples(np.arange(len(store)), 256)
+    expected = by_torchvision(store, samples, preprocessing)
+    assert (load(make(kind, store, preprocessing), samples).images - expected).abs().mean() * 57 < 0.25
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_padding_as_for_cifar(kind: type[Loader]) -> None:
+    rng = np.random.default_rng(0)
+    store = Images([encode(photo(32, 32, seed)) for seed in range(64)])
+    preprocessing = Preprocessing(32, MEAN, (1.0, 1.0, 1.0), pad=4)
+    samples = EpochPlan(64, int(rng.integers(100)), 0, Augmentation((32, 32))).samples
+    batch = load(make(kind, store, preprocessing), samples)
+    torch.testing.assert_close(batch.images, by_torchvision(store, samples, preprocessing), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_what_image_collections_really_hold_comes_out_as_pil_decodes_it(kind: type[Loader]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees; torchvision leaves it so
+    picture = photo()
+    images = {
+        "plain": encode(picture, quality=90),
+        "progressive": encode(picture, progressive=True),
+        "no chroma subsampling": encode(picture, subsampling=0),
+        "grey": encode(picture.convert("L")),
+        "cmyk": encode(picture.convert("CMYK")),
+        "exif": encode(picture, exif=exif),
+        "png named .JPEG": encode(picture, "PNG"),
+        "palette png": encode(picture.convert("P"), "PNG"),
+        "alpha png": encode(ImageOps.expand(picture.convert("RGBA"), 5), "PNG"),
+        "grey png": encode(picture.convert("L"), "PNG"),
+        "bmp": encode(picture, "BMP"),
+        "webp": encode(picture, "WEBP", lossless=True),
+        "panorama": encode(photo(256, 2000)),
+        "tiny": encode(photo(20, 30)),
+    }
+    store = Images(list(images.values()))
+    preprocessing = Preprocessing(224, MEAN, (1.0, 1.0, 1.0))
+    samples = EpochPlan(len(store), 1, 0, Augmentation((256, 300))).samples
+    error = (load(make(kind, store, preprocessing), samples).images - by_torchvision(store, samples, preprocessing)).abs()
+    names = list(images)
+    for index, difference in zip(samples.index.tolist(), error.mean(dim=(1, 2, 3)).tolist(), strict=True):
+        assert difference < 0.6, names[index]
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_grey_nets_get_the_luma(kind: type[Loader]) -> None:
+    pictures = [photo(32, 32, seed) for seed in range(4)]
+    store = Images([encode(picture, "PNG") for picture in pictures])
+    preprocessing = Preprocessing(32, (33.3,), (78.6,), center=True)
+    batch = load(make(kind, store, preprocessing), evaluation_samples(np.arange(4), 32))
+    expected = np.stack([np.asarray(picture.convert("L"), np.float32) for picture in pictures])[:, None]
+    np.testing.assert_allclose(batch.images.numpy() * 78.6 + 33.3, expected, atol=1.0)
+
+
+def corrupted() -> tuple[Images, set[int]]:
+    """20 images of which six cannot be decoded."""
+    encoded = [encode(photo(seed=seed)) for seed in range(20)]
+    noise = np.random.default_rng(0).bytes(5000)
+    bad = {2: b"", 3: encoded[3][:2000], 9: noise, 10: encoded[10][:300], 16: b"<html>404</html>", 19: encoded[19][:-5000]}
+    for index, content in bad.items():
+        encoded[index] = content
+    return Images(encoded), set(bad)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_images_that_cannot_be_decoded_are_named_and_left_out(
+    kind: type[Loader], device: torch.device, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, bad = corrupted()
+    preprocessing = Preprocessing(224, MEAN, (1.0, 1.0, 1.0))
+    samples = EpochPlan(len(store), 0, 0, Augmentation((256, 256))).samples
+    loader = make(kind, store, preprocessing, device)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):  # an epoch, and the next one, which knows them
+            batch = load(loader, samples, size=3)
+            assert {int(index) for index in samples.index[(batch.labels == IGNORED_LABEL).numpy()]} == bad
+            assert (batch.images[batch.labels == IGNORED_LABEL] == 0).all()
+    assert set(loader.bad_images) == bad
+    assert len(caplog.records) == len(bad)
+    for index in bad:
+        assert f"image-{index}:" in caplog.text
+    good = np.array([index not in bad for index in samples.index])
+    kept = Samples(samples.index[good], samples.scale[good], samples.position[good], samples.flip[good], samples.shift[good])
+    error = batch.images[torch.from_numpy(good)] - by_torchvision(store, kept, preprocessing)
+    assert error.abs().mean() < 0.5
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_batch_of_nothing_but_bad_images_and_fillers(kind: type[Loader]) -> None:
+    store, bad = corrupted()
+    loader = make(kind, store, Preprocessing(64, MEAN, (1.0, 1.0, 1.0)))
+    whole = evaluation_samples(np.array(sorted(bad)), 64)
+    last = evaluation_samples(np.array([0]), 64)
+    labels = [batch.labels.tolist() for batch in loader.batches([FILLER, whole, last, FILLER])]
+    assert labels == [[IGNORED_LABEL], [IGNORED_LABEL] * len(bad), [0], [IGNORED_LABEL]]
+    assert set(loader.bad_images) == bad
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_walk_given_up_half_way_does_not_disturb_the_next(kind: type[Loader]) -> None:
+    store = Images([encode(photo(64, 64, seed)) for seed in range(40)])
+    loader = make(kind, store, Preprocessing(32, MEAN, (1.0, 1.0, 1.0)))
+    samples = EpochPlan(40, 0, 0, Augmentation((40, 64))).samples
+    whole = load(loader, samples, size=4)
+    walk = loader.batches([samples[k : k + 4] for k in range(0, 40, 4)])
+    next(walk)
+    walk.close()
+    assert torch.equal(load(loader, samples, size=4).images, whole.images)
+
+
+def test_open_loader_takes_dali_here() -> None:
+    store = open_store("synthetic:train=10,val=8", "train")
+    loader = open_loader(store, Preprocessing(32, MEAN, (1.0,) * 3), num_threads=1, max_batch=4, device=CPU)
+    assert isinstance(loader, DaliLoader)
+    assert load(loader, evaluation_samples(np.arange(8), 36), size=4).images.shape == (8, 3, 32, 32)
