@@ -9,11 +9,12 @@ This is the only file that imports DALI. Measured by `python -m vgg_dist.benchma
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import nvidia.dali.fn as fn
@@ -27,6 +28,9 @@ from pipelines.plan import Samples
 from pipelines.store import SampleStore
 from pipelines.window import DecodeWindow, decode_window
 
+T = TypeVar("T")
+
+CHUNK = 8  # images of a batch that a thread is given at a time
 READ_AHEAD = 2  # batches whose files are being read
 IN_FLIGHT = 2  # batches that DALI has been given and has not returned
 
@@ -60,6 +64,7 @@ class DaliLoader(Loader):
         self._prepared: Iterator[Prepared] = iter(())  # what `_source` gives DALI next,
         self._again: deque[Prepared] = deque()  # after these, which a broken pipeline had been given already
         self._in_flight: deque[Prepared] = deque()  # what it was given and has not returned
+        self._buffers: list[NDArray[np.float32]] = []
 
     def batches(self, micro_batches: Iterable[Samples]) -> Iterator[Batch]:
         """One batch for each element of `micro_batches`, in order, prepared ahead in the background."""
@@ -140,8 +145,7 @@ class DaliLoader(Loader):
                 self.skip(index, error)
                 return None
 
-        # Local files come from the page cache faster than a thread can be handed them; only what is slow gains by threads.
-        images = list(workers.map(read, samples.index.tolist()))
+        images = _in_chunks(workers, read, samples.index.tolist())
         rows = np.array([row for row, image in enumerate(images) if image is not None], np.int64)
         return self._windowed(samples, rows, [image for image in images if image is not None])
 
@@ -164,29 +168,40 @@ class DaliLoader(Loader):
             images = torch.zeros((n, size, size, channels), device=self.device)
             images[torch.from_numpy(good).to(self.device)] = self._from_gpu(prepared, decoded)
             return Batch(images.permute(0, 3, 1, 2), labels)
-        # NumPy asks the kernel for huge pages; a fresh batch of 4 kB pages costs as much as the arithmetic.
-        out = np.empty((n, size, size, channels), np.float32)
+        out = self._buffer()[:n]
         out[~good] = 0.0
 
         def crop(k: int) -> None:
             row = prepared.rows[k]
-            pixels = self._crop(prepared, k, np.asarray(decoded[k]))
-            flipped = pixels[:, ::-1] if prepared.samples.flip[row] else pixels
-            self.preprocessing.normalize_into(np.ascontiguousarray(flipped), prepared.samples.shift[row], out[row])
+            pixels = self._crop(prepared, k, np.asarray(decoded[k]), bool(prepared.samples.flip[row]))
+            self.preprocessing.normalize_into(pixels, prepared.samples.shift[row], out[row])
 
-        list(workers.map(crop, range(len(prepared.rows))))
+        _in_chunks(workers, crop, range(len(prepared.rows)))
         return Batch(torch.from_numpy(out).permute(0, 3, 1, 2), labels)
 
-    def _crop(self, prepared: Prepared, k: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _buffer(self) -> NDArray[np.float32]:
+        """Memory for a batch (max_batch, size, size, channels): an earlier batch's, once nobody holds that one any more.
+
+        The page faults of fresh memory cost more than all the arithmetic on it.
+        """
+        for buffer in self._buffers:
+            if sys.getrefcount(buffer) == 3:  # the list, the loop's name, the argument: no batch
+                return buffer
+        size = self.preprocessing.image_size
+        self._buffers.append(np.empty((self.max_batch, size, size, self.preprocessing.channels), np.float32))
+        return self._buffers[-1]
+
+    def _crop(self, prepared: Prepared, k: int, pixels: NDArray[np.uint8], flip: bool) -> NDArray[np.uint8]:
         """Image k's crop (size, size, 3) from its decoded window."""
-        size, window = self.preprocessing.image_size, prepared.window
+        size = self.preprocessing.image_size
         if not self.preprocessing.pad:
-            return resize_window(pixels, window, k, size)
+            return resize_window(pixels, prepared.window, k, size, flip)
         (height, width), pad = prepared.resized[k].tolist(), self.preprocessing.pad
         whole = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
         bordered = np.pad(np.asarray(whole), ((pad, pad), (pad, pad), (0, 0)))
         top, left = (prepared.corner[k] + pad).tolist()
-        return bordered[top : top + size, left : left + size]
+        crop = bordered[top : top + size, left : left + size]
+        return np.ascontiguousarray(crop[:, ::-1] if flip else crop)
 
     def _from_gpu(self, prepared: Prepared, decoded: Any) -> torch.Tensor:
         from nvidia.dali.plugin.pytorch import feed_ndarray
@@ -211,20 +226,29 @@ class DaliLoader(Loader):
         return self._windowed(prepared.samples, np.array(keep, np.int64), images)
 
 
-def resize_window(pixels: NDArray[np.uint8], window: DecodeWindow, k: int, size: int) -> NDArray[np.uint8]:
-    """The k-th window's crop (size, size, 3) from its decoded pixels (h, w, 3)."""
+def _in_chunks(workers: ThreadPoolExecutor, work: Callable[[int], T], items: Sequence[int]) -> list[T]:
+    """`work` of each item, in order; CHUNK items a task, as handing over a task takes longer than reading a cached file."""
+    chunks = (items[k : k + CHUNK] for k in range(0, len(items), CHUNK))
+    return [result for results in workers.map(lambda chunk: [work(item) for item in chunk], chunks) for result in results]
+
+
+def resize_window(pixels: NDArray[np.uint8], window: DecodeWindow, k: int, size: int, flip: bool) -> NDArray[np.uint8]:
+    """The k-th window's crop (size, size, 3), mirrored or not, from its decoded pixels (h, w, 3)."""
     (down, right), (top, left) = window.void[k].tolist(), window.lead[k].tolist()
     height, width, _ = pixels.shape
     if down + height == top + size or right + width == left + size:
         # torch's kernel takes equal input and output sizes for "nothing to do", whatever the ratio.
         box = (window.roi_start[k, 1], window.roi_start[k, 0], window.roi_end[k, 1], window.roi_end[k, 0])
-        return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=box))
+        exact = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=box))
+        return np.ascontiguousarray(exact[:, ::-1]) if flip else exact
     canvas = np.empty((down + height, right + width, 3), np.uint8)
     canvas[down:, right:] = pixels
     planes = torch.from_numpy(canvas).permute(2, 0, 1)[None]
     zoom = (1.0 / window.ratio[k]).tolist()
     resized = torch.ops.aten._upsample_bilinear2d_aa(planes, [top + size, left + size], False, *zoom)
-    return resized[0].permute(1, 2, 0).numpy()[top:, left:]
+    crop = resized[:, :, top:, left:]
+    crop = crop.flip(3) if flip else crop.contiguous(memory_format=torch.channels_last)
+    return crop[0].permute(1, 2, 0).numpy()
 
 
 def _rows(samples: Samples, rows: NDArray[np.int64]) -> Samples:

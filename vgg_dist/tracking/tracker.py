@@ -69,9 +69,7 @@ class _RunMetrics:
 
     def last_steps(self) -> dict[str, int]:
         """One request: a run carries the latest point of each metric (`run.data.metrics` leaves its step out)."""
-        return {
-            metric.key: metric.step for metric in self._connected().get_run(self.run.run_id).data.to_proto().metrics
-        }
+        return {metric.key: metric.step for metric in self._connected().get_run(self.run.run_id).data.to_proto().metrics}
 
     def write(self, records: Sequence[Record]) -> None:
         """A database takes a request as one transaction, and skips a point that it has already."""
