@@ -68,7 +68,7 @@ def open_ilsvrc(folder: Path) -> tuple[ShardStore, ShardStore]:
 
 def read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
     """The development kit: ILSVRC2012_ID -> WordNet id of each class, and the id of each validation image, by name."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io import loadmat
 
     try:
         with tarfile.open(path) as kit:

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline, pipeline_def, types
 from PIL import Image
 
-from pipelines.loader import Batch, Loader, Preprocessing, prefetch
+from pipelines.batch import Batch, Loader, Preprocessing, prefetch
 from pipelines.plan import Samples
-from pipelines.store import SampleStore
+from pipelines.samples import SampleStore
 from pipelines.window import DecodeWindow, decode_window
 
 T = TypeVar("T")

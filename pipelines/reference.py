@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import functional
 
-from pipelines.loader import Batch, Loader, prefetch
+from pipelines.batch import Batch, Loader, prefetch
 from pipelines.plan import Samples
 
 

@@ -15,7 +15,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.functional import cross_entropy
 
-from pipelines.loader import Preprocessing, open_loader
+from pipelines.batch import Preprocessing
+from pipelines.loader import open_loader
 from pipelines.plan import EpochPlan, evaluation_samples
 from pipelines.store import open_splits
 from vgg_dist.checkpoint import TrainState

@@ -12,11 +12,13 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import functional
 
+from pipelines.batch import IGNORED_LABEL, Batch, Loader, Preprocessing
 from pipelines.dali import DaliLoader
-from pipelines.loader import IGNORED_LABEL, Batch, Loader, Preprocessing, open_loader
+from pipelines.loader import open_loader
 from pipelines.plan import FILLER, Augmentation, EpochPlan, Samples, evaluation_samples
 from pipelines.reference import ReferenceLoader
-from pipelines.store import SampleStore, open_store
+from pipelines.samples import SampleStore
+from pipelines.store import open_store
 
 CPU = torch.device("cpu")
 MEAN = (123.68, 116.779, 103.939)

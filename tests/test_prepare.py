@@ -59,7 +59,7 @@ def make_tree(root: Path, files: dict[str, bytes]) -> Path:
 @pytest.fixture(scope="module")
 def ilsvrc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Miniatures of the three official files, of the very same structure."""
-    from scipy.io import savemat  # type: ignore[import-untyped]
+    from scipy.io import savemat
 
     folder = tmp_path_factory.mktemp("ilsvrc")
     classes = {}

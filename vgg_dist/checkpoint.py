@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import safetensors
@@ -107,18 +106,18 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def local_checkpoint(location: str) -> Iterator[Path]:
+def local_checkpoint(location: str, flag: str) -> Iterator[Path]:
     """The checkpoint at `location` as a local folder: a run's folder (its last checkpoint) or a checkpoint's, path or URL.
 
-    ValueError, one line, if there is none.
+    ValueError, one line that begins with `flag`, if there is none.
     """
     filesystem, path = fsspec.core.url_to_fs(location)
     if not filesystem.exists(path):
-        raise ValueError(f"{location} does not exist: expected a run's folder or a checkpoint")
+        raise ValueError(f"{flag} {location}: does not exist; expected a run's folder or a checkpoint")
     if not filesystem.exists(f"{path}/{CONFIG}"):
         found = sorted(entry for entry in filesystem.ls(path, detail=False) if filesystem.exists(f"{entry}/{CONFIG}"))
         if not found:
-            raise ValueError(f"{location} holds no checkpoint: neither it nor a folder in it has a {CONFIG}")
+            raise ValueError(f"{flag} {location}: no checkpoint; neither it nor a folder in it has a {CONFIG}")
         path = found[-1]
     if isinstance(filesystem, fsspec.implementations.local.LocalFileSystem):
         yield Path(path)
@@ -132,8 +131,3 @@ def local_checkpoint(location: str) -> Iterator[Path]:
 def checkpoint_name(step: int) -> str:
     """The folder name of the checkpoint at a step; names sort by step."""
     return f"checkpoint-{step:09d}"
-
-
-def describe(state: TrainState) -> dict[str, Any]:
-    """Where a run stands, for messages."""
-    return {name: getattr(state, name) for name in ("epoch", "step", "samples")}

@@ -149,7 +149,7 @@ class TrainConfig:
         for field, value in (("dropout", self.dropout), ("momentum", self.momentum)):
             if value >= 1:
                 raise ValueError(f"{flag(field)} {value}: must be less than 1")
-        if self.lr <= 0:
+        if not self.lr > 0:  # NaN is refused too
             raise ValueError(f"--lr {self.lr}: must be more than 0")
         if self.num_workers and self.num_workers > self.global_batch:
             raise ValueError(
@@ -176,6 +176,10 @@ class TrainConfig:
         """The inverse of `to_dict`, also after JSON made lists of the tuples."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)
+
+
+class TrainingError(RuntimeError):
+    """A run that was started and failed; the message is one line for the user."""
 
 
 def flag(field: str) -> str:

@@ -23,14 +23,11 @@ import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from vgg_dist.config import TrainConfig
+from vgg_dist.checkpoint import local_checkpoint
+from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.tracking import Record, TrackedRun, Tracker, finish_run, log_model, open_run, resolve_tracking_uri, ui_hint
 
 SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server that is away
-
-
-class TrainingError(RuntimeError):
-    """A run that failed; the message is one line for the user."""
 
 
 def run_training(config: TrainConfig) -> dict[str, float]:
@@ -39,6 +36,10 @@ def run_training(config: TrainConfig) -> dict[str, float]:
     ValueError for a setting or data that cannot be; TrainingError for a run that failed.
     """
     _check_storage(config.storage_path)
+    if config.init_from is not None and "RAY_ADDRESS" not in os.environ:
+        with local_checkpoint(config.init_from, "--init-from"):
+            pass
+    print("vgg_dist.train: starting Ray and its workers", flush=True)
     start_ray()
     resources = worker_resources(config)
     config = config.with_workers(len(resources))

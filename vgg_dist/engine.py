@@ -22,7 +22,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from pipelines.loader import IGNORED_LABEL, Batch, Loader
+from pipelines.batch import IGNORED_LABEL, Batch, Loader
 from pipelines.plan import Augmentation, EpochPlan, Samples, Step, evaluation_samples
 from vgg_dist.checkpoint import TrainState, local_checkpoint, read_weights
 from vgg_dist.config import TrainConfig
@@ -60,7 +60,7 @@ def build_state(config: TrainConfig, num_classes: int, device: torch.device) -> 
     )
     initialize(model, config.init, std=config.init_std, generator=torch.Generator().manual_seed(config.seed))
     if config.init_from is not None:
-        with local_checkpoint(config.init_from) as folder:
+        with local_checkpoint(config.init_from, "--init-from") as folder:
             init_from_shallower(model, read_weights(folder))
     model = model.to(device).to(memory_format=torch.channels_last)
     schedule = PlateauSchedule(config.lr, config.patience, config.lr_drops, config.warmup_epochs)

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.loader import IGNORED_LABEL
+from pipelines.batch import IGNORED_LABEL
 
 
 class ErrorSums:

@@ -9,36 +9,34 @@ The same --storage-path and --name again resume a run from its last checkpoint.
 from __future__ import annotations
 
 import os
-import sys
 
 import tyro
 
-from vgg_dist.config import TrainConfig
+from pipelines.command import fail, one_line_errors
+from pipelines.store import open_splits
+from vgg_dist.config import TrainConfig, TrainingError
 
 
 def main() -> None:
     """The command line."""
-    config = tyro.cli(TrainConfig, prog="python -m vgg_dist.train", description=__doc__)
+    with one_line_errors("vgg_dist.train"):
+        config = tyro.cli(TrainConfig, prog="python -m vgg_dist.train", description=__doc__)
     try:
         train(config)
-    except (ValueError, RuntimeError) as error:
-        if isinstance(error, ValueError) or type(error).__name__ == "TrainingError":
-            sys.exit(f"vgg_dist.train: {error}")
-        raise
+    except (ValueError, TrainingError) as error:
+        fail("vgg_dist.train", error)
 
 
 def train(config: TrainConfig) -> dict[str, float]:
     """Runs a training to its end and returns the last validation metrics.
 
-    ValueError for a setting or data that cannot be; driver.TrainingError for a run that failed. What can be found wrong is
-    found before anything is started.
+    ValueError for a setting or data that cannot be; TrainingError for a run that failed. What can be found wrong is found
+    before anything is started.
     """
     config = config.resolved()
-    from pipelines.store import open_splits
-
     if "RAY_ADDRESS" not in os.environ:  # on a cluster the data may be where the workers are, and only there
         open_splits(config.data)
-    print("vgg_dist.train: starting Ray and its workers", flush=True)
+    # In here, so that --help and mistakes do not wait for the import of torch and Ray.
     from vgg_dist.driver import run_training
 
     return run_training(config)

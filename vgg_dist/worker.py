@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
 
-from pipelines.loader import Preprocessing, open_loader
+from pipelines.batch import Preprocessing
+from pipelines.loader import open_loader
 from pipelines.store import open_splits
 from vgg_dist.checkpoint import checkpoint_name
 from vgg_dist.config import TrainConfig

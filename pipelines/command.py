@@ -1,0 +1,32 @@
+"""What the commands have in common: a user's mistake is one line on stderr and exit status 2."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def one_line_errors(command: str) -> Iterator[None]:
+    """For the parsing of a command line: tyro's drawn boxes become one line, ValueErrors too."""
+    boxes = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(boxes):
+            yield
+    except ValueError as error:
+        fail(command, error)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # The box's title, the message, and under a rule where to find help.
+        message = re.split(r"^│ ─+", boxes.getvalue(), maxsplit=1, flags=re.MULTILINE)[0].splitlines()[1:]
+        fail(command, " ".join(line.strip("│╭╮╰╯─ ") for line in message).strip() + " (--help explains all flags)")
+
+
+def fail(command: str, error: object) -> None:
+    """Ends the process with one line and status 2."""
+    print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,38 @@
+"""The error sums against NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from pipelines.batch import IGNORED_LABEL
+from vgg_dist.metrics import ErrorSums
+
+
+@pytest.mark.parametrize("classes", [3, 5, 1000])
+def test_errors_and_loss_against_numpy(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    sums, all_logits, all_labels = ErrorSums(torch.device("cpu")), [], []
+    for size in (7, 1, 64):
+        logits, labels = rng.normal(size=(size, classes)).astype(np.float32), rng.integers(0, classes, size)
+        labels[rng.random(size) < 0.2] = IGNORED_LABEL
+        tensors = torch.from_numpy(logits), torch.from_numpy(labels)
+        sums.add(*tensors, cross_entropy(*tensors, reduction="sum"))
+        all_logits.append(logits[labels >= 0])
+        all_labels.append(labels[labels >= 0])
+    logits, labels = np.concatenate(all_logits), np.concatenate(all_labels)
+    ranks = (logits > np.take_along_axis(logits, labels[:, None], 1)).sum(1)
+    losses = np.log(np.exp(logits.astype(np.float64)).sum(1)) - logits[np.arange(len(labels)), labels]
+    result = sums.result()
+    assert sums.images == len(labels)
+    assert result["top1_error"] == pytest.approx(100 * (ranks >= 1).mean())
+    assert result["top5_error"] == pytest.approx(100 * (ranks >= 5).mean())
+    assert result["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_no_images_is_not_a_number() -> None:
+    assert all(math.isnan(value) for value in ErrorSums(torch.device("cpu")).result().values())

@@ -1,0 +1,260 @@
+"""The command end to end: on a real Ray cluster with token authentication, as jobs, killed and resumed; and its errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "--arch",
+    "A",
+    "--head",
+    "fc",
+    "--image-size",
+    "32",
+    "--data",
+    "synthetic:train=120,val=30,size=40",
+    "--global-batch",
+    "16",
+    "--micro-batch",
+    "16",
+    "--lr",
+    "0.002",
+    "--precision",
+    "fp32",
+    "--log-every",
+    "1",
+    "--epochs",
+    "2",
+]
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "vgg_dist.train", *flags]
+
+
+def run(*flags: str, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*flags), capture_output=True, text=True, env=os.environ | (env or {}), cwd=cwd, timeout=500
+    )
+
+
+# Mistakes that show before anything is started.
+
+
+def jpeg(path: Path, content: bytes | None = None) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content is None:
+        Image.effect_noise((40, 40), 50).convert("RGB").save(path)
+    else:
+        path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data folders with something wrong."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "empty").mkdir()
+    for name in ("one-class", "new-class", "good"):
+        for split in ("train", "val"):
+            jpeg(root / name / split / "cat" / "1.jpg")
+    for name in ("new-class", "good"):
+        for split in ("train", "val"):
+            jpeg(root / name / split / "dog" / "1.jpg")
+    jpeg(root / "new-class" / "val" / "owl" / "1.jpg")
+    (root / "file").write_text("not a folder")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--arch", "F"], ["--arch", "A-LRN", "zfnet"]),
+        (["--learning-rate", "1"], ["--learning-rate"]),
+        (["--image-size", "31"], ["--image-size 31", "32"]),
+        (["--data", "{}/missing"], ["missing"]),
+        (["--data", "{}/empty"], ["empty"]),
+        (["--data", "{}/one-class"], ["one-class", "class"]),
+        (["--data", "{}/new-class"], ["owl"]),
+        (["--data", "synthetic:trian=3"], ["trian"]),
+        (["--data", "{}/good", "--storage-path", "{}/file/runs"], ["--storage-path", "file/runs"]),
+        (["--data", "{}/good", "--init-from", "{}/empty"], ["--init-from", "empty"]),
+        (["--data", "{}/good", "--tracking-uri", "http://127.0.0.1:9"], ["--tracking-uri", "127.0.0.1:9"]),
+        (["--data", "{}/good", "--tracking-uri", "ftp://host"], ["--tracking-uri", "ftp://host"]),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_started(
+    flags: list[str], words: list[str], folders: Path, tmp_path: Path
+) -> None:
+    result = run(*(flag.format(folders) for flag in flags), cwd=tmp_path)
+    assert result.returncode not in (0, None)
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr
+    assert not list(tmp_path.glob("runs/*/*")), "something was left behind"
+    mine = [line for line in result.stderr.splitlines() if "Ray" not in line and "ray" not in line]
+    assert len(mine) == 1, result.stderr
+    assert mine[0].startswith("vgg_dist.train: ")
+
+
+# On a cluster.
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """`ray start --head` with token authentication, three CPUs wide; yields what a client of it has in its environment."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    folder = Path(tmp_path_factory.mktemp("ray"))
+    temporary = Path(f"/tmp/vgg{os.getpid()}")  # short: Ray's sockets lie in there
+    env = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+        "RAY_ADDRESS": "http://127.0.0.1:8299",
+        "VGG_DIST_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    start = [ray, "start", "--head", "--port", "6399", "--dashboard-port", "8299", "--num-cpus", "3", "--num-gpus", "0"]
+    start += ["--temp-dir", str(temporary), "--disable-usage-stats"]
+    bare = {key: value for key, value in (os.environ | env).items() if key != "RAY_ADDRESS"}
+    subprocess.run(start, env=bare, check=True, capture_output=True, timeout=180)
+    yield env
+    subprocess.run([ray, "stop", "--force"], env=bare, check=False, capture_output=True, timeout=120)
+    subprocess.run(["rm", "-rf", str(temporary)], check=False)
+
+
+def driver(cluster: dict[str, str]) -> dict[str, str]:
+    """The environment of a training started beside the cluster rather than as a job."""
+    return cluster | {"RAY_ADDRESS": "127.0.0.1:6399"}
+
+
+def weights(run_folder: Path) -> dict[str, torch.Tensor]:
+    last = sorted(run_folder.glob("checkpoint-*"))[-1]
+    return safetensors.torch.load_file(last / "model.safetensors")
+
+
+def logged(storage: Path, name: str) -> dict[str, list[int]]:
+    """Metric -> the steps that MLflow's database has of it, in the order of writing."""
+    import sqlite3
+
+    with sqlite3.connect(storage / "mlflow.db") as database:
+        rows = database.execute(
+            "select key, step from metrics join runs using (run_uuid)"
+            " where name = ? and key not like 'system/%' order by timestamp",
+            (name,),
+        ).fetchall()
+    steps: dict[str, list[int]] = {}
+    for key, step in rows:
+        steps.setdefault(key, []).append(step)
+    return steps
+
+
+def kill_in_mid_epoch(flags: list[str], env: dict[str, str], run_folder: Path) -> None:
+    """Starts a training, and SIGKILLs its driver and its workers once a checkpoint within an epoch is there."""
+    process = subprocess.Popen(
+        command(*flags), env=os.environ | env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 400
+    while not any((path / "config.json").exists() for path in run_folder.glob("checkpoint-*")):
+        assert process.poll() is None, process.communicate()[0].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith((b"ray::RayTrainWorker", b"ray::TrainController")):
+            os.kill(int(folder.name), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run on two workers, as a job with the token; its storage folder."""
+    storage = Path(tmp_path_factory.mktemp("runs"))
+    ray = str(Path(sys.executable).with_name("ray"))
+    flags = [*SMALL, "--num-workers", "2", "--storage-path", str(storage), "--name", "whole"]
+    submit = [ray, "job", "submit", "--", *command(*flags)]
+    refused = subprocess.run(
+        submit, env=os.environ | cluster | {"RAY_AUTH_TOKEN": "0" * 64}, capture_output=True, text=True, timeout=120
+    )
+    assert refused.returncode != 0
+    job = subprocess.run(submit, env=os.environ | cluster, capture_output=True, text=True, timeout=500)
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert "succeeded" in job.stdout
+    assert "top-1 error" in job.stdout
+    return storage
+
+
+@pytest.mark.ray
+def test_a_job_trains_and_is_tracked(undisturbed: Path) -> None:
+    steps = logged(undisturbed, "whole")
+    assert steps["train/loss"] == list(range(1, 17))
+    assert steps["val/top1_error"] == [8, 16]
+    described = json.loads((sorted(undisturbed.glob("whole/checkpoint-*"))[-1] / "config.json").read_text())
+    assert described["config"]["num_workers"] == 2
+    assert len(described["class_names"]) == 10
+    artifacts = {path.name for path in undisturbed.rglob("*") if path.is_file()}
+    assert "learning_curves.png" in artifacts
+    assert "MLmodel" in artifacts
+
+
+@pytest.mark.ray
+def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(
+    cluster: dict[str, str], undisturbed: Path, tmp_path: Path
+) -> None:
+    flags = [*SMALL, "--num-workers", "2", "--storage-path", str(tmp_path), "--name", "killed", "--checkpoint-every", "3"]
+    kill_in_mid_epoch(flags, driver(cluster), tmp_path / "killed")
+    resumed = run(*flags, env=driver(cluster))
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    ours, whole = weights(tmp_path / "killed"), weights(undisturbed / "whole")
+    assert all(torch.equal(ours[key], whole[key]) for key in whole)
+    steps = logged(tmp_path, "killed")
+    assert steps["train/loss"] == list(range(1, 17))
+    assert steps["val/loss"] == [8, 16]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_resumed_on_another_number_of_workers(cluster: dict[str, str], tmp_path: Path) -> None:
+    """Which images it then sees is in test_plan and test_engine; here, that Ray and the checkpoint allow it."""
+    plain = [*SMALL, "--dropout", "0", "--storage-path", str(tmp_path), "--name", "resized", "--checkpoint-every", "3"]
+    kill_in_mid_epoch([*plain, "--num-workers", "2"], driver(cluster), tmp_path / "resized")
+    resumed = run(*plain, "--num-workers", "3", env=driver(cluster))
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    steps = logged(tmp_path, "resized")
+    assert steps["train/loss"] == list(range(1, 17))
+    assert len(steps["epoch/train_loss"]) == 2
+
+
+@pytest.mark.ray
+def test_failures_that_only_the_cluster_shows_are_one_line(cluster: dict[str, str], folders: Path, tmp_path: Path) -> None:
+    def fails(*flags: str) -> str:
+        result = run(*flags, "--storage-path", str(tmp_path), env=driver(cluster))
+        assert result.returncode != 0
+        assert "Traceback" not in result.stderr
+        return [line for line in result.stderr.splitlines() if line.startswith("vgg_dist.train:")][-1]
+
+    assert "--num-workers 9: the cluster has room for 3" in fails(*SMALL, "--num-workers", "9")
+    jpeg(folders / "bad" / "train" / "cat" / "1.jpg", b"not an image")
+    for name in ("train/cat/2.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/dog/1.jpg"):
+        jpeg(folders / "bad" / name)
+    flags: list[Any] = [*SMALL, "--data", str(folders / "bad"), "--max-bad-images"]
+    assert "train/cat/1.jpg" in fails(*flags, "0", "--name", "bad")
+    assert run(*flags, "1", "--storage-path", str(tmp_path), "--name", "bad1", env=driver(cluster)).returncode == 0
+    assert "not finite at step" in fails(*SMALL, "--lr", "1e9", "--name", "exploded")

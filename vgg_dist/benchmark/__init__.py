@@ -1,0 +1,9 @@
+"""Measurements of the loader, of a training step and of a training's start, beside what others would use instead.
+
+    python -m vgg_dist.benchmark loader --data /data/imagenet --threads 2
+    python -m vgg_dist.benchmark step --archs A D E --batch 8
+    python -m vgg_dist.benchmark startup --arch E --data /data/imagenet
+
+Machines drift: whatever is compared is measured in turn within one run, round by round, and the ratios are medians over the
+rounds. `--json FILE` keeps the figures with the machine and the versions they belong to.
+"""

@@ -1,0 +1,41 @@
+"""The command line: `python -m vgg_dist.benchmark loader|step|startup`."""
+
+from __future__ import annotations
+
+import sys
+
+import tyro
+
+import vgg_dist.benchmark
+from vgg_dist.benchmark.options import Benchmark, LoaderBenchmark, StepBenchmark
+
+
+def main() -> None:
+    """Runs the benchmark that is named; one line on stderr and exit code 1 for a user's mistake."""
+    options = tyro.cli(Benchmark, prog="python -m vgg_dist.benchmark", description=vgg_dist.benchmark.__doc__)
+    try:
+        run(options)
+    except ValueError as error:
+        sys.exit(f"vgg_dist.benchmark: {error}")
+
+
+def run(options: Benchmark) -> None:
+    """Measures and prints; ValueError, one line, for settings or data that cannot be."""
+    options.check()
+    # Imported here: torch and DALI take seconds, and `--help` needs neither.
+    if isinstance(options, LoaderBenchmark):
+        from vgg_dist.benchmark.loader import run_loader
+
+        run_loader(options)
+    elif isinstance(options, StepBenchmark):
+        from vgg_dist.benchmark.step import run_step
+
+        run_step(options)
+    else:
+        from vgg_dist.benchmark.startup import run_startup
+
+        run_startup(options)
+
+
+if __name__ == "__main__":
+    main()

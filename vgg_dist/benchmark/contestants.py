@@ -1,0 +1,204 @@
+"""The loaders that are compared, each set up as its own documentation has it, all on the same work.
+
+`ours`, the stock DALI chain (NVIDIA's examples: decode, resize, crop-mirror-normalise), torchvision's DataLoader (its
+reference scripts' transforms on PIL images), and the floor under ours: decoding the crops' windows and nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import functional
+
+from pipelines.batch import Preprocessing
+from pipelines.loader import open_loader
+from pipelines.plan import Samples
+from pipelines.store import SampleStore
+from pipelines.window import decode_window
+
+
+@dataclass(frozen=True)
+class Work:
+    """Which images, in which order, and what is made of each: the same for all loaders.
+
+    `source`, `resized`, `corner`: int64 (n, 2) as (y, x), the images' shapes before and after the rescale to smallest side
+    S, and the crops' top-left corners; given to all loaders but ours, which finds them on its own.
+    """
+
+    store: SampleStore
+    samples: Samples
+    source: NDArray[np.int64]
+    resized: NDArray[np.int64]
+    corner: NDArray[np.int64]
+    preprocessing: Preprocessing
+    batch: int
+    threads: int
+    device: torch.device
+
+    def parts(self) -> Iterator[slice]:
+        """Each batch's place in the samples."""
+        return (
+            slice(first, min(first + self.batch, len(self.samples))) for first in range(0, len(self.samples), self.batch)
+        )
+
+    def micro_batches(self) -> Iterator[Samples]:
+        """Each batch's samples."""
+        return (self.samples[part] for part in self.parts())
+
+    def encoded(self, part: slice) -> list[NDArray[np.uint8]]:
+        """The files of a batch."""
+        return [np.frombuffer(self.store.read(index), np.uint8) for index in self.samples.index[part].tolist()]
+
+    def means(self, part: slice) -> NDArray[np.float32]:
+        """(n, 3): what to subtract from each image's pixels, the mean less the random RGB shift."""
+        return np.array(self.preprocessing.mean, np.float32) - self.samples.shift[part]
+
+    def labels(self, part: slice) -> NDArray[np.int64]:
+        """(n,)."""
+        return self.store.labels[self.samples.index[part]]
+
+
+Epoch = Callable[[], Iterator[Tensor]]
+"""Walks over the work once: images (n, 3, size, size) float32, normalised, on the device; nothing, from the floor."""
+
+
+def ours(work: Work) -> Epoch:
+    """`pipelines.loader.open_loader`."""
+    settings = {"num_threads": work.threads, "max_batch": work.batch, "device": work.device}
+    loader = open_loader(work.store, work.preprocessing, **settings)  # type: ignore[arg-type]
+    return lambda: (batch.images for batch in loader.batches(work.micro_batches()))
+
+
+def stock_dali(work: Work) -> Epoch:
+    """DALI as NVIDIA's ImageNet examples have it: decoders.image, resize, crop_mirror_normalize, DALIGenericIterator."""
+    from nvidia.dali import fn, pipeline_def, types
+    from nvidia.dali.plugin.base_iterator import LastBatchPolicy
+    from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+    on_cpu, size = work.device.type == "cpu", work.preprocessing.image_size
+    # As a fraction of the room that the crop has: DALI rounds the longer side where torchvision truncates it.
+    position = (work.corner / np.maximum(work.resized - size, 1)).astype(np.float32)
+    down, right = position.T.copy()
+
+    def batches() -> Iterator[tuple[Any, ...]]:
+        for part in work.parts():
+            scale, mirror = work.samples.scale[part].astype(np.float32), work.samples.flip[part].astype(np.int32)
+            yield work.encoded(part), scale, down[part], right[part], mirror, work.means(part), work.labels(part)
+
+    @pipeline_def
+    def chain() -> Any:
+        encoded, scale, y, x, mirror, mean, labels = fn.external_source(
+            source=batches,
+            num_outputs=7,
+            batch=True,
+            cycle="raise",
+            dtype=[types.UINT8, types.FLOAT, types.FLOAT, types.FLOAT, types.INT32, types.FLOAT, types.INT64],
+            ndim=[1, 0, 0, 0, 0, 1, 0],
+        )
+        images = fn.decoders.image(encoded, adjust_orientation=False, device="cpu" if on_cpu else "mixed")
+        images = fn.resize(images, resize_shorter=scale, interp_type=types.INTERP_TRIANGULAR)
+        images = fn.crop_mirror_normalize(
+            images,
+            crop=(size, size),
+            crop_pos_x=x,
+            crop_pos_y=y,
+            mirror=mirror,
+            mean=mean,
+            std=list(work.preprocessing.std),
+            dtype=types.FLOAT,
+            output_layout="CHW",
+        )
+        return images, labels
+
+    device_id = None if on_cpu else work.device.index or 0
+    pipeline = chain(batch_size=work.batch, num_threads=work.threads, device_id=device_id)
+    outputs = ["images", "labels"]
+    iterator = DALIGenericIterator(pipeline, outputs, last_batch_policy=LastBatchPolicy.PARTIAL, prepare_first_batch=False)
+    walked = False
+
+    def epoch() -> Iterator[Tensor]:
+        nonlocal walked
+        if walked:
+            iterator.reset()  # not at the end of the last walk: it sets out on the next one at once
+        walked = True
+        for (batch,) in iterator:
+            yield batch["images"]
+
+    return epoch
+
+
+class CropDataset(Dataset[tuple[Tensor, int]]):
+    """What a worker process of the DataLoader does for one image: the steps of torchvision's reference transforms."""
+
+    def __init__(self, work: Work) -> None:
+        self.store, self.samples, self.corner = work.store, work.samples, work.corner
+        self.means = work.means(slice(None))
+        self.std, self.size = np.array(work.preprocessing.std), work.preprocessing.image_size
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, k: int) -> tuple[Tensor, int]:
+        index = int(self.samples.index[k])
+        image = Image.open(io.BytesIO(self.store.read(index))).convert("RGB")
+        image = functional.resize(image, int(self.samples.scale[k]), functional.InterpolationMode.BILINEAR)
+        image = functional.crop(image, *self.corner[k].tolist(), self.size, self.size)
+        if self.samples.flip[k]:
+            image = functional.hflip(image)
+        pixels = functional.convert_image_dtype(functional.pil_to_tensor(image), torch.float)
+        pixels = functional.normalize(pixels, (self.means[k] / 255).tolist(), (self.std / 255).tolist())
+        return pixels, int(self.store.labels[index])
+
+
+def torchvision_dataloader(work: Work) -> Epoch:
+    """torch's DataLoader with as many worker processes as the others have threads."""
+    loader = DataLoader(
+        CropDataset(work),
+        work.batch,
+        num_workers=work.threads,
+        persistent_workers=True,
+        pin_memory=work.device.type == "cuda",
+        multiprocessing_context="spawn",  # this process has threads (DALI's, CUDA's) that a fork would not survive
+    )
+    return lambda: (images.to(work.device, non_blocking=True) for images, _ in loader)
+
+
+def windowed_decode(work: Work) -> Epoch:
+    """The floor: DALI decodes the crops' windows on the work's device, and that is all."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    on_cpu = work.device.type == "cpu"
+    window = decode_window(work.source, work.resized, work.corner, work.preprocessing.image_size)
+    start, shape = window.start.astype(np.int32), window.shape.astype(np.int32)
+
+    def batches() -> Iterator[tuple[Any, ...]]:
+        for part in work.parts():
+            yield work.encoded(part), start[part], shape[part]
+
+    @pipeline_def
+    def windows() -> Any:
+        kinds = {"dtype": [types.UINT8, types.INT32, types.INT32], "ndim": [1, 1, 1]}
+        encoded, start, shape = fn.external_source(source=batches, num_outputs=3, batch=True, cycle="raise", **kinds)
+        where = {"start": start, "shape": shape, "axis_names": "HW"}
+        return fn.decoders.image_slice(encoded, **where, adjust_orientation=False, device="cpu" if on_cpu else "mixed")
+
+    device_id = None if on_cpu else work.device.index or 0
+    pipeline = windows(batch_size=work.batch, num_threads=work.threads, device_id=device_id)
+    pipeline.build()
+
+    def epoch() -> Iterator[Tensor]:
+        for _ in work.parts():
+            pipeline.run()
+        pipeline.reset()
+        yield from ()
+
+    return epoch

@@ -1,0 +1,154 @@
+"""The settings of the benchmarks, which are their command lines. No torch in here: `--help` is to be quick."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from vgg_dist.config import Arch, TrainConfig, flag
+
+Device = Literal["cpu", "cuda"]
+
+
+def check_at_least(name: str, value: int, least: int, what: str = "") -> None:
+    """ValueError, one line that names the flag, if the value is smaller."""
+    if value < least:
+        raise ValueError(f"{flag(name)} {value}: must be at least {least}{what}")
+
+
+def check_output(file: Path | None) -> None:
+    """ValueError, one line, if `--json` cannot be written: better now than after the measuring."""
+    if file is not None and (file.is_dir() or not os.access(file if file.exists() else file.absolute().parent, os.W_OK)):
+        raise ValueError(f"--json {file}: cannot be written; a file in an existing, writable folder is needed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderBenchmark:
+    """Images/s of this loader, the stock DALI chain and torchvision's DataLoader, and how far their pixels differ."""
+
+    data: str
+    """Folder (or URL) with train/ class folders or shards, as the training takes it."""
+    threads: int = 2
+    """Decoding threads (worker processes of the DataLoader); the whole process is held to as many CPU cores."""
+    image_size: int = 224
+    """Side of the crops, pixels."""
+    train_scale: tuple[int, ...] = (256, 512)
+    """Smallest side S after rescaling: one number, or two to draw from [S_min, S_max]."""
+    batch: int = 64
+    """Images a batch."""
+    images: int = 1000
+    """Images a round, at most: the first ones of the epoch's order."""
+    rounds: int = 3
+    """Timed rounds; in each one every loader has its turn."""
+    device: Device = "cpu"
+    """Where decoding ends and batches are wanted: cuda measures nvJPEG (DALI's "mixed" decoder)."""
+    json: Path | None = None
+    """File for the figures, the machine and the versions."""
+
+    def check(self) -> None:
+        """ValueError, one line that names the flag, for what cannot be."""
+        for name in ("threads", "batch", "images", "rounds", "image_size"):
+            check_at_least(name, getattr(self, name), 1)
+        if len(self.train_scale) not in (1, 2):
+            raise ValueError(f"--train-scale takes one or two numbers, not {len(self.train_scale)}")
+        check_at_least("train_scale", self.train_scale[0], self.image_size, ", the crop's size")
+        check_at_least("train_scale", self.train_scale[-1], self.train_scale[0], ", S_min")
+        check_output(self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBenchmark:
+    """Images/s of training steps and their share of the machine's matmul peak, beside a plain loop in torch."""
+
+    archs: tuple[Arch, ...] = ("A", "D", "E")
+    """Networks, one after the other."""
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    """Precisions; bf16 is left out where the hardware does not multiply it, unless it is the only one asked for."""
+    batch: int = 32
+    """Images a step."""
+    image_size: int = 224
+    """Side of the images, pixels."""
+    steps: int = 10
+    """Steps a round; as many come first, untimed."""
+    rounds: int = 3
+    """Timed rounds."""
+    batch_norm: bool = False
+    """The networks' batch-norm twins."""
+    compile: bool = False
+    """torch.compile our network; the plain loop stays as it is."""
+    device: Device | None = None
+    """Where to train. Default: cuda where there is one."""
+    json: Path | None = None
+    """File for the figures, the machine and the versions."""
+
+    def check(self) -> None:
+        """ValueError, one line that names the flag, for what cannot be."""
+        for name in ("batch", "steps", "rounds"):
+            check_at_least(name, getattr(self, name), 1)
+        for name in ("archs", "precisions"):
+            if not getattr(self, name):
+                raise ValueError(f"{flag(name)}: at least one is needed")
+        for arch in self.archs:
+            self.train_config(arch, "fp32").resolved()
+        check_output(self.json)
+
+    def train_config(self, arch: Arch, precision: Literal["fp32", "bf16"]) -> TrainConfig:
+        """The training whose steps are measured: an untimed round, then the timed ones, metrics after each."""
+        return TrainConfig(
+            arch=arch,
+            batch_norm=self.batch_norm,
+            image_size=self.image_size,
+            epochs=1,
+            max_steps=self.steps * (self.rounds + 1),
+            log_every=self.steps,
+            global_batch=self.batch,
+            micro_batch=self.batch,
+            lr=1e-6,  # of noise nothing can be learnt, and the loss is to stay finite
+            precision=precision,
+            compile=self.compile,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartupBenchmark:
+    """Seconds from the command to a training's first step, phase by phase. Takes the flags of vgg_dist.train."""
+
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: TrainConfig(data="synthetic:train=16,val=10", global_batch=16, max_steps=1)
+    )
+    """The training that is started."""
+    repeats: int = 3
+    """How often it is started."""
+    json: Path | None = None
+    """File for the figures, the machine and the versions."""
+
+    def check(self) -> None:
+        """ValueError, one line that names the flag, for what cannot be."""
+        check_at_least("repeats", self.repeats, 1)
+        self.train.resolved()
+        check_output(self.json)
+
+    def train_flags(self) -> list[str]:
+        """`train` as a command line of vgg_dist.train: the flags that differ from its defaults."""
+        flags: list[str] = []
+        for setting in dataclasses.fields(TrainConfig):
+            value = getattr(self.train, setting.name)
+            if value == setting.default:
+                continue
+            if isinstance(value, bool):
+                flags.append(flag(setting.name) if value else flag(f"no_{setting.name}"))
+            else:
+                flags += [flag(setting.name), *map(str, value if isinstance(value, tuple) else [value])]
+        return flags
+
+
+Benchmark = (
+    Annotated[LoaderBenchmark, tyro.conf.subcommand("loader")]
+    | Annotated[StepBenchmark, tyro.conf.subcommand("step")]
+    | Annotated[StartupBenchmark, tyro.conf.subcommand("startup")]
+)

@@ -1,0 +1,90 @@
+"""What the benchmarks print and write: tables, ratios, and the machine and versions that figures belong to."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from vgg_dist.tracking.revision import code_version
+
+PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "ray", "mlflow", "numpy", "pillow")
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Aligned text: the first column to the left, the others to the right."""
+    cells = [headings, *rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
+    lines = [
+        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(
+            zip(row, widths, strict=True)
+        )).rstrip()
+        for row in cells
+    ]  # fmt: skip
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def paired_ratio(ours: Sequence[float], other: Sequence[float]) -> float:
+    """How many times as fast we are: the median over rounds of our rate by theirs in the same round."""
+    return median(a / b for a, b in zip(ours, other, strict=True))
+
+
+def spread(rates: Sequence[float]) -> tuple[str, str, str]:
+    """Median, least and greatest, as text."""
+    return f"{median(rates):.1f}", f"{min(rates):.1f}", f"{max(rates):.1f}"
+
+
+def describe_machine() -> dict[str, Any]:
+    """CPU, cores, memory and GPUs; nothing that tells which machine it is."""
+    gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpus": gpus,
+        "system": platform.system(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """The machine, for people."""
+    return ", ".join([f"{machine['cores']} cores of {machine['cpu']} ({machine['cpu_capability']})", *machine["gpus"]])
+
+
+def versions() -> dict[str, str]:
+    """Python's, the packages' that matter, and this code's."""
+    found = {"python": platform.python_version()} | code_version()
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_json(file: Path, settings: Any, figures: dict[str, Any]) -> None:
+    """`settings` (a dataclass), `figures`, and what they belong to."""
+    record = {
+        "benchmark": type(settings).__name__.removesuffix("Benchmark").lower(),
+        "settings": dataclasses.asdict(settings) | {"json": None},
+        "machine": describe_machine(),
+        "versions": versions(),
+        **figures,
+    }
+    file.write_text(json.dumps(record, indent=1) + "\n")
