@@ -96,7 +96,7 @@ def open_splits(location: str, *, cache: str | None = None) -> tuple[SampleStore
     train, val = open_store(location, "train", cache=cache), open_store(location, "val", cache=cache)
     if train.class_names != val.class_names:
         differing = _some(sorted(set(train.class_names) ^ set(val.class_names)))
-        raise ValueError(f"data location {location!r}: train and val have been sharded with other classes: {differing}")
+        raise ValueError(f"--data {location}: train and val have been sharded with other classes: {differing}")
     return train, val
 
 
@@ -114,9 +114,9 @@ def open_unchecked(location: str, split: str, *, cache: str | None = None) -> Sa
         if not is_remote(location):
             return _open_folder(Path(root), split)
     except OSError as error:
-        raise ValueError(f"data location {location!r}: {error}") from error
+        raise ValueError(f"--data {location}: {error}") from error
     raise ValueError(
-        f"data location {location!r}: no {split}.index.npz there; behind a URL there must be shards, "
+        f"--data {location}: no {split}.index.npz there; behind a URL there must be shards, "
         "as python -m pipelines.prepare shard writes them"
     )
 
@@ -125,11 +125,11 @@ def local_root(location: str) -> Path:
     """The absolute path of a local location; ValueError where it is no folder, or an empty one."""
     root = Path(location.removeprefix("file://")).expanduser().absolute()
     if not root.exists():
-        raise ValueError(f"data location {location!r} does not exist")
+        raise ValueError(f"--data {location}: does not exist")
     if not root.is_dir():
-        raise ValueError(f"data location {location!r} is a file; a folder, a URL of shards or 'synthetic' is needed")
+        raise ValueError(f"--data {location}: is a file; a folder, a URL of shards or 'synthetic' is needed")
     if not any(root.iterdir()):
-        raise ValueError(f"data location {location!r} is empty")
+        raise ValueError(f"--data {location}: is empty")
     return root
 
 
@@ -137,14 +137,14 @@ def _open_folder(root: Path, split: str) -> FolderStore:
     train, folder = _split_folder(root, "train"), _split_folder(root, split)
     if train is None or folder is None:
         raise ValueError(
-            f"data location '{root}': no folder '{'train' if train is None else split}' in it; needed are "
+            f"--data {root}: no folder '{'train' if train is None else split}' in it; needed are "
             f"train/<class>/*.jpg and val/<class>/*.jpg, or shards with train.index.npz and val.index.npz"
         )
     class_names = _list_classes(train)
     if not class_names:
-        raise ValueError(f"data location '{root}': no class folders in {train}")
+        raise ValueError(f"--data {root}: no class folders in {train}")
     if unknown := sorted(set(_list_classes(folder)) - set(class_names)):
-        raise ValueError(f"data location '{root}': classes in {folder.name} that train lacks: {_some(unknown)}")
+        raise ValueError(f"--data {root}: classes in {folder.name} that train lacks: {_some(unknown)}")
     # Threads, since listing a network file system is mostly waiting.
     with ThreadPoolExecutor(8) as pool:
         listings = list(pool.map(_list_images, (folder / name for name in class_names)))
@@ -192,14 +192,14 @@ def read_quarantine(location: str) -> dict[str, str]:
 def _check_classes(store: SampleStore, location: str, split: str) -> None:
     if len(store.class_names) < 2:
         only = ", ".join(store.class_names)
-        raise ValueError(f"data location {location!r}: only one class ({only}); at least two are needed")
+        raise ValueError(f"--data {location}: only one class ({only}); at least two are needed")
     if len(store) == 0:
         extensions = " ".join(IMAGE_EXTENSIONS)
-        raise ValueError(f"data location {location!r}: no images in {split} (by extension: {extensions})")
+        raise ValueError(f"--data {location}: no images in {split} (by extension: {extensions})")
     if split == "train":
         counts = np.bincount(store.labels, minlength=len(store.class_names))
         if empty := [store.class_names[label] for label in np.flatnonzero(counts == 0)]:
-            raise ValueError(f"data location {location!r}: classes without an image in train: {_some(empty)}")
+            raise ValueError(f"--data {location}: classes without an image in train: {_some(empty)}")
 
 
 def _some(names: list[str]) -> str:

@@ -50,7 +50,7 @@ class SyntheticSpec:
     def __post_init__(self) -> None:
         for field, least in (("train", 10), ("val", 1), ("size", 16), ("seed", 0)):
             if getattr(self, field) < least:
-                raise ValueError(f"synthetic data: {field}={getattr(self, field)}: at least {least} is needed")
+                raise ValueError(f"--data synthetic: {field}={getattr(self, field)}: at least {least} is needed")
 
     @classmethod
     def parse(cls, location: str) -> SyntheticSpec:
@@ -61,12 +61,10 @@ class SyntheticSpec:
         for setting in settings.split(",") if settings else []:
             key, _, number = setting.partition("=")
             if key not in allowed or not number.isdecimal():
-                raise ValueError(
-                    f"data location {location!r}: {setting!r} is not one of {', '.join(f'{a}=NUMBER' for a in allowed)}"
-                )
+                raise ValueError(f"--data {location}: {setting!r} is not one of {', '.join(f'{a}=NUMBER' for a in allowed)}")
             values[key] = int(number)
         if kind != "synthetic":
-            raise ValueError(f"data location {location!r}: not 'synthetic'")
+            raise ValueError(f"--data {location}: not 'synthetic'")
         return cls(**values)
 
 

@@ -17,28 +17,10 @@ import safetensors.torch
 import torch
 
 ROOT = Path(__file__).parents[1]
-SMALL = [
-    "--arch",
-    "A",
-    "--head",
-    "fc",
-    "--image-size",
-    "32",
-    "--data",
-    "synthetic:train=120,val=30,size=40",
-    "--global-batch",
-    "16",
-    "--micro-batch",
-    "16",
-    "--lr",
-    "0.002",
-    "--precision",
-    "fp32",
-    "--log-every",
-    "1",
-    "--epochs",
-    "2",
-]
+SMALL = """
+    --arch A --head fc --image-size 32 --data synthetic:train=120,val=30,size=40 --global-batch 16 --micro-batch 16
+    --lr 0.002 --precision fp32 --log-every 1 --epochs 2
+""".split()  # noqa: SIM905
 
 
 def command(*flags: str) -> list[str]:
@@ -164,12 +146,13 @@ def logged(storage: Path, name: str) -> dict[str, list[int]]:
 
 def kill_in_mid_epoch(flags: list[str], env: dict[str, str], run_folder: Path) -> None:
     """Starts a training, and SIGKILLs its driver and its workers once a checkpoint within an epoch is there."""
-    process = subprocess.Popen(
-        command(*flags), env=os.environ | env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    run_folder.mkdir(parents=True, exist_ok=True)
+    output = run_folder / "killed.log"
+    with output.open("w") as file:
+        process = subprocess.Popen(command(*flags), env=os.environ | env, cwd=ROOT, stdout=file, stderr=file)
     deadline = time.monotonic() + 400
     while not any((path / "config.json").exists() for path in run_folder.glob("checkpoint-*")):
-        assert process.poll() is None, process.communicate()[0].decode()
+        assert process.poll() is None, output.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.2)
     process.kill()

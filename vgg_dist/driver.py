@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -89,7 +90,15 @@ def run_training(config: TrainConfig) -> dict[str, float]:
 def start_ray() -> None:
     """Connects to the cluster that there is, or starts one on this machine."""
     logging.getLogger("ray").setLevel(logging.WARNING)
-    ray.init()
+    if "RAY_ADDRESS" not in os.environ:
+        ray.init()
+        return
+    # A cluster's processes do not inherit this one's environment, and the tracking server may want a password. What the
+    # job was submitted with is there already, and Ray refuses to be told it twice.
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    known = job.get("env_vars") or {}
+    variables = {k: v for k, v in os.environ.items() if k.startswith(("MLFLOW_", "VGG_DIST_")) and k not in known}
+    ray.init(runtime_env={"env_vars": variables} if variables else None)
 
 
 def worker_resources(config: TrainConfig) -> list[dict[str, float]]:

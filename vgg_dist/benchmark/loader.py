@@ -83,10 +83,12 @@ def plan_work(options: LoaderBenchmark) -> Work:
     preprocessing = Preprocessing(options.image_size, spec.pixel_mean, spec.pixel_std)
     device = torch.device(options.device)
     reader = ReferenceLoader(store, preprocessing, options.threads, device)
-    try:
-        shapes = [reader.read(index)[1] for index in tqdm(samples.index.tolist(), "reading headers", unit="image")]
-    except OSError as error:
-        raise ValueError(f"--data {options.data}: {error}; {CHECK_HINT}") from None
+    shapes = []
+    for index in tqdm(samples.index.tolist(), "reading headers", unit="image"):
+        try:
+            shapes.append(reader.read(index)[1])
+        except OSError as error:
+            raise ValueError(f"--data {options.data}: {store.name(index)}: {error}; {CHECK_HINT}") from None
     source = np.array(shapes, np.int64)
     resized, corner = preprocessing.geometry(source, samples)
     return Work(store, samples, source, resized, corner, preprocessing, options.batch, options.threads, device)

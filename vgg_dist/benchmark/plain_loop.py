@@ -1,0 +1,56 @@
+"""The other side of `benchmark step`: a training loop as torchvision's reference classification script has it.
+
+references/classification/train.py: torchvision's own VGG in NCHW, SGD, optional autocast, and after each step the loss and
+the accuracies fetched from the device for its meters.
+"""
+
+from __future__ import annotations
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+TORCHVISION_NAMES = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
+_POOLED = 7  # torchvision pools to 7x7 in front of its FC layers, whatever the image's size
+
+
+def has_twin(arch: str, image_size: int) -> bool:
+    """Whether torchvision has the same net for images of this size."""
+    return arch in TORCHVISION_NAMES and image_size // 32 == _POOLED
+
+
+class PlainLoop:
+    """Trains torchvision's twin of `arch` on one batch: images (n, 3, H, W) float32, labels (n,) int64.
+
+    `dtype` is autocast's, None for fp32 throughout.
+    """
+
+    def __init__(self, arch: str, batch_norm: bool, dtype: torch.dtype | None, images: Tensor, labels: Tensor) -> None:
+        name = TORCHVISION_NAMES[arch] + ("_bn" if batch_norm else "")
+        model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=1000, init_weights=False)
+        self.model = model.to(images.device).train()
+        self.criterion = nn.CrossEntropyLoss()
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4)
+        self.dtype = dtype
+        self.images, self.labels = images.contiguous(), labels
+        self.meters: dict[str, float] = {}
+
+    def run(self, steps: int) -> None:
+        """Trains for so many steps; the last one's loss and accuracies in percent are left in `meters`."""
+        for _ in range(steps):
+            with torch.autocast(self.images.device.type, self.dtype, enabled=self.dtype is not None):
+                output = self.model(self.images)
+                loss = self.criterion(output, self.labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            top1, top5 = accuracy(output, self.labels, (1, 5))
+            self.meters = {"loss": loss.item(), "acc1": top1.item(), "acc5": top5.item()}
+
+
+def accuracy(output: Tensor, target: Tensor, topk: tuple[int, ...]) -> list[Tensor]:
+    """The top-k accuracies in percent, as the reference script computes them."""
+    with torch.inference_mode():
+        _, predicted = output.topk(max(topk), 1, True, True)
+        correct = predicted.t().eq(target[None])
+        return [correct[:k].flatten().sum(dtype=torch.float32) * (100.0 / len(target)) for k in topk]

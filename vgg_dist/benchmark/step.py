@@ -1,0 +1,168 @@
+"""`benchmark step`: images/s of `engine.Trainer` per network and precision, and their share of the machine's matmul peak.
+
+The trainer runs as in a training, its metrics every --steps steps included, on one batch that stays on the device. Where
+torchvision has the same net, a plain loop (see plain_loop.py) has its turn after each of the trainer's rounds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipelines.batch import Batch, Loader, Preprocessing
+from pipelines.plan import Samples
+from pipelines.synthetic import SyntheticSpec, SyntheticStore
+from vgg_dist.benchmark.options import StepBenchmark
+from vgg_dist.benchmark.plain_loop import PlainLoop, has_twin
+from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, spread, table, write_json
+from vgg_dist.config import Arch
+from vgg_dist.engine import Trainer, Worker, autocast_dtype, build_state, matmul_peak
+from vgg_dist.models import macs
+from vgg_dist.specs import MODELS
+
+NUM_CLASSES = 1000
+
+
+class ResidentLoader(Loader):
+    """Hands out the same batch, which is on the device already, for each of `num_images / len(images)` steps."""
+
+    def __init__(self, images: Tensor, labels: Tensor, num_images: int) -> None:
+        # Of the store only its length is used.
+        store = SyntheticStore(SyntheticSpec(train=num_images), "train")
+        super().__init__(store, Preprocessing(images.shape[-1], (0.0,), (1.0,)), 1, images.device)
+        self.images = images.contiguous(memory_format=torch.channels_last)
+        self.resident_labels = labels
+
+    def batches(self, micro_batches: Iterable[Samples]) -> Iterator[Batch]:
+        """The batch, cut to as many images as each micro-batch has."""
+        for samples in micro_batches:
+            yield Batch(self.images[: len(samples)], self.resident_labels[: len(samples)])
+
+
+class Stopwatch:
+    """The trainer's report: times the steps since the last one, then gives the plain loop its turn.
+
+    `ours`, `plain`: images/s of each timed round; the first round warms up.
+    """
+
+    def __init__(self, options: StepBenchmark, device: torch.device, plain: PlainLoop | None) -> None:
+        self.options = options
+        self.device = device
+        self.plain_loop = plain
+        self.ours: list[float] = []
+        self.plain: list[float] = []
+        self.progress = tqdm(total=options.rounds + 1, unit="round", leave=False)
+        self.start = self._now()
+
+    def __call__(self, metrics: dict[str, float], save: bool) -> None:
+        """Called by the trainer after every round, and with the validation's metrics at the end."""
+        if "train/loss" not in metrics:
+            self.progress.close()
+            return
+        self.ours.append(self._rate())
+        if self.plain_loop is not None:
+            self.start = self._now()
+            self.plain_loop.run(self.options.steps)
+            self.plain.append(self._rate())
+        if self.progress.n == 0:
+            self.ours, self.plain = [], []
+        self.progress.update()
+        self.start = self._now()
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _rate(self) -> float:
+        return self.options.steps * self.options.batch / (self._now() - self.start)
+
+
+def run_step(options: StepBenchmark) -> None:
+    """Measures, prints and writes. ValueError, one line, for a device that is not there."""
+    device = _device(options)
+    figures = []
+    for precision in _precisions(options, device):
+        peak = matmul_peak(device, autocast_dtype(precision, device) or torch.float32)
+        for arch in options.archs:
+            print(f"{arch}, {precision}", flush=True)
+            figures.append(measure(options, arch, precision, device, peak))
+    print(report(options, device, figures))
+    if options.json is not None:
+        write_json(options.json, options, {"device": device.type, "steps": figures})
+
+
+def _device(options: StepBenchmark) -> torch.device:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: there is no CUDA device; allowed: cpu")
+    return torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _precisions(options: StepBenchmark, device: torch.device) -> list[Literal["fp32", "bf16"]]:
+    if autocast_dtype("auto", device) is None and "fp32" in options.precisions and "bf16" in options.precisions:
+        print(
+            "bf16 left out: this hardware does not multiply bf16 matrices (--precisions bf16 alone measures it all the same)"
+        )
+        return ["fp32"]
+    return list(options.precisions)
+
+
+def measure(
+    options: StepBenchmark, arch: Arch, precision: Literal["fp32", "bf16"], device: torch.device, peak: float
+) -> dict[str, Any]:
+    """One network at one precision; `peak` in FLOP/s. Of the plain loop `images_per_second` is empty if there is none."""
+    config = options.train_config(arch, precision).resolved()
+    channels = MODELS[arch].in_channels
+    images = 64 * torch.randn(options.batch, channels, options.image_size, options.image_size, device=device)
+    labels = torch.randint(NUM_CLASSES, (options.batch,), device=device)
+    state = build_state(config, NUM_CLASSES, device)
+    flops = 6 * macs(state.model, options.image_size)  # forward, and twice that backward
+    plain = None
+    if has_twin(arch, options.image_size):
+        plain = PlainLoop(arch, options.batch_norm, autocast_dtype(precision, device), images, labels)
+    # Ten batches more than are trained, so that no epoch ends; validation, untimed, has ten images.
+    train = ResidentLoader(images, labels, options.batch * ((config.max_steps or 0) + 10))
+    watch = Stopwatch(options, device, plain)
+    Trainer(config, state, train, ResidentLoader(images, labels, 10), Worker(device=device), watch).run()
+    figure: dict[str, Any] = {
+        "arch": arch,
+        "precision": precision,
+        "flops_per_image": flops,
+        "matmul_peak_flops": peak,
+        "images_per_second": watch.ours,
+        "share_of_peak": median(watch.ours) * flops / peak,
+        "plain_loop": {"images_per_second": watch.plain},
+    }
+    if watch.plain:
+        figure["plain_loop"]["share_of_peak"] = median(watch.plain) * flops / peak
+        figure["times_plain_loop"] = paired_ratio(watch.ours, watch.plain)
+    return figure
+
+
+def report(options: StepBenchmark, device: torch.device, figures: list[dict[str, Any]]) -> str:
+    """The table, and what it was measured on."""
+    rows = []
+    for figure in figures:
+        theirs = figure["plain_loop"]
+        plain = ["", "", ""]
+        if theirs["images_per_second"]:
+            rate, share = median(theirs["images_per_second"]), theirs["share_of_peak"]
+            plain = [f"{rate:.1f}", f"{100 * share:.0f} %", f"{figure['times_plain_loop']:.2f}"]
+        rates, share = spread(figure["images_per_second"]), f"{100 * figure['share_of_peak']:.0f} %"
+        name = f"{figure['arch']}{' + batch norm' if options.batch_norm else ''}"
+        rows.append([name, figure["precision"], *rates, share, *plain, f"{figure['matmul_peak_flops'] / 1e12:.3g}"])
+    plain_headings = ["plain loop", "of peak", "times plain"]
+    headings = ["arch", "precision", "images/s", "min", "max", "of peak", *plain_headings, "peak TFLOP/s"]
+    return (
+        f"{table(headings, rows)}\n"
+        f"Median of {options.rounds} rounds of {options.steps} steps, in turn; batches of {options.batch} synthetic images of "
+        f"{options.image_size} px, resident on {device.type}{'; ours compiled' if options.compile else ''}.\n"
+        "Peak: what a large matrix product reaches here at that precision. Plain loop: torchvision's VGG, trained as its "
+        f"reference script does.\n{machine_line(describe_machine())}"
+    )
