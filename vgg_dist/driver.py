@@ -26,6 +26,7 @@ from ray.train.torch import TorchTrainer
 
 from vgg_dist.checkpoint import local_checkpoint
 from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.phases import mark
 from vgg_dist.tracking import Record, TrackedRun, Tracker, finish_run, log_model, open_run, resolve_tracking_uri, ui_hint
 
 SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server that is away
@@ -42,6 +43,7 @@ def run_training(config: TrainConfig) -> dict[str, float]:
             pass
     print("vgg_dist.train: starting Ray and its workers", flush=True)
     start_ray()
+    mark("Ray up")
     resources = worker_resources(config)
     config = config.with_workers(len(resources))
     run = open_run(
@@ -51,6 +53,7 @@ def run_training(config: TrainConfig) -> dict[str, float]:
         config.name or "",
         config.to_dict(),
     )
+    mark("MLflow run open")
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=config.to_dict(),
@@ -153,8 +156,10 @@ def _check_storage(storage_path: str) -> None:
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """What each worker does: returns {"metrics": ...}, or {"error": line} for a failure that a restart cannot cure."""
+    mark("workers up")
     from vgg_dist.worker import run_worker  # in here: DALI takes seconds to import, and only workers need it
 
+    mark("worker imports done")
     return run_worker(TrainConfig.from_dict(settings))
 
 
@@ -165,6 +170,10 @@ class Monitor(ray.train.UserCallback):
         self.config = config
         self.tracker = Tracker(run)
         self.last: Record | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        mark("controller up")
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         """Takes rank 0's records."""

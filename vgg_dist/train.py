@@ -15,10 +15,12 @@ import tyro
 from pipelines.command import fail, one_line_errors
 from pipelines.store import open_splits
 from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.phases import mark
 
 
 def main() -> None:
     """The command line."""
+    mark("Python started")
     with one_line_errors("vgg_dist.train"):
         config = tyro.cli(TrainConfig, prog="python -m vgg_dist.train", description=__doc__)
     try:
@@ -38,6 +40,8 @@ def train(config: TrainConfig) -> dict[str, float]:
         open_splits(config.data)
     # In here, so that --help and mistakes do not wait for the import of torch and Ray.
     from vgg_dist.driver import run_training
+
+    mark("imports done")
 
     return run_training(config)
 

@@ -23,7 +23,8 @@ from pipelines.store import open_splits
 from vgg_dist.checkpoint import checkpoint_name
 from vgg_dist.config import TrainConfig
 from vgg_dist.engine import NonFiniteLoss, Trainer, Worker, build_state, check_images, loader_threads
-from vgg_dist.models import MODELS
+from vgg_dist.phases import mark
+from vgg_dist.specs import MODELS
 
 REPORT_EVERY_S = 5.0  # a report makes all workers wait for each other and for the controller
 
@@ -45,6 +46,7 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     if errors := [text for text in _gather(error) if text]:
         return {"error": errors[0]}
     assert trainer is not None
+    mark("data and net ready")
     reporter.trainer = trainer
     try:
         trainer.run()
@@ -101,6 +103,7 @@ class Reporter:
     def __call__(self, metrics: dict[str, float], save: bool) -> None:
         """The engine's Report: called by all workers with the same metrics."""
         assert self.trainer is not None
+        mark("first step done")
         self.validation |= {key: value for key, value in metrics.items() if key.startswith("val/")}
         self.records.append({"step": self.trainer.state.step, "time": time.time(), "metrics": metrics})
         if save or self._due():
