@@ -108,7 +108,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         "VGG_DIST_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
     }
-    start = [ray, "start", "--head", "--port", "6399", "--dashboard-port", "8299", "--num-cpus", "3", "--num-gpus", "0"]
+    start = [
+        ray,
+        "start",
+        "--head",
+        "--port",
+        "6399",
+        "--dashboard-port",
+        "8299",
+        "--dashboard-agent-listen-port",
+        "52399",
+        "--num-cpus",
+        "3",
+        "--num-gpus",
+        "0",
+    ]
     start += ["--temp-dir", str(temporary), "--disable-usage-stats"]
     bare = {key: value for key, value in (os.environ | env).items() if key != "RAY_ADDRESS"}
     subprocess.run(start, env=bare, check=True, capture_output=True, timeout=180)
