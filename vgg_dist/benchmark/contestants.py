@@ -97,7 +97,7 @@ def stock_dali(work: Work) -> Epoch:
     @pipeline_def
     def chain() -> Any:
         encoded, scale, y, x, mirror, mean, labels = fn.external_source(
-            source=batches,
+            source=batches,  # type: ignore[arg-type]  # DALI's stub does not know generator functions
             num_outputs=7,
             batch=True,
             cycle="raise",
@@ -186,8 +186,14 @@ def windowed_decode(work: Work) -> Epoch:
 
     @pipeline_def
     def windows() -> Any:
-        kinds = {"dtype": [types.UINT8, types.INT32, types.INT32], "ndim": [1, 1, 1]}
-        encoded, start, shape = fn.external_source(source=batches, num_outputs=3, batch=True, cycle="raise", **kinds)
+        encoded, start, shape = fn.external_source(
+            source=batches,  # type: ignore[arg-type]  # DALI's stub does not know generator functions
+            num_outputs=3,
+            batch=True,
+            cycle="raise",
+            dtype=[types.UINT8, types.INT32, types.INT32],
+            ndim=[1, 1, 1],
+        )
         where = {"start": start, "shape": shape, "axis_names": "HW"}
         return fn.decoders.image_slice(encoded, **where, adjust_orientation=False, device="cpu" if on_cpu else "mixed")
 
