@@ -566,7 +566,7 @@ def test_synthetic_command_writes_the_built_in_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["check", "--data", "/nonexistent/data"], "'/nonexistent/data' does not exist"),
+        (["check", "--data", "/nonexistent/data"], "/nonexistent/data: does not exist"),
         (["check", "--data", "synthetic", "--threads", "0"], "--threads 0: at least 1"),
         (["shard", "--data", "synthetic", "--out", "OUT", "--shard-size", "0"], "--shard-size 0: at least 1 MB"),
         (["shard", "--data", "synthetic", "--out", "FILE"], "FILE is a file"),
