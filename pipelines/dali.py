@@ -30,7 +30,7 @@ from pipelines.window import DecodeWindow, decode_window
 
 T = TypeVar("T")
 
-CHUNK = 8  # images of a batch that a thread is given at a time
+CHUNK = 4  # images of a batch that a thread is given at a time
 READ_AHEAD = 2  # batches whose files are being read
 IN_FLIGHT = 2  # batches that DALI has been given and has not returned
 
@@ -241,14 +241,15 @@ def resize_window(pixels: NDArray[np.uint8], window: DecodeWindow, k: int, size:
         box = (window.roi_start[k, 1], window.roi_start[k, 0], window.roi_end[k, 1], window.roi_end[k, 0])
         exact = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=box))
         return np.ascontiguousarray(exact[:, ::-1]) if flip else exact
-    canvas = np.empty((down + height, right + width, 3), np.uint8)
-    canvas[down:, right:] = pixels
+    canvas = pixels
+    if down or right:
+        canvas = np.empty((down + height, right + width, 3), np.uint8)
+        canvas[down:, right:] = pixels
     planes = torch.from_numpy(canvas).permute(2, 0, 1)[None]
     zoom = (1.0 / window.ratio[k]).tolist()
     resized = torch.ops.aten._upsample_bilinear2d_aa(planes, [top + size, left + size], False, *zoom)
     crop = resized[:, :, top:, left:]
-    crop = crop.flip(3) if flip else crop.contiguous(memory_format=torch.channels_last)
-    return crop[0].permute(1, 2, 0).numpy()
+    return (crop.flip(3) if flip else crop)[0].permute(1, 2, 0).numpy()
 
 
 def _rows(samples: Samples, rows: NDArray[np.int64]) -> Samples:

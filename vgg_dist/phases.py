@@ -1,8 +1,8 @@
 """When each phase of a training's start was reached, for `python -m vgg_dist.benchmark startup`.
 
 The training calls `mark` where a phase ends. Unless the environment variable VGG_DIST_PHASES names a file, that does
-nothing; with it, each call appends one JSON line. The cluster that a training starts for itself inherits the variable from
-the command; nodes that were up before do not have it, and write nothing.
+nothing; with it, each call appends one JSON line. The workers have the variable from the command: the Ray that it starts
+inherits its environment, a cluster is sent all VGG_DIST_ variables (see driver.start_ray).
 """
 
 from __future__ import annotations

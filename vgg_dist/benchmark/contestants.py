@@ -184,10 +184,12 @@ def windowed_decode(work: Work) -> Epoch:
         for part in work.parts():
             yield work.encoded(part), start[part], shape[part]
 
+    source: Any = batches
+
     @pipeline_def
     def windows() -> Any:
         encoded, start, shape = fn.external_source(
-            source=batches,  # type: ignore[arg-type]  # DALI's stub does not know generator functions
+            source=source,
             num_outputs=3,
             batch=True,
             cycle="raise",

@@ -109,7 +109,7 @@ def report(options: StartupBenchmark, trainings: list[Times], scripts: list[Time
     headings = ["phase", "seconds", "min", "max", "of that here", "plain script"]
     text = (
         f"{table(headings, rows)}\n"
-        f"Median of {options.repeats} starts, in turn, each with a Ray of its own; of several workers the last one. Plain "
+        f"Median of {options.repeats} starts, in turn; of several workers the last one. Plain "
         f"script: torch alone, the same net, one step.\n"
         f"python -m vgg_dist.train {' '.join(options.train_flags())}\n{machine_line(describe_machine())}"
     )

@@ -163,6 +163,6 @@ def report(options: StepBenchmark, device: torch.device, figures: list[dict[str,
         f"{table(headings, rows)}\n"
         f"Median of {options.rounds} rounds of {options.steps} steps, in turn; batches of {options.batch} synthetic "
         f"images of {options.image_size} px, resident on {device.type}{'; ours compiled' if options.compile else ''}.\n"
-        "Peak: what a large matrix product reaches here at that precision. Plain loop: torchvision's VGG, trained as its "
-        f"reference script does.\n{machine_line(describe_machine())}"
+        "Peak: what a large matrix product reaches here at that precision. Plain loop: torchvision's VGG, trained as "
+        f"its reference script does.\n{machine_line(describe_machine())}"
     )
