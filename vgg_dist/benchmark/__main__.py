@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-
 import tyro
 
 import vgg_dist.benchmark
+from pipelines.command import fail, one_line_errors
 from vgg_dist.benchmark.options import Benchmark, LoaderBenchmark, StepBenchmark
 
 
 def main() -> None:
-    """Runs the benchmark that is named; one line on stderr and exit code 1 for a user's mistake."""
-    options = tyro.cli(Benchmark, prog="python -m vgg_dist.benchmark", description=vgg_dist.benchmark.__doc__)
+    """Runs the benchmark that is named; one line on stderr and exit status 2 for a user's mistake."""
+    with one_line_errors("vgg_dist.benchmark"):
+        options = tyro.cli(Benchmark, prog="python -m vgg_dist.benchmark", description=vgg_dist.benchmark.__doc__)
     try:
         run(options)
     except ValueError as error:
-        sys.exit(f"vgg_dist.benchmark: {error}")
+        fail("vgg_dist.benchmark", error)
 
 
 def run(options: Benchmark) -> None:

@@ -109,12 +109,10 @@ def report(options: StartupBenchmark, trainings: list[Times], scripts: list[Time
     headings = ["phase", "seconds", "min", "max", "of that here", "plain script"]
     text = (
         f"{table(headings, rows)}\n"
-        f"Median of {options.repeats} starts, in turn; of several workers the last one. Plain "
-        f"script: torch alone, the same net, one step.\n"
+        f"Median of {options.repeats} starts, in turn; of several workers the last one. "
+        "Plain script: torch alone, the same net, one step.\n"
         f"python -m vgg_dist.train {' '.join(options.train_flags())}\n{machine_line(describe_machine())}"
     )
     if "workers up" not in trainings[0]:
-        text += (
-            "\nPhases of the workers are missing: they inherit the request to mark from a Ray that the command starts itself"
-        )
+        text += "\nPhases of the workers are missing: they ran on other nodes, or on a Ray that was up before."
     return text
