@@ -114,7 +114,7 @@ class Loader(ABC):
     def read(self, index: int) -> tuple[bytes, tuple[int, int]]:
         """The encoded image and (height, width) of its stored pixels, EXIF orientation not applied.
 
-        OSError, with the image's name, if it cannot be read or is not an image.
+        OSError if it cannot be read or is not an image.
         """
         encoded, shape = self.store.read(index), self.store.size(index)
         if shape is None:

@@ -4,7 +4,7 @@ On the CPU DALI decodes the windows, and threads resize them with torch's uint8 
 vectorised; four times faster than DALI's resize on a CPU) and normalise them. On a GPU everything after the Huffman decoding
 happens there: nvJPEG (DALI's "mixed" decoder), DALI's resize with the crop's exact edges, normalisation in torch.
 
-This is the only file that imports DALI. Measured by `python -m vgg_dist.benchmark loader`.
+Nothing else imports DALI, besides the benchmark. Measured by `python -m vgg_dist.benchmark loader`.
 """
 
 from __future__ import annotations

@@ -226,8 +226,9 @@ class Trainer:
     def _log(self, save: bool) -> None:
         """The metrics since the last call, over all workers."""
         state = self.state
-        elapsed = time.perf_counter() - self.clock
         window = self.window.reduce()
+        window.sums.cpu()  # waits for a GPU to be through with its queue: its work belongs to the time that follows
+        elapsed = time.perf_counter() - self.clock
         counters = torch.tensor([self.planned, self.waited, elapsed], dtype=torch.float64, device=self.worker.device)
         bad_step = self.bad_step.clone()
         if dist.is_initialized():
