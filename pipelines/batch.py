@@ -7,7 +7,6 @@ crops.
 
 from __future__ import annotations
 
-import io
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -18,9 +17,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from pipelines.images import image_size
 from pipelines.plan import Samples
 from pipelines.samples import SampleStore
 from pipelines.window import center_corner, crop_corner, resized_shape
@@ -116,14 +115,8 @@ class Loader(ABC):
 
         OSError if it cannot be read or is not an image.
         """
-        encoded, shape = self.store.read(index), self.store.size(index)
-        if shape is None:
-            try:
-                with Image.open(io.BytesIO(encoded)) as image:  # reads the header only
-                    shape = image.height, image.width
-            except Exception as error:  # PIL's plug-ins raise whatever they meet in a broken header
-                raise OSError(str(error) or type(error).__name__) from error
-        return encoded, shape
+        encoded = self.store.read(index)
+        return encoded, self.store.size(index) or image_size(encoded)
 
     def skip(self, index: int, reason: object) -> None:
         """Notes, and says once, that an image cannot be decoded."""

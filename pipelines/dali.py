@@ -245,7 +245,8 @@ def resize_window(pixels: NDArray[np.uint8], window: DecodeWindow, k: int, size:
     if down or right:
         canvas = np.empty((down + height, right + width, 3), np.uint8)
         canvas[down:, right:] = pixels
-    planes = torch.from_numpy(canvas).permute(2, 0, 1)[None]
+    # With the strides of a channels-last batch the kernel works in place; `canvas[None]` and `unsqueeze` give others.
+    planes = torch.from_numpy(canvas.reshape(1, *canvas.shape)).permute(0, 3, 1, 2)
     zoom = (1.0 / window.ratio[k]).tolist()
     resized = torch.ops.aten._upsample_bilinear2d_aa(planes, [top + size, left + size], False, *zoom)
     crop = resized[:, :, top:, left:]

@@ -52,7 +52,7 @@ def write_shards(store: SampleStore, split: str, out: Path, *, shard_bytes: int,
         for shard, tar in enumerate(plan.shard_names):
             rows = np.flatnonzero(plan.shard == shard)
             if size_of(str(out / tar)) == plan.shard_bytes[shard]:
-                sizes = [image_size(image) for image in _ticking(pool.map(written.read, rows), progress)]
+                sizes = [_size(image) for image in _ticking(pool.map(written.read, rows), progress)]
             else:
                 encoded = _ticking(pool.map(store.read, order[rows]), progress)
                 sizes = _write_tar(out / tar, plan, rows, encoded)
@@ -116,6 +116,13 @@ def member_keys(store: SampleStore) -> list[str]:
     return keys
 
 
+def _size(image: bytes) -> tuple[int, int] | None:
+    try:
+        return image_size(image)
+    except OSError:
+        return None
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[.\s/]", "_", name)
 
@@ -158,7 +165,7 @@ def _write_tar(path: Path, plan: ShardIndex, rows: np.ndarray, encoded: Iterable
             lines.append(
                 f"{extension[1:]} {plan.offset[row]} {len(image)} {name} cls {label_offset} {len(label)} {stem}.cls\n"
             )
-            sizes.append(image_size(image))
+            sizes.append(_size(image))
         tar.write(_END_OF_TAR)
     write_whole(str(path.with_suffix(".idx")), "".join(lines).encode("utf-8", "surrogateescape"))
     os.replace(part, path)
