@@ -8,14 +8,11 @@ of them can run code when read. How many workers wrote it is not part of it.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import fsspec
 import safetensors
 import safetensors.torch
 import torch
@@ -23,8 +20,10 @@ from torch import Tensor, nn
 
 from vgg_dist.config import TrainConfig
 from vgg_dist.optim import PlateauSchedule
+from vgg_dist.storage import absolute, beside, list_folder, local_folder
 
 MODEL, STATE, CONFIG = "model.safetensors", "state.pt", "config.json"
+PREFIX = "checkpoint-"
 
 
 @dataclass
@@ -111,23 +110,22 @@ def local_checkpoint(location: str, flag: str) -> Iterator[Path]:
 
     ValueError, one line that begins with `flag`, if there is none.
     """
-    filesystem, path = fsspec.core.url_to_fs(location)
-    if not filesystem.exists(path):
-        raise ValueError(f"{flag} {location}: does not exist; expected a run's folder or a checkpoint")
-    if not filesystem.exists(f"{path}/{CONFIG}"):
-        found = sorted(entry for entry in filesystem.ls(path, detail=False) if filesystem.exists(f"{entry}/{CONFIG}"))
-        if not found:
-            raise ValueError(f"{flag} {location}: no checkpoint; neither it nor a folder in it has a {CONFIG}")
-        path = found[-1]
-    if isinstance(filesystem, fsspec.implementations.local.LocalFileSystem):
-        yield Path(path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for name in (MODEL, STATE, CONFIG):
-            filesystem.get_file(f"{path}/{name}", os.path.join(folder, name))
-        yield Path(folder)
+    location = absolute(location)
+    try:
+        names = list_folder(location)
+        if CONFIG not in names:
+            found = [name for name in names if name.startswith(PREFIX) and CONFIG in list_folder(beside(location, name))]
+            if not found:
+                raise ValueError(f"{flag} {location}: no checkpoint; neither it nor a folder in it has a {CONFIG}")
+            location = beside(location, found[-1])
+    except FileNotFoundError:
+        raise ValueError(f"{flag} {location}: does not exist; expected a run's folder or a checkpoint") from None
+    except OSError as error:
+        raise ValueError(f"{flag} {location}: cannot be read: {error}") from error
+    with local_folder(location) as folder:
+        yield folder
 
 
 def checkpoint_name(step: int) -> str:
     """The folder name of the checkpoint at a step; names sort by step."""
-    return f"checkpoint-{step:09d}"
+    return f"{PREFIX}{step:09d}"

@@ -7,13 +7,12 @@ checks everything that can be checked without data or a cluster; errors name the
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlparse
 
 from vgg_dist.specs import MODELS
+from vgg_dist.storage import absolute
 
 Arch = Literal["A", "A-LRN", "B", "B-5x5", "C", "D", "E", "lenet5", "alexnet", "zfnet"]
 
@@ -185,8 +184,3 @@ class TrainingError(RuntimeError):
 def flag(field: str) -> str:
     """The command line's name of a field."""
     return "--" + field.replace("_", "-")
-
-
-def absolute(location: str) -> str:
-    """A path made absolute, since workers run in other folders; URLs as they are."""
-    return location if "://" in location and urlparse(location).scheme else os.path.abspath(os.path.expanduser(location))

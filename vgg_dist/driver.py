@@ -18,7 +18,6 @@ from typing import Any
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
 
-import pyarrow.fs
 import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -27,6 +26,7 @@ from ray.train.torch import TorchTrainer
 from vgg_dist.checkpoint import local_checkpoint
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.phases import mark
+from vgg_dist.storage import check_writable
 from vgg_dist.tracking import Record, TrackedRun, Tracker, finish_run, log_model, open_run, resolve_tracking_uri, ui_hint
 
 SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server that is away
@@ -142,14 +142,7 @@ def describe_workers(resources: list[dict[str, float]]) -> str:
 def _check_storage(storage_path: str) -> None:
     """ValueError, one line, if nothing can be written there."""
     try:
-        filesystem, path = pyarrow.fs.FileSystem.from_uri(storage_path) if "://" in storage_path else (
-            pyarrow.fs.LocalFileSystem(), storage_path,
-        )  # fmt: skip
-        filesystem.create_dir(path, recursive=True)
-        probe = f"{path}/.vgg_dist-{os.getpid()}"
-        with filesystem.open_output_stream(probe) as stream:
-            stream.write(b"writable")
-        filesystem.delete_file(probe)
+        check_writable(storage_path)
     except (OSError, ValueError) as error:
         raise ValueError(f"--storage-path {storage_path}: cannot be written: {' '.join(str(error).split())}") from None
 

@@ -7,7 +7,6 @@ It opens the data, builds the net, takes up the last checkpoint, and passes the 
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,17 @@ from typing import Any
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint
+from ray.train import Checkpoint, CheckpointUploadMode
 
 from pipelines.batch import Preprocessing
 from pipelines.loader import open_loader
 from pipelines.store import open_splits
-from vgg_dist.checkpoint import checkpoint_name
+from vgg_dist.checkpoint import CONFIG, checkpoint_name
 from vgg_dist.config import TrainConfig
 from vgg_dist.engine import NonFiniteLoss, Trainer, Worker, build_state, check_images, loader_threads
 from vgg_dist.phases import mark
 from vgg_dist.specs import MODELS
+from vgg_dist.storage import write_folder
 
 REPORT_EVERY_S = 5.0  # a report makes all workers wait for each other and for the controller
 
@@ -118,13 +118,26 @@ class Reporter:
 
     def _report(self, save: bool) -> None:
         assert self.trainer is not None
-        state = self.trainer.state
         payload = {"records": self.records, "done": save and self.trainer.done}
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if save and self.worker.rank == 0:
-                state.save(Path(folder), self.config, self.class_names)
-                checkpoint = Checkpoint.from_directory(folder)
-            ray.train.report(payload, checkpoint, checkpoint_dir_name=checkpoint_name(state.step) if save else None)
+        checkpoint = self._write_checkpoint(payload) if save else None
+        ray.train.report(payload, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
         self.records = []
         self.last_report = time.monotonic()
+
+    def _write_checkpoint(self, payload: dict[str, Any]) -> Checkpoint | None:
+        """Rank 0's checkpoint; ValueError on all ranks if the storage does not take it."""
+        assert self.trainer is not None
+        state, checkpoint, error = self.trainer.state, None, None
+        if self.worker.rank == 0:
+            storage = ray.train.get_context().get_storage()
+            path = f"{storage.experiment_fs_path}/{checkpoint_name(state.step)}"
+            filesystem = storage.storage_filesystem
+            try:
+                write_folder(filesystem, path, lambda folder: state.save(folder, self.config, self.class_names), CONFIG)
+                checkpoint = Checkpoint(path, filesystem)
+            except OSError as wrong:
+                error = f"--storage-path {self.config.storage_path}: checkpoint of step {state.step} not written: {wrong}"
+        if errors := [text for text in _gather(error) if text]:
+            ray.train.report(payload | {"done": False})  # the metrics are not lost
+            raise ValueError(errors[0])
+        return checkpoint

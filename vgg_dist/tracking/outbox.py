@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Protocol, TypedDict
 
-from vgg_dist.tracking.files import read_file, remove_file, replace_file
+from vgg_dist.storage import read_file, remove_file, replace_file
 from vgg_dist.tracking.store import reason
 
 _logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vgg_dist.tracking.files import absolute, beside, read_file, replace_file
+from vgg_dist.storage import absolute, beside, read_file, replace_file
 from vgg_dist.tracking.revision import code_version
 from vgg_dist.tracking.store import (
     PARAM_LENGTH,

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vgg_dist.tracking.files import absolute, is_remote
+from pipelines.remote import is_remote
+from vgg_dist.storage import absolute
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,6 +63,8 @@ def connect(tracking_uri: str) -> MlflowClient:
     """A client whose requests answer or fail within seconds."""
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+    for logger in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # pages of SQL; the errors themselves reach the caller
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri, registry_uri=tracking_uri)
@@ -75,8 +78,6 @@ def prepare_database(path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        for logger in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(logger).setLevel(logging.WARNING)
         unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             connect(f"sqlite:///{unfinished}").search_experiments(max_results=1)

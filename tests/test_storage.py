@@ -1,0 +1,59 @@
+"""Files and folders of runs are whole or not there: killed, refused, on a full disk, locally and on an object store."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from vgg_dist.storage import list_folder, local_folder, write_folder
+
+MARK = "config.json"
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Writing beyond `size` bytes fails, as on a full disk."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def writer(content: bytes):
+    def write(folder: Path) -> None:
+        (folder / "big").write_bytes(content)
+        (folder / MARK).write_text("{}")
+
+    return write
+
+
+@pytest.mark.parametrize("kind", ["local", "object store"])
+def test_a_folder_is_written_replaced_and_read_back(tmp_path: Path, kind: str) -> None:
+    # A SubTreeFileSystem has no local paths, so it is treated as an object store.
+    filesystem = fs.LocalFileSystem() if kind == "local" else fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    path = f"{tmp_path}/run/c1" if kind == "local" else "run/c1"
+    write_folder(filesystem, path, writer(b"first"), MARK)
+    write_folder(filesystem, path, writer(b"second"), MARK)
+    assert list_folder(f"{tmp_path}/run/c1") == ["big", MARK]
+    assert list_folder(f"{tmp_path}/run") == ["c1"]
+    with local_folder(f"{tmp_path}/run/c1") as folder:
+        assert (folder / "big").read_bytes() == b"second"
+
+
+def test_a_full_disk_leaves_the_earlier_folder_and_no_half_of_a_new_one(tmp_path: Path) -> None:
+    write_folder(fs.LocalFileSystem(), f"{tmp_path}/c1", writer(b"whole"), MARK)
+    for name in ("c1", "c2"):
+        with largest_file(1000), pytest.raises(OSError, match="MB are free there"):
+            write_folder(fs.LocalFileSystem(), f"{tmp_path}/{name}", writer(b"x" * 2000), MARK)
+    assert list_folder(str(tmp_path)) == ["c1"]
+    assert (tmp_path / "c1" / "big").read_bytes() == b"whole"

@@ -1,0 +1,121 @@
+"""Files and folders of runs on `--storage-path`, an absolute path or a URL: written whole or not at all.
+
+By pyarrow, as Ray reads and writes there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from pyarrow import fs
+
+from pipelines.remote import is_remote
+
+
+def absolute(location: str) -> str:
+    """The same place, whatever a process's current folder is; URLs as they are."""
+    return location if is_remote(location) else os.path.abspath(os.path.expanduser(location.removeprefix("file://")))
+
+
+def check_writable(folder: str) -> None:
+    """Makes the folder if need be, and tries it. OSError or ValueError where nothing can be written."""
+    filesystem, path = fs.FileSystem.from_uri(folder)
+    filesystem.create_dir(path, recursive=True)
+    probe = f"{path}/.vgg_dist-{os.getpid()}"
+    with filesystem.open_output_stream(probe) as stream:
+        stream.write(b"writable")
+    filesystem.delete_file(probe)
+
+
+def beside(folder: str, name: str) -> str:
+    """The path or URL of `name` in `folder`, itself a path or URL (whose query is kept)."""
+    if "://" not in folder:
+        return f"{folder.rstrip('/')}/{name}"
+    parts = urlsplit(folder)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+
+
+def read_file(url: str) -> bytes | None:
+    """The file's content; None where there is none. OSError or ValueError where the storage does not answer."""
+    filesystem, path = fs.FileSystem.from_uri(url)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return None
+
+
+def replace_file(url: str, content: bytes) -> None:
+    """Write the file in one piece, whatever kills this process. OSError or ValueError where the storage refuses."""
+    filesystem, path = fs.FileSystem.from_uri(url)
+    filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+    unfinished = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with filesystem.open_output_stream(unfinished) as stream:
+            stream.write(content)
+        filesystem.move(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            filesystem.delete_file(unfinished)
+        raise
+
+
+def remove_file(url: str) -> None:
+    """Remove the file if it is there."""
+    filesystem, path = fs.FileSystem.from_uri(url)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_file(path)
+
+
+def write_folder(filesystem: fs.FileSystem, path: str, write: Callable[[Path], None], mark: str) -> None:
+    """A folder with the files that `write` puts into the local one it is given, in place of one that may be there.
+
+    Where folders cannot be renamed (object stores) the file `mark` comes last: without it the folder is not whole.
+    OSError, with how much room there is left, if it cannot be written.
+    """
+    local = isinstance(filesystem, fs.LocalFileSystem)
+    scratch = Path(path).with_name(f".{Path(path).name}.unfinished") if local else Path(tempfile.mkdtemp())
+    try:
+        if local:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+        try:
+            write(scratch)
+        except Exception as error:  # torch and safetensors have kinds of their own for a full disk
+            raise OSError(f"{error} ({shutil.disk_usage(scratch).free / 1e6:.0f} MB are free there)") from error
+        if local:
+            shutil.rmtree(path, ignore_errors=True)
+            scratch.rename(path)
+            return
+        filesystem.create_dir(path, recursive=True)
+        for file in sorted(scratch.iterdir(), key=lambda file: file.name == mark):
+            fs.copy_files(str(file), f"{path}/{file.name}", destination_filesystem=filesystem)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def local_folder(url: str) -> Iterator[Path]:
+    """The files of a folder (not of folders in it) on this machine: where they are, or a copy for the while."""
+    filesystem, path = fs.FileSystem.from_uri(url)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        for entry in filesystem.get_file_info(fs.FileSelector(path)):
+            if entry.is_file:
+                fs.copy_files(entry.path, f"{scratch}/{entry.base_name}", source_filesystem=filesystem)
+        yield Path(scratch)
+
+
+def list_folder(url: str) -> list[str]:
+    """The names of what is in a folder, in order; FileNotFoundError where there is none."""
+    filesystem, path = fs.FileSystem.from_uri(url)
+    return sorted(entry.base_name for entry in filesystem.get_file_info(fs.FileSelector(path)))
