@@ -45,6 +45,17 @@ def center_corner(resized: IntArray, size: int) -> IntArray:
     return np.rint((resized - size) / 2).astype(np.int64)
 
 
+def grid_corners(resized: IntArray, size: int, grid: int = 5) -> IntArray:
+    """Corners (n, grid * grid, 2) as (y, x) of the test crops (paper, section 3.2): a regular grid, row by row.
+
+    The first and the last crop of a row touch the image's edges, as do those of a column; the others lie at equal
+    distances between them, to the nearest pixel, halves to the even one.
+    """
+    room = (resized - size)[:, None, :]
+    steps = np.stack(np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij"), axis=-1).reshape(1, -1, 2)
+    return np.rint(steps * room / (grid - 1)).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class DecodeWindow:
     """What to decode of each source image, and how the crop is made of it. All arrays are (n, 2) as (y, x).

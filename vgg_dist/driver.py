@@ -6,9 +6,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -25,8 +22,8 @@ from ray.train.torch import TorchTrainer
 
 from vgg_dist.checkpoint import local_checkpoint
 from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.nodes import check_storage, describe_workers, start_ray, worker_resources
 from vgg_dist.phases import mark
-from vgg_dist.storage import check_writable
 from vgg_dist.tracking import Record, TrackedRun, Tracker, finish_run, log_model, open_run, resolve_tracking_uri, ui_hint
 
 SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server that is away
@@ -37,14 +34,14 @@ def run_training(config: TrainConfig) -> dict[str, float]:
 
     ValueError for a setting or data that cannot be; TrainingError for a run that failed.
     """
-    _check_storage(config.storage_path)
+    check_storage(config.storage_path)
     if config.init_from is not None and "RAY_ADDRESS" not in os.environ:
         with local_checkpoint(config.init_from, "--init-from"):
             pass
     print("vgg_dist.train: starting Ray and its workers", flush=True)
     start_ray()
     mark("Ray up")
-    resources = worker_resources(config)
+    resources = worker_resources(config.num_workers)
     config = config.with_workers(len(resources))
     run = open_run(
         resolve_tracking_uri(config.tracking_uri, config.storage_path),
@@ -88,63 +85,6 @@ def run_training(config: TrainConfig) -> dict[str, float]:
             finish_run(run, status)
     _finish(run, config, result.checkpoint, result.return_value)
     return result.return_value["metrics"]
-
-
-def start_ray() -> None:
-    """Connects to the cluster that there is, or starts one on this machine."""
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    if "RAY_ADDRESS" not in os.environ:
-        ray.init()
-        return
-    # A cluster's processes do not inherit this one's environment, and the tracking server may want a password. What the
-    # job was submitted with is there already, and Ray refuses to be told it twice.
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
-    known = job.get("env_vars") or {}
-    variables = {k: v for k, v in os.environ.items() if k.startswith(("MLFLOW_", "VGG_DIST_")) and k not in known}
-    ray.init(runtime_env={"env_vars": variables} if variables else None)
-
-
-def worker_resources(config: TrainConfig) -> list[dict[str, float]]:
-    """What each training worker reserves: a GPU where there are any, and as many CPUs as the cluster has for it.
-
-    ValueError if the cluster will never have room for --num-workers.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    use_gpu = any(node.get("GPU") for node in nodes)
-    kind = "GPU" if use_gpu else "CPU"
-    total = int(sum(node.get(kind, 0) for node in nodes))
-    num_workers = config.num_workers or (total if use_gpu else 1)
-
-    def room(cpus: int) -> int:
-        """How many workers of so many CPUs (and a GPU) fit into the nodes."""
-        return sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if use_gpu else math.inf)) for node in nodes)
-
-    cpus = next((cpus for cpus in range(int(max(n.get("CPU", 0) for n in nodes)), 0, -1) if room(cpus) >= num_workers), 0)
-    if not cpus:
-        from ray._private.state import state
-
-        most = state.get_max_resources_from_cluster_config()  # None where no autoscaler can add nodes
-        if most is None or most.get(kind, 0) < num_workers:
-            raise ValueError(
-                f"--num-workers {num_workers}: the cluster has room for {room(1)} workers "
-                f"({total} {kind}s on {len(nodes)} nodes{'' if most is None else f', at most {most.get(kind, 0):.0f}'})"
-            )
-        cpus = 1
-    return [{"CPU": float(cpus)} | ({"GPU": 1.0} if use_gpu else {})] * num_workers
-
-
-def describe_workers(resources: list[dict[str, float]]) -> str:
-    """For people."""
-    each = ", ".join(f"{amount:.0f} {kind}" for kind, amount in resources[0].items())
-    return f"{len(resources)} worker{'s' * (len(resources) > 1)} of {each}"
-
-
-def _check_storage(storage_path: str) -> None:
-    """ValueError, one line, if nothing can be written there."""
-    try:
-        check_writable(storage_path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--storage-path {storage_path}: cannot be written: {' '.join(str(error).split())}") from None
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:

@@ -293,9 +293,9 @@ def augmentation(config: TrainConfig) -> Augmentation:
     return Augmentation((low, high), config.flip, config.color_shift)
 
 
-def loader_threads(config: TrainConfig) -> int:
+def loader_threads(asked: int | None) -> int:
     """Decoding threads of this process: as asked, else the CPUs it was given."""
-    return config.loader_threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    return asked or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 def check_images(config: TrainConfig, num_train: int, num_val: int, world_size: int) -> None:

@@ -79,7 +79,7 @@ def _set_up(config: TrainConfig, worker: Worker, reporter: Reporter) -> Trainer:
         return open_loader(
             store,
             preprocessing,
-            num_threads=loader_threads(config),
+            num_threads=loader_threads(config.loader_threads),
             max_batch=config.micro_batch,
             device=worker.device,
         )

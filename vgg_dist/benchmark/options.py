@@ -10,15 +10,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vgg_dist.config import Arch, TrainConfig, flag
+from vgg_dist.config import Arch, TrainConfig, at_least, flag
+from vgg_dist.specs import MODELS
 
 Device = Literal["cpu", "cuda"]
-
-
-def check_at_least(name: str, value: int, least: int, what: str = "") -> None:
-    """ValueError, one line that names the flag, if the value is smaller."""
-    if value < least:
-        raise ValueError(f"{flag(name)} {value}: must be at least {least}{what}")
 
 
 def check_output(file: Path | None) -> None:
@@ -53,11 +48,11 @@ class LoaderBenchmark:
     def check(self) -> None:
         """ValueError, one line that names the flag, for what cannot be."""
         for name in ("threads", "batch", "images", "rounds", "image_size"):
-            check_at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         if len(self.train_scale) not in (1, 2):
             raise ValueError(f"--train-scale takes one or two numbers, not {len(self.train_scale)}")
-        check_at_least("train_scale", self.train_scale[0], self.image_size, ", the crop's size")
-        check_at_least("train_scale", self.train_scale[-1], self.train_scale[0], ", S_min")
+        at_least("train_scale", self.train_scale[0], self.image_size, ", the crop's size")
+        at_least("train_scale", self.train_scale[-1], self.train_scale[0], ", S_min")
         check_output(self.json)
 
 
@@ -89,7 +84,7 @@ class StepBenchmark:
     def check(self) -> None:
         """ValueError, one line that names the flag, for what cannot be."""
         for name in ("batch", "steps", "rounds"):
-            check_at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("archs", "precisions"):
             if not getattr(self, name):
                 raise ValueError(f"{flag(name)}: at least one is needed")
@@ -115,6 +110,37 @@ class StepBenchmark:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationBenchmark:
+    """Images/s of dense evaluation and of 50 crops, beside plain ways to evaluate densely."""
+
+    data: str
+    """Folder (or URL) with train/ class folders or shards; the images of train are taken."""
+    arch: Arch = "D"
+    """Network, untrained."""
+    test_scale: int = 256
+    """Smallest side Q of the images."""
+    images: int = 64
+    """Images a round: the first ones."""
+    rounds: int = 3
+    """Timed rounds; in each one every way has its turn."""
+    micro_batch: int = 32
+    """Crops, or as many pixels of whole images, at once."""
+    threads: int | None = None
+    """Decoding threads. Default: as many as there are CPUs."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocast, or fp32. auto: bf16 where the hardware multiplies bf16 matrices."""
+    json: Path | None = None
+    """File for the figures, the machine and the versions."""
+
+    def check(self) -> None:
+        """ValueError, one line that names the flag, for what cannot be."""
+        for name in ("images", "rounds", "micro_batch"):
+            at_least(name, getattr(self, name), 1)
+        at_least("test_scale", self.test_scale, MODELS[self.arch].image_size, "the crop's size")
+        check_output(self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StartupBenchmark:
     """Seconds from the command to a training's first step, phase by phase. Takes the flags of vgg_dist.train."""
 
@@ -129,7 +155,7 @@ class StartupBenchmark:
 
     def check(self) -> None:
         """ValueError, one line that names the flag, for what cannot be."""
-        check_at_least("repeats", self.repeats, 1)
+        at_least("repeats", self.repeats, 1)
         self.train.resolved()
         check_output(self.json)
 
@@ -150,5 +176,6 @@ class StartupBenchmark:
 Benchmark = (
     Annotated[LoaderBenchmark, tyro.conf.subcommand("loader")]
     | Annotated[StepBenchmark, tyro.conf.subcommand("step")]
+    | Annotated[EvaluationBenchmark, tyro.conf.subcommand("evaluation")]
     | Annotated[StartupBenchmark, tyro.conf.subcommand("startup")]
 )

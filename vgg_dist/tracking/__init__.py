@@ -17,7 +17,7 @@ run began. The world size is a metric, since an MLflow param cannot change.
 
 from vgg_dist.tracking.model import log_model
 from vgg_dist.tracking.outbox import Record
-from vgg_dist.tracking.run import TrackedRun, finish_run, open_run, ui_hint
+from vgg_dist.tracking.run import TrackedRun, finish_run, log_report, open_run, ui_hint
 from vgg_dist.tracking.store import TrackingError, resolve_tracking_uri
 from vgg_dist.tracking.system_metrics import SystemSampler
 from vgg_dist.tracking.tracker import Tracker
@@ -30,6 +30,7 @@ __all__ = [
     "TrackingError",
     "finish_run",
     "log_model",
+    "log_report",
     "open_run",
     "resolve_tracking_uri",
     "ui_hint",

@@ -11,6 +11,7 @@ import getpass
 import shlex
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 from vgg_dist.storage import absolute, beside, read_file, replace_file
 from vgg_dist.tracking.revision import code_version
 from vgg_dist.tracking.store import (
+    METRICS_A_REQUEST,
     PARAM_LENGTH,
     PARAMS_A_REQUEST,
     connect,
@@ -101,6 +103,22 @@ def finish_run(run: TrackedRun, status: str) -> None:
             client.log_figure(run.run_id, figure, "learning_curves.png", save_kwargs={"dpi": 150})
     with warned(f"the run's status is not set to {status}"):
         connect(run.tracking_uri).set_terminated(run.run_id, status)
+
+
+def log_report(run: TrackedRun, metrics: Mapping[str, float], files: Mapping[str, str]) -> None:
+    """Metrics without a course over steps, and texts as files by name, in place of earlier ones.
+
+    What a gone server refuses is a logged warning.
+    """
+    with warned(f"the report is not logged in MLflow, it is in {run.folder}"):
+        from mlflow.entities import Metric
+
+        client, now = connect(run.tracking_uri), round(1000 * time.time())
+        points = [Metric(name, value, timestamp=now, step=0) for name, value in metrics.items()]
+        for request in split(points, METRICS_A_REQUEST):
+            client.log_batch(run.run_id, metrics=request, synchronous=True)
+        for name, text in files.items():
+            client.log_text(run.run_id, text, name)
 
 
 def ui_hint(run: TrackedRun) -> str:

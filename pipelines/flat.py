@@ -1,0 +1,71 @@
+"""Images that lie in no class folders: pictures named one by one, or a folder of them with the labels in a file.
+
+The official ILSVRC sets for validation and test are such folders; the order of the labels and of the test server's
+guesses is that of the file names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.samples import SampleStore
+from pipelines.store import IMAGE_EXTENSIONS
+
+UNLABELLED = -1
+
+
+class FlatStore(SampleStore):
+    """The images of `files`, in their order; `labels` UNLABELLED where they are not known."""
+
+    def __init__(self, files: Sequence[str], class_names: list[str], labels: np.ndarray | None = None) -> None:
+        self.files = list(files)
+        self.class_names = class_names
+        self.labels = np.full(len(self.files), UNLABELLED, np.int64) if labels is None else labels
+
+    def read(self, index: int) -> bytes:
+        """The file's bytes; OSError with its name."""
+        return Path(self.files[index]).read_bytes()
+
+    def length(self, index: int) -> int:
+        """The file's size in bytes; OSError with its name."""
+        return os.stat(self.files[index]).st_size
+
+    def name(self, index: int) -> str:
+        """The file's name without its folder."""
+        return os.path.basename(self.files[index])
+
+    def size(self, index: int) -> None:
+        """Not known without opening the file."""
+        return
+
+    def subset(self, indices: np.ndarray) -> FlatStore:
+        """The images at `indices`."""
+        return FlatStore([self.files[index] for index in indices], self.class_names, self.labels[indices])
+
+
+def open_flat(folder: str, class_names: list[str], labels: Sequence[str] | None = None) -> FlatStore:
+    """The images of a folder in the order of their names, with the class of each from `labels`, by name.
+
+    Raises ValueError, one line, for a folder that is missing or has no images, and labels that do not fit.
+    """
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.lower().endswith(IMAGE_EXTENSIONS) and name[0] != ".")
+    except OSError as error:
+        raise ValueError(f"--data {folder}: {error.strerror}") from error
+    if not names:
+        raise ValueError(f"--data {folder}: no images in it (by extension: {' '.join(IMAGE_EXTENSIONS)})")
+    files = [os.path.join(folder, name) for name in names]
+    if labels is None:
+        return FlatStore(files, class_names)
+    if len(labels) != len(files):
+        raise ValueError(
+            f"--labels: {len(labels)} labels for the {len(files)} images of {folder}; one a line, in name order"
+        )
+    number = {name: index for index, name in enumerate(class_names)}
+    if unknown := sorted(set(labels) - set(number)):
+        raise ValueError(f"--labels: classes that the net does not know: {', '.join(unknown[:5])}")
+    return FlatStore(files, class_names, np.array([number[label] for label in labels], np.int64))

@@ -1,0 +1,238 @@
+"""The command end to end: its numbers against a plain loop, killed and resumed on other workers, fusion, and its errors."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from networks import build_drawn
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.store import open_store
+from vgg_dist.config import EvalConfig, TrainConfig
+from vgg_dist.engine import build_state
+from vgg_dist.evaluate import evaluate
+from vgg_dist.evaluation import plan_evaluation
+from vgg_dist.models import fully_convolutional
+from vgg_dist.posteriors import decode
+
+ROOT = Path(__file__).parents[1]
+DATA = "synthetic:train=100,val=700,size=48"
+CLASSES = open_store(DATA, "val").class_names
+
+
+def make_run(storage: Path, name: str, seed: int, class_names: list[str] = CLASSES) -> Path:
+    """A run with a checkpoint, as training leaves it: LeNet-5, for speed, with weights that tell images apart."""
+    config = TrainConfig(arch="lenet5", data=DATA, name=name, storage_path=str(storage), seed=seed).resolved()
+    state = build_state(config, len(class_names), torch.device("cpu"))
+    state.model.load_state_dict(build_drawn("lenet5", seed=seed, num_classes=len(class_names)).state_dict())
+    folder = storage / name / "checkpoint-000000001"
+    folder.mkdir(parents=True)
+    state.save(folder, config, class_names)
+    return storage / name
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    storage = tmp_path_factory.mktemp("runs")
+    for number, letter in enumerate("AB"):
+        make_run(storage, f"net-{letter}", number)
+    return storage
+
+
+def settings(runs: Path, **more: object) -> EvalConfig:
+    nets = (str(runs / "net-A"), str(runs / "net-B"))
+    return EvalConfig(**{"nets": nets, "storage_path": str(runs), "precision": "fp32"} | more)  # type: ignore[arg-type]
+
+
+def plain_loop(run: Path, view: str, scale: int, indices: range) -> NDArray[np.float32]:
+    """One image at a time, with Pillow and the net's FC or dense form."""
+    from vgg_dist.weights import load_net
+
+    net, store, size = load_net(str(run)), open_store(DATA, "val"), 32
+    dense, posteriors = fully_convolutional(net.model), []
+    for index in indices:
+        with Image.open(io.BytesIO(store.read(index))) as opened:
+            width, height = opened.size
+            resized = opened.convert("RGB").resize(
+                (scale * width // min(opened.size), scale * height // min(opened.size)), 2
+            )
+        grey = np.array(resized, np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+        image = torch.from_numpy((grey - net.mean[0]) / net.std[0])[None]
+        sides = [image, image.flip(2)]
+        with torch.inference_mode():
+            if view == "dense":
+                each = [dense(side[None]).mean((2, 3)).softmax(1) for side in sides]
+            else:
+                _, height, width = image.shape
+                corners = [
+                    (round(y * (height - size) / 4), round(x * (width - size) / 4)) for y in range(5) for x in range(5)
+                ]
+                each = [
+                    net.model(side[None, :, y : y + size, x : x + size]).softmax(1) for side in sides for y, x in corners
+                ]
+        posteriors.append(torch.cat(each).mean(0).numpy())
+    return np.array(posteriors)
+
+
+def test_posteriors_are_those_of_a_plain_loop_and_the_tables_are_means_of_them(runs: Path) -> None:
+    config = settings(runs, name="tables", views=("dense", "crops"))
+    report = evaluate(config)
+    assert report is not None
+    evaluation = plan_evaluation(config.resolved())
+    assert evaluation.tasks() == []
+    some = range(0, 700, 50)
+    for net, files in zip("AB", evaluation.files, strict=True):
+        assert set(files) == {(view, scale) for view in ("dense", "crops") for scale in (32, 37, 42)}
+        for view in ("dense", "crops"):
+            expected = plain_loop(runs / f"net-{net}", view, 37, some)
+            np.testing.assert_allclose(files[view, 37].read()[list(some)], expected, rtol=5e-3, atol=1e-6)
+    labels = open_store(DATA, "val").labels
+    total = np.mean([one.read() for files in evaluation.files for one in files.values()], axis=0)
+    error = 100 * np.mean(total.argmax(1) != labels)
+    assert any(value == pytest.approx(error) for name, value in report.metrics.items() if name.startswith("table6/"))
+    assert report.images == 700
+    page = (runs / "tables" / "report.html").read_text()
+    assert "data:image" in page
+    assert "700 images" in (runs / "tables" / "report.md").read_text()
+
+
+def command(*flags: str, **options: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "vgg_dist.evaluate", *flags]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=500, **options)  # type: ignore[call-overload]
+
+
+@pytest.mark.ray
+def test_killed_and_resumed_on_two_workers_gives_the_same_numbers(runs: Path) -> None:
+    flags = [str(runs / "net-A"), "--storage-path", str(runs), "--precision", "fp32", "--test-scales", "37", "64"]
+    whole = command(*flags, "--name", "whole")
+    assert whole.returncode == 0, whole.stderr
+    line = [sys.executable, "-m", "vgg_dist.evaluate", *flags, "--name", "killed"]
+    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (parts := sorted((runs / "killed").rglob("part-*.npy"))):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    parts = sorted((runs / "killed").rglob("part-*.npy"))
+    assert len(parts) < 6
+    before = {part: part.stat().st_mtime_ns for part in parts}
+    resumed = command(*flags, "--name", "killed", "--num-workers", "2")
+    assert resumed.returncode == 0, resumed.stderr
+    assert {part: part.stat().st_mtime_ns for part in parts} == before
+    for part in sorted((runs / "whole").rglob("part-*.npy")):
+        other = runs / "killed" / part.relative_to(runs / "whole")
+        np.testing.assert_allclose(decode(np.load(other)), decode(np.load(part)), rtol=2e-3, atol=1e-7)
+    assert (runs / "killed" / "report.md").read_text() == (runs / "whole" / "report.md").read_text()
+
+
+def test_predictions_name_the_five_best(runs: Path, tmp_path: Path) -> None:
+    Image.effect_noise((60, 40), 80).convert("CMYK").save(tmp_path / "odd.jpg")
+    done = command(str(runs / "net-A"), "--predict", str(tmp_path / "odd.jpg"))
+    assert done.returncode == 0, done.stderr
+    file, *lines = done.stdout.splitlines()
+    assert file.endswith("odd.jpg")
+    assert len(lines) == 5
+    assert all(line.split("%")[1].strip() in CLASSES for line in lines)
+    shares = [float(line.split("%")[0]) for line in lines]
+    assert shares == sorted(shares, reverse=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"])
+def test_top_5_of_the_center_crop_is_torchvisions(imagenet_samples: list[Path], tmp_path: Path, name: str) -> None:
+    from torchvision.transforms._presets import ImageClassification
+
+    files = imagenet_samples[::50]
+    model = getattr(torchvision.models, name)(num_classes=20).eval()
+    for layer in model.modules():  # random weights that neither fade nor explode
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for file in files:
+        (folder / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "classes.txt").write_text("\n".join(f"class{k:02}" for k in range(20)))
+    (tmp_path / "labels.txt").write_text("class00\n" * len(files))
+    config = EvalConfig(
+        nets=(str(tmp_path / "weights.pth"),),
+        weights_format="torchvision",
+        class_names=str(tmp_path / "classes.txt"),
+        labels=str(tmp_path / "labels.txt"),
+        data=str(folder),
+        views=("center",),
+        test_scales=(256,),
+        storage_path=str(tmp_path),
+        precision="fp32",
+    )
+    evaluate(config)
+    ours = plan_evaluation(config.resolved()).files[0]["center", 256].read()
+    preset = ImageClassification(crop_size=224)
+    with torch.inference_mode():
+        images = torch.stack([preset(Image.open(file).convert("RGB")) for file in sorted(files, key=lambda file: file.name)])
+        theirs = torch.cat([model(image[None]) for image in images])
+    assert np.argsort(-ours, 1, kind="stable")[:, :5].tolist() == theirs.topk(5).indices.tolist()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], ["no net"]),
+        (["{}/missing"], ["missing"]),
+        (["{}/net-A", "--test-scales", "20"], ["--test-scales 20", "32"]),
+        (["{}/net-A", "--views", "dnse"], ["--views", "dense"]),
+        (["{}/net-A", "{}/other"], ["other", "in another order"]),
+        (["{}/net-A", "{}/fewer"], ["fewer", "3 classes", "10"]),
+        (["{}/net-A", "--data", "{}/empty"], ["--data", "empty"]),
+        (["{}/net-A", "--data", "{}/pictures", "--labels", "{}/one-label"], ["--labels", "1 labels for the 2 images"]),
+        (["{}/net-A", "--data", "{}/pictures"], ["--labels"]),
+        (["{}/net-A", "--data", "{}/pictures", "--labels", "{}/two-labels"], ["broken.jpg", "cannot be decoded"]),
+        (["{}/net-A", "--submission", "x.txt"], ["--devkit"]),
+        (["{}/net-A", "--predict", "{}/nothing.jpg"], ["nothing.jpg"]),
+    ],
+)
+def test_mistakes_are_one_line(runs: Path, flags: list[str], words: list[str], wrong: Path) -> None:
+    flags = [flag.replace("{}/net", f"{runs}/net").replace("{}", str(wrong)) for flag in flags]
+    done = command(*flags, "--storage-path", str(runs), "--name", "mistakes")
+    assert done.returncode == 2, done.stdout
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("vgg_dist.evaluate: ")
+    assert all(word in message for word in words), message
+    assert "Traceback" not in done.stderr
+    assert not list(runs.rglob("*.tmp"))
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("wrong")
+    make_run(root, "other", 3, CLASSES[::-1])
+    make_run(root, "fewer", 4, CLASSES[:3])
+    (root / "empty").mkdir()
+    (root / "pictures").mkdir()
+    Image.new("RGB", (50, 50)).save(root / "pictures" / "good.png")
+    (root / "pictures" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing more")
+    (root / "one-label").write_text(CLASSES[0])
+    (root / "two-labels").write_text(f"{CLASSES[0]}\n{CLASSES[1]}\n")
+    return root
+
+
+def test_what_is_there_of_other_settings_is_not_mixed(runs: Path) -> None:
+    evaluate(settings(runs, name="precise", nets=(str(runs / "net-A"),), test_scales=(32,)))
+    with pytest.raises(ValueError, match="700 images of 10 classes, not 300 of 10"):
+        evaluate(settings(runs, name="precise", nets=(str(runs / "net-A"),), data="synthetic:train=100,val=300,size=48"))
+    with pytest.raises(ValueError, match="computed otherwise"):
+        evaluate(settings(runs, name="precise", nets=(str(runs / "net-A"),), test_scales=(32,), precision="auto"))
+    manifest = next((runs / "precise").rglob("manifest.json"))
+    assert json.loads(manifest.read_text())["num_images"] == 700
+    assert os.path.basename(manifest.parent) == "dense-32"

@@ -1,0 +1,276 @@
+"""The evaluation report: errors and means against brute force, and every cell where it belongs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vgg_dist import paper
+from vgg_dist.paper import Net, several_scales, single_scale
+from vgg_dist.report import EvaluatedNet, build_report, mean_posteriors, top_guesses, top_k_errors
+
+IMAGES, CLASSES = 401, 1000
+CLASS_NAMES = [str(c) for c in range(CLASSES)]
+Files = dict[tuple[str, int], NDArray[np.float32]]
+
+
+def brute_force_errors(posteriors: NDArray[np.floating], labels: NDArray[np.int64]) -> tuple[float, float]:
+    """By counting, for each image, the classes in front of its label."""
+    own = posteriors[np.arange(len(labels)), labels][:, None]
+    lower = np.arange(posteriors.shape[1]) < labels[:, None]
+    ranks = ((posteriors > own) | ((posteriors == own) & lower)).sum(1)
+    return 100 * float((ranks >= 1).mean()), 100 * float((ranks >= 5).mean())
+
+
+@pytest.fixture(scope="module")
+def labels() -> NDArray[np.int64]:
+    return np.random.default_rng(0).integers(0, CLASSES, IMAGES)
+
+
+def made_up_files(
+    seed: int, scales: tuple[int, ...], labels: NDArray[np.int64], classes: int = CLASSES, hint: float = 2.5
+) -> Files:
+    """Posteriors of which each (view, Q) has an error of its own."""
+    rng = np.random.default_rng(seed)
+    files: Files = {}
+    for view in ("dense", "crops"):
+        for scale in scales:
+            logits = 1.4 * rng.normal(size=(len(labels), classes))
+            logits[np.arange(len(labels)), labels] += rng.uniform(hint, hint + 2)
+            posteriors = np.exp(logits)
+            files[view, scale] = (posteriors / posteriors.sum(1, keepdims=True)).astype(np.float32)
+    return files
+
+
+def net_of(name: str, arch: str, train_scale: tuple[int, int], files: Files, **kwargs: object) -> EvaluatedNet:
+    settings = {"batch_norm": False, "image_size": 224, "available": frozenset(files)} | kwargs
+    return EvaluatedNet(
+        name=name, arch=arch, train_scale=train_scale, posteriors=lambda view, Q: files[view, Q], **settings  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+# Errors and means
+
+
+@pytest.mark.parametrize("classes", [2, 4, 5, 6, 40])
+def test_errors_with_ties_against_brute_force(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    posteriors = rng.integers(0, 4, (5000, classes)).astype(np.float32) / 4  # most rows have ties
+    truth = rng.integers(0, classes, len(posteriors))
+    errors = top_k_errors(posteriors, truth)
+    assert errors == pytest.approx(brute_force_errors(posteriors, truth))
+    guesses = top_guesses(posteriors)
+    np.testing.assert_array_equal(guesses, np.argsort(-posteriors, axis=1, kind="stable")[:, :5])
+    assert classes > 5 or errors.top5 == 0
+    assert posteriors.max() == np.float32(0.75)  # what was ranked is as it was
+
+
+def test_what_cannot_be_ranked() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        top_k_errors(np.array([[0.5, np.nan, 0.5]]), np.array([0]))
+    with pytest.raises(ValueError, match="2 images, and 1 labels"):
+        top_k_errors(np.ones((2, 3)), np.array([0]))
+    with pytest.raises(ValueError, match="at least one"):
+        top_k_errors(np.ones((0, 3)), np.array([], np.int64))
+
+
+def test_mean_against_numpy_and_one_part_at_a_time() -> None:
+    parts = np.random.default_rng(0).random((21, 30, 7), dtype=np.float32)
+    before = parts.copy()
+    np.testing.assert_allclose(mean_posteriors(parts), parts.astype(np.float64).mean(0), rtol=1e-6)
+    np.testing.assert_array_equal(parts, before)
+    half = mean_posteriors(part.astype(np.float16) for part in parts)  # a generator; a sum in float16 would be far off
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(half, parts.astype(np.float16).astype(np.float64).mean(0), rtol=1e-6)
+    with pytest.raises(ValueError, match="no posteriors"):
+        mean_posteriors([])
+    with pytest.raises(ValueError, match=re.escape("(2, 3) and (1, 3)")):
+        mean_posteriors([np.ones((2, 3)), np.ones((1, 3))])
+
+
+# The paper
+
+
+def test_numbers_of_the_paper() -> None:
+    assert len(paper.TABLE_3) == 12
+    assert paper.TABLE_3[Net("A-LRN", (256, 256))] == (29.7, 10.5)
+    assert paper.TABLE_3[Net("D", (384, 384))] == (26.8, 8.7)
+    assert paper.TABLE_3[Net("E", (256, 512))] == (25.5, 8.0)
+    assert len(paper.TABLE_4) == 10
+    assert paper.TABLE_4[Net("B", (256, 256))] == (28.2, 9.6)
+    assert paper.TABLE_4[Net("C", (256, 512))] == (26.3, 8.2)
+    assert paper.TABLE_4[Net("E", (256, 256))] == (26.9, 8.7)
+    assert paper.TABLE_5[Net("D", (256, 512))] == {"dense": (24.8, 7.5), "crops": (24.6, 7.5), "both": (24.4, 7.2)}
+    assert paper.TABLE_5[Net("E", (256, 512))] == {"dense": (24.8, 7.5), "crops": (24.6, 7.4), "both": (24.4, 7.1)}
+    fusions = {(len(fusion.nets), fusion.view): (*fusion.errors, fusion.test_top5) for fusion in paper.TABLE_6}
+    assert fusions == {
+        (7, "dense"): (24.7, 7.5, 7.3), (2, "dense"): (24.0, 7.1, 7.0), (2, "crops"): (23.9, 7.2, None),
+        (2, "both"): (23.7, 6.8, 6.8),
+    }  # fmt: skip
+    for net, errors in paper.TABLE_4.items():  # several scales were never worse, and are Table 5's dense
+        assert all(several <= single for several, single in zip(errors, paper.TABLE_3[net], strict=True))
+    assert all(of_view["dense"] == paper.TABLE_4[net] for net, of_view in paper.TABLE_5.items())
+
+
+def test_scales() -> None:
+    assert [single_scale(s) for s in ((256, 256), (384, 384), (256, 512))] == [256, 384, 384]
+    assert several_scales((256, 256), 224) == (224, 256, 288)
+    assert several_scales((384, 384), 224) == (352, 384, 416)
+    assert several_scales((256, 512), 224) == (256, 384, 512)
+    assert several_scales((37, 37), 32) == (32, 37, 42)  # 32 x 32 / 224 is 4.6
+    assert several_scales((32, 32), 32) == (32, 37)
+    assert several_scales((10, 10), 5) == (9, 10, 11)
+    assert several_scales((30, 40), 32) == (32, 35, 40)
+
+
+# The tables
+
+
+def test_every_cell_against_numpy(labels: NDArray[np.int64]) -> None:
+    """Every mean of files has an error of its own, so none can stand in for another."""
+    files = {name: made_up_files(seed, (256, 384, 512), labels) for seed, name in enumerate(("d", "e"))}
+    files["b"] = made_up_files(7, (224, 256, 288), labels)
+    nets = [net_of(name, name.upper(), (256, 256) if name == "b" else (256, 512), files[name]) for name in files]
+    report = build_report(nets, labels, CLASS_NAMES)
+
+    def several(name: str, view: str) -> NDArray[np.float64]:
+        return np.mean([p.astype(np.float64) for (v, _), p in files[name].items() if v == view or view == "both"], axis=0)
+
+    means: dict[str, NDArray[np.floating]] = {"table3/B_256": files["b"]["dense", 256]}
+    means["table4/B_256"] = several("b", "dense")
+    for name, key in (("d", "D_256-512"), ("e", "E_256-512")):
+        means[f"table3/{key}"] = files[name]["dense", 384]
+        means[f"table4/{key}"] = several(name, "dense")
+        means |= {f"table5/{key}/{view}": several(name, view) for view in ("dense", "crops", "both")}
+    for view in ("dense", "crops", "both"):
+        means[f"table5/b/{view}"] = several("b", view)
+        means[f"table6/D_E_256-512/{view}"] = (several("d", view) + several("e", view)) / 2
+        means[f"table6/all/{view}"] = (several("d", view) + several("e", view) + several("b", view)) / 3
+    means |= {f"each/{net}/{view}_{Q}": p for net, of_net in files.items() for (view, Q), p in of_net.items()}
+    expected = {key: brute_force_errors(mean, labels) for key, mean in means.items()}
+    distinct = {
+        key: errors for key, errors in expected.items() if not re.match(r"table(3|5/.*/dense)", key)
+    }  # elsewhere too
+    assert len(set(distinct.values())) == len(distinct)
+
+    flat = {
+        f"{key}/top{k}_error": error for key, errors in expected.items() for k, error in zip((1, 5), errors, strict=True)
+    }
+    assert report.metrics == pytest.approx(flat | {"images": IMAGES})
+    best = min(expected, key=lambda key: expected[key][::-1])
+    assert report.mistakes
+    assert best.startswith("table")
+    assert report.mistakes.what.startswith(f"Table {best[5]}: ")
+    assert report.mistakes.errors == pytest.approx(expected[best])
+
+
+def test_differences_and_rows_not_run(labels: NDArray[np.int64]) -> None:
+    files = made_up_files(1, (384,), labels)
+    report = build_report([net_of("mine", "D", (256, 512), files)], labels, CLASS_NAMES)
+    rows = {row.cells: row for table in report.tables for row in table.rows}
+    row = rows["D", "[256;512]", "384"]
+    top1, top5 = brute_force_errors(files["dense", 384], labels)
+    assert (row.paper, row.ours) == ((25.6, 8.1), pytest.approx((top1, top5)))
+    assert row.difference == pytest.approx((top1 - 25.6, top5 - 8.1))
+    assert sum(row.ours is not None for row in rows.values()) == len(["Table 3"]) + len(files)
+    assert [len(table.rows) for table in report.tables] == [12, 10, 6, 4, len(files)]
+    assert (rows["A", "256", "256"].paper, rows["A", "256", "256"].ours) == ((29.6, 10.4), None)
+    assert rows["C", "384", "352, 384, 416"].difference is None
+    assert f"{IMAGES} images, each counted once." in report.to_text()
+
+
+def test_seven_nets_are_the_submission(labels: NDArray[np.int64]) -> None:
+    """Each at its own scales; all of them is no other fusion, so it has no row of its own."""
+    nets, means = [], []
+    for seed, (arch, scale) in enumerate(
+        [("C", (384, 384)), ("C", (256, 256)), ("D", (256, 256)), ("E", (256, 256)), ("D", (256, 512)), ("E", (384, 384)),
+         ("D", (384, 384))]
+    ):  # fmt: skip
+        files = {key: p for key, p in made_up_files(seed, several_scales(scale, 224), labels).items() if key[0] == "dense"}
+        nets.append(net_of(f"run{seed}", arch, scale, files))
+        means.append(np.mean([p.astype(np.float64) for p in files.values()], axis=0))
+    report = build_report(nets, labels, CLASS_NAMES)
+    fusions = {row.cells: row for row in report.tables[3].rows if row.ours}
+    assert list(fusions) == [("submission, 7 nets", "dense")]
+    assert fusions["submission, 7 nets", "dense"].ours == pytest.approx(brute_force_errors(np.mean(means, axis=0), labels))
+    assert len([row for row in report.tables[2].rows if row.ours]) == 1  # D/[256;512], dense: crops were not run
+
+
+def test_nets_weigh_the_same_in_a_fusion_whatever_their_scales(labels: NDArray[np.int64]) -> None:
+    tens = labels % 10
+    two, three = (made_up_files(len(scales), scales, tens, 10, hint=0) for scales in ((32, 37), (35, 40, 45)))
+    nets = [net_of(str(s), "A", (s, s), files, image_size=32) for s, files in ((32, two), (40, three))]
+    report = build_report(nets, tens, CLASS_NAMES[:10])
+    of_nets = [np.mean([p.astype(np.float64) for (v, _), p in f.items() if v == "dense"], axis=0) for f in (two, three)]
+    expected = brute_force_errors(np.mean(of_nets, axis=0), tens)
+    assert expected != brute_force_errors(np.average(of_nets, axis=0, weights=[2, 3]), tens)
+    assert report.metrics["table6/all/dense/top1_error"] == pytest.approx(expected[0])
+    assert report.metrics["table6/all/dense/top5_error"] == pytest.approx(expected[1])
+
+
+def test_nets_that_the_paper_does_not_have(labels: NDArray[np.int64]) -> None:
+    files = made_up_files(3, (224, 256, 288), labels)
+    variants = {
+        "bn": net_of("bn", "D", (256, 256), files, batch_norm=True),
+        "head": net_of("head", "D", (256, 256), files, head="gap"),
+        "scale": net_of("scale", "E", (255, 257), files | {("dense", s): files["dense", 224] for s in (255, 257)}),
+        "historic": net_of("historic", "alexnet", (256, 256), files),
+    }
+    report = build_report(list(variants.values()), labels, CLASS_NAMES)
+    own = [row for row in report.tables[0].rows if row.ours]
+    assert [row.nets for row in own] == [(name,) for name in variants]
+    assert [row.cells[0] for row in own] == ["D, batch norm", "D, gap head", "E", "alexnet"]
+    assert all(row.paper is None and row.difference is None for row in own)
+    assert re.search(
+        r"\| D, batch norm \| 256 \| 256 \| - \| - \| \d+\.\d\d \| \d+\.\d\d \| - \| - \| bn \|", report.to_markdown()
+    )
+    of_ten = build_report(
+        [net_of("few", "D", (256, 256), made_up_files(1, (256,), labels % 10, 10))], labels % 10, list("abcdefghij")
+    )
+    assert "table3/few/top1_error" in of_ten.metrics  # a D, but of ten classes
+
+
+def test_two_nets_for_one_row(labels: NDArray[np.int64]) -> None:
+    first, second = (made_up_files(seed, (256,), labels) for seed in (1, 2))
+    nets = [net_of("runs/a", "A", (256, 256), first), net_of("b", "A", (256, 256), second)]
+    report = build_report(nets, labels, CLASS_NAMES)
+    rows = [row for row in report.tables[0].rows if row.cells[0] == "A"]
+    assert [row.nets for row in rows] == [("runs/a",), ("b",)]
+    assert [row.paper for row in rows] == [(29.6, 10.4)] * 2
+    for row, files in zip(rows, (first, second), strict=True):
+        assert row.ours == pytest.approx(brute_force_errors(files["dense", 256], labels))
+    assert {"table3/A_256_runs_a/top1_error", "table3/A_256_b/top1_error"} <= report.metrics.keys()
+    assert all(re.fullmatch(r"[\w\-. ]+(/[\w\-. ]+)*", name, re.ASCII) for name in report.metrics)
+
+
+def test_each_file_is_read_a_few_times_only(labels: NDArray[np.int64]) -> None:
+    files, reads = made_up_files(1, (256, 384, 512), labels), []
+
+    def read(view: str, Q: int) -> NDArray[np.float32]:
+        reads.append((view, Q))
+        return files[view, Q]
+
+    net = net_of("d", "D", (256, 512), files)
+    build_report([dataclasses.replace(net, posteriors=read)], labels, CLASS_NAMES)
+    assert sorted(reads) == sorted([*files, *files, ("dense", 384)])  # in means and alone, and once more for Table 3
+
+
+def test_refused(labels: NDArray[np.int64]) -> None:
+    files = made_up_files(1, (256,), labels)
+    net = net_of("short", "D", (256, 256), files)
+    with pytest.raises(
+        ValueError, match=r"net short: its dense posteriors at Q=256 have the shape \(401, 1000\), not \(400, 1000\)"
+    ):
+        build_report([net], labels[:-1], CLASS_NAMES)
+    with pytest.raises(ValueError, match=r"not \(401, 1001\), 401 images of 1001 classes"):
+        build_report([net], labels, [*CLASS_NAMES, "one more"])
+    with pytest.raises(ValueError, match="two nets are named short"):
+        build_report([net, net_of("short", "E", (256, 256), files)], labels, CLASS_NAMES)
+    with pytest.raises(ValueError, match="at least one"):
+        build_report([], labels, CLASS_NAMES)
+    with pytest.raises(ValueError, match=r"0 to 999.*from -1 to"):
+        build_report([net], np.where(labels == labels[3], -1, labels), CLASS_NAMES)

@@ -1,0 +1,223 @@
+"""The report as it is read: text, Markdown and the page, with what goes wrong; and the submission file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from vgg_dist.report import EvaluatedNet, Report, build_report, write_submission
+from vgg_dist.report.thumbnails import thumbnail
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the rows of the tables by the heading above."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self._section, self._cell = "", False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "h2":
+            self._section = dict(attrs)["id"] or ""
+            self.tables[self._section] = []
+        elif tag == "tr":
+            self.tables[self._section].append([])
+        elif tag in ("td", "th"):
+            self.tables[self._section][-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._cell = self._cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._cell:
+            self.tables[self._section][-1][-1] += data
+
+    def all_of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_cells_side_by_side_in_all_three_forms() -> None:
+    """The paper's, ours and the difference; "not run" where there is none."""
+    posteriors = np.tile(np.linspace(1, 0, 1000, dtype=np.float32), (400, 1))
+    labels = np.repeat([0, 3, 7], [298, 70, 32])  # 25.5 % are not the first class, 8 % not among the first five
+    net = EvaluatedNet(
+        name="mine",
+        arch="D",
+        batch_norm=False,
+        image_size=224,
+        train_scale=(256, 512),
+        available=frozenset({("dense", 384)}),
+        posteriors=lambda view, Q: posteriors,
+    )
+    report = build_report([net], labels, [str(c) for c in range(1000)])
+    assert "400 images, each counted once." in report.to_text()
+    assert re.search(r"^D +\[256;512\] +384 +25\.6 +8\.1 +25\.50 +8\.00 +-0\.10 +-0\.10 +mine$", report.to_text(), re.M)
+    assert re.search(r"^A +256 +256 +29\.6 +10\.4 +not run +not run +- +-$", report.to_text(), re.M)
+    assert "| D | \\[256;512\\] | 384 | 25.6 | 8.1 | 25.50 | 8.00 | -0.10 | -0.10 | mine |" in report.to_markdown()
+    assert "| A | 256 | 256 | 29.6 | 10.4 | not run | not run | - | - |  |" in report.to_markdown()
+    page = Page(report.to_html())
+    assert ["D", "[256;512]", "384", "25.6", "8.1", "25.50", "8.00", "−0.10", "−0.10", "mine"] in page.tables["table3"]
+    assert ["A", "256", "256", "29.6", "10.4", "not run", "not run", "-", "-", ""] in page.tables["table3"]
+    coloured = [tag["class"] for tag in page.all_of("td") if set((tag.get("class") or "").split()) & {"better", "worse"}]
+    assert [kinds and kinds.split()[-1] for kinds in coloured] == ["better", "better"]
+
+
+@pytest.fixture(scope="module")
+def confused() -> Report:
+    """Three of four dogs are taken for <script>, one cat for a dog; second guesses are right for two of the four."""
+    names = ["cat", "dog", "<script>alert('x')</script>", *(f"other | {c}" for c in range(7))]
+    truth = np.array([1, 0, 1, 1, 0, 1, 2, 0])
+    posteriors = np.full((8, 10), 0.01, np.float32)
+    posteriors[np.arange(8), truth] = 0.5
+    posteriors[[0, 2, 3], 2] = 0.9
+    posteriors[4, 1] = 0.9
+    posteriors[np.ix_([0, 2], range(3, 9))] = 0.6  # those labels are not among the five
+    net = EvaluatedNet(
+        name="a <u>run</u>",
+        arch="D",
+        batch_norm=False,
+        image_size=56,
+        train_scale=(64, 64),
+        available=frozenset({("dense", 64)}),
+        posteriors=lambda view, Q: posteriors,
+    )
+    return build_report([net], truth, names)
+
+
+def test_hardest_classes_and_confused_pairs(confused: Report) -> None:
+    mistakes = confused.mistakes
+    assert mistakes
+    assert mistakes.errors == (50.0, 25.0)
+    hardest = [(c.index, c.images, c.top1_wrong, c.top5_wrong, c.errors, c.examples) for c in mistakes.hardest]
+    assert hardest == [
+        (1, 4, 3, 2, (75.0, 50.0), ((0, 2), (2, 2), (3, 2))),
+        (0, 3, 1, 0, (pytest.approx(100 / 3), 0.0), ((4, 1),)),
+    ]
+    pairs = [(p.label, p.predicted, p.count, p.images, [e.image for e in p.examples]) for p in mistakes.pairs]
+    assert pairs == [(1, 2, 3, 4, [0, 2, 3]), (0, 1, 1, 3, [4])]
+    assert re.search(r"^dog +4 +3 +75\.0 +2 +50\.0$", confused.to_text(), re.M)
+    assert "| dog | &lt;script&gt;alert('x')&lt;/script&gt; | 3 | 4 |" in confused.to_markdown()
+
+
+def test_page_is_escaped_accessible_and_self_contained(confused: Report) -> None:
+    asked = []
+
+    def picture(index: int) -> bytes:
+        asked.append(index)
+        if index == 3:
+            return b"not an image"
+        stream = io.BytesIO()
+        Image.new("RGB", (400, 300), (200, 30, 30)).save(stream, "PNG")
+        return stream.getvalue()
+
+    page = Page(confused.to_html(picture))
+    assert set(asked) == {0, 2, 3, 4}
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "link", "iframe", "u", "form"}
+    assert page.tables["confused"][1][:4] == ["dog", "<script>alert('x')</script>", "3", "4"]
+    assert page.tables["table3"][-1][0] == "D, 56 px"
+    assert page.tables["table3"][-1][-1] == "a <u>run</u>"
+    assert all(attributes.get("scope") in ("col", "colgroup", "row") for attributes in page.all_of("th"))
+    images = page.all_of("img")
+    assert len(images) == 6  # three that can be decoded, each among the classes and among the pairs
+    assert {image["alt"] for image in images} >= {"Image 4, cat, taken for dog"}
+    for image in images:
+        prefix, _, content = (image["src"] or "").partition(",")
+        assert prefix == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(content))) as small:
+            assert max(small.size) < 400
+    assert all((link["href"] or "").startswith("#") for link in page.all_of("a"))
+    assert not re.search(r"https?:|url\(|@import", confused.to_html(picture))
+    assert not Page(confused.to_html()).all_of("img")
+
+
+def encoded_pictures() -> Iterator[tuple[str, bytes]]:
+    red = Image.new("RGB", (300, 200), (220, 20, 20))
+    clear = Image.new("RGBA", (300, 200), (0, 0, 0, 0))
+    clear.paste((220, 20, 20, 255), (0, 0, 300, 200))
+    for name, image, form in (
+        ("RGB", red, "JPEG"), ("CMYK", red.convert("CMYK"), "JPEG"), ("palette", red.quantize(4), "PNG"),
+        ("RGBA", clear, "PNG"),
+    ):  # fmt: skip
+        stream = io.BytesIO()
+        image.save(stream, form)
+        yield name, stream.getvalue()
+
+
+def decode(url: str | None) -> NDArray[np.uint8]:
+    assert url
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
+        assert image.mode == "RGB"
+        return np.asarray(image)
+
+
+def test_thumbnails_of_odd_modes() -> None:
+    for name, encoded in encoded_pictures():
+        pixels = decode(thumbnail(encoded))
+        assert pixels.shape == (160, 240, 3), name
+        np.testing.assert_allclose(pixels.mean((0, 1)), (220, 20, 20), atol=6, err_msg=name)
+    ramp = np.linspace(0, 60000, 300 * 200).reshape(200, 300)
+    for values, form in (
+        (ramp.astype(np.uint16), "PNG"),
+        (ramp.astype(np.float32), "TIFF"),
+        (ramp.astype(np.int32), "TIFF"),
+    ):
+        stream = io.BytesIO()
+        Image.fromarray(values).save(stream, form)
+        pixels = decode(thumbnail(stream.getvalue()))
+        assert pixels[0].mean() < 10
+        assert pixels[-1].mean() > 245
+    for mode in ("1", "L", "LA"):
+        stream = io.BytesIO()
+        Image.new(mode, (31, 17), (1 if mode == "1" else 255) if mode != "LA" else (0, 0)).save(stream, "PNG")
+        assert decode(thumbnail(stream.getvalue())).min() > 245, mode  # white, or clear over white
+    assert thumbnail(b"") is None
+    assert thumbnail(next(encoded_pictures())[1][:200]) is None
+
+
+def test_submission(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    posteriors = rng.integers(0, 50, (30, 1000)).astype(np.float32)
+    ids = rng.permutation(1000) + 1
+    write_submission(tmp_path / "new" / "submission.txt", posteriors, ids.tolist())
+    lines = (tmp_path / "new" / "submission.txt").read_text().split("\n")
+    assert lines.pop() == ""
+    assert lines == [
+        " ".join(str(ids[c]) for c in sorted(range(1000), key=lambda c: (-row[c], c))[:5]) for row in posteriors
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p, ids: (p[:, :4], ids[:4]), "4 classes"),
+        (lambda p, ids: (p, ids[:-1]), "9 class ids do not fit"),
+        (lambda p, ids: (p, [*ids[:-1], 1001]), "from 1 to 1000"),
+        (lambda p, ids: (p, [*ids[:-1], 0]), "from 1 to 1000"),
+        (lambda p, ids: (p, [*ids[:-1], ids[0]]), "different"),
+        (lambda p, ids: (np.where(p > 0.9, np.nan, p), ids), "not finite"),
+    ],
+)
+def test_submission_refused_and_the_file_left_alone(
+    tmp_path: Path, change: Callable[[NDArray, list[int]], tuple[NDArray, list[int]]], message: str
+) -> None:
+    file = tmp_path / "submission.txt"
+    file.write_text("before")
+    with pytest.raises(ValueError, match=message):
+        write_submission(file, *change(np.linspace(0, 1, 50).reshape(5, 10), list(range(1, 11))))
+    assert [path.name for path in tmp_path.iterdir()] == ["submission.txt"]
+    assert file.read_text() == "before"

@@ -1,0 +1,388 @@
+"""Trained nets from everywhere: against torchvision's own classes, the authors' BGR nets, and files that are not whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from networks import build_drawn, build_on_meta
+from torch import Tensor, nn
+
+from vgg_dist.checkpoint import TrainState
+from vgg_dist.config import TrainConfig
+from vgg_dist.models import build_model
+from vgg_dist.optim import PlateauSchedule, build_optimizer
+from vgg_dist.weights import METADATA_KEY, TrainedNet, load_net
+
+NETS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
+RGB_MEAN = (123.68, 116.779, 103.939)
+
+
+def fc_weights(num_classes: int, in_features: int = 25088) -> dict[str, Tensor]:
+    """An FC head of which every row is the one above, moved by one: all values vary, and a file holds each only once."""
+    generator = torch.Generator().manual_seed(1)
+    weights = {}
+    for index, (rows, columns) in {0: (4096, in_features), 3: (4096, 4096), 6: (num_classes, 4096)}.items():
+        values = torch.empty(rows + columns - 1).uniform_(-1, 1, generator=generator) * (6 / columns) ** 0.5
+        weights[f"classifier.{index}.weight"] = values.as_strided((rows, columns), (1, 1))
+        weights[f"classifier.{index}.bias"] = torch.empty(rows).uniform_(-0.1, 0.1, generator=generator)
+    return weights
+
+
+def state_dict_of(arch: str, *, batch_norm: bool = False, num_classes: int = 10, image_size: int = 224) -> dict[str, Tensor]:
+    """Drawn weights of a net with FC head, under today's keys, in their order."""
+    convs = build_drawn(arch, batch_norm=batch_norm, head="gap", num_classes=1).state_dict()
+    features = {key: value for key, value in convs.items() if key.startswith("features.")}
+    return OrderedDict(features | fc_weights(num_classes, 512 * (image_size // 32) ** 2))
+
+
+def torchvision_net(name: str, weights: dict[str, Tensor]) -> nn.Module:
+    """torchvision's own class with these weights."""
+    with torch.device("meta"):
+        model = getattr(torchvision.models, name)(num_classes=len(weights["classifier.6.bias"]))
+    model.load_state_dict({key: value.contiguous() for key, value in weights.items()}, strict=True, assign=True)
+    return model.eval()
+
+
+def pixels(size: int, count: int = 1) -> Tensor:
+    """RGB images in grey levels of 255."""
+    return torch.randint(256, (count, 3, size, size), generator=torch.Generator().manual_seed(size)).float()
+
+
+def normalise(net: TrainedNet, images: Tensor) -> Tensor:
+    """Grey levels as the net takes them."""
+    return (images - torch.tensor(net.mean).view(-1, 1, 1)) / torch.tensor(net.std).view(-1, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def small() -> dict[str, Tensor]:
+    """A whole A with FC head for 32 pixels and 3 classes."""
+    return state_dict_of("A", num_classes=3, image_size=32)
+
+
+# --- torchvision's ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("name", NETS)
+def test_a_torchvision_net_gives_its_own_logits(name: str, batch_norm: bool, tmp_path: Path) -> None:
+    weights = state_dict_of(NETS[name], batch_norm=batch_norm)
+    name += "_bn" if batch_norm else ""
+    torch.save(weights, tmp_path / f"{name}.pth")
+    net = load_net(str(tmp_path / f"{name}.pth"), "torchvision")
+    assert (net.name, net.arch, net.batch_norm, net.head) == (name, NETS[name[:5]], batch_norm, "fc")
+    assert (net.image_size, net.num_classes, net.train_scale, net.class_names) == (224, 10, None, None)
+    assert not net.model.training
+    theirs, images = torchvision_net(name, weights), pixels(224)
+    preset = torchvision.models.get_weight(f"{name.upper()}_Weights.IMAGENET1K_V1").transforms()
+    normalised = torchvision.transforms.functional.normalize(images / 255, preset.mean, preset.std)
+    torch.testing.assert_close(normalise(net, images), normalised)
+    with torch.inference_mode():
+        assert torch.equal(net.model(normalised), theirs(normalised))
+
+
+def test_files_of_earlier_years_and_of_safetensors_hold_the_same_net(tmp_path: Path) -> None:
+    today = state_dict_of("A", batch_norm=True, num_classes=3, image_size=32)
+    # Before 2018 batch norms did not count; before 2017 dropout came first; torch.save wrote no zip file before 2020.
+    earlier = {"classifier.0": "classifier.1", "classifier.3": "classifier.4"}
+    old = {
+        earlier.get(key[:12], key[:12]) + key[12:]: value
+        for key, value in today.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    torch.save(today, tmp_path / "today.pth")
+    torch.save(OrderedDict(old), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    contiguous = {key: value.contiguous() for key, value in today.items()}
+    safetensors.torch.save_file(contiguous, tmp_path / "net.safetensors")
+    nets = [load_net(str(tmp_path / file), "torchvision") for file in ("today.pth", "old.pth", "net.safetensors")]
+    assert len({net.digest for net in nets}) == 1
+    assert all(torch.equal(value, nets[1].model.state_dict()[key]) for key, value in contiguous.items())
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where torchvision keeps what it downloaded; nothing can be downloaded."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_torchvision_weights_by_name(hub: Path) -> None:
+    torch.save(state_dict_of("A", num_classes=1000), hub / "vgg11-8a719046.pth")
+    net = load_net("torchvision://VGG11_Weights.IMAGENET1K_V1")
+    assert (net.name, net.arch, net.num_classes) == ("VGG11_Weights.IMAGENET1K_V1", "A", 1000)
+    assert net.class_names is not None
+    assert net.class_names[:2] == ["tench", "goldfish"]
+
+
+def test_torchvision_weights_that_cannot_be_had(hub: Path) -> None:
+    with pytest.raises(ValueError, match=r"^torchvision://VGG19_\S+: cannot be downloaded from https://\S+: .*$"):
+        load_net("torchvision://VGG19_Weights.IMAGENET1K_V1")
+    (hub / "vgg13-19584684.pth").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=rf"^torchvision://VGG13_\S+: is damaged in {hub.parent}: .*$"):
+        load_net("torchvision://VGG13_Weights.IMAGENET1K_V1")
+    for name in ("ResNet50_Weights.IMAGENET1K_V2", "VGG16_Weights.IMAGENET1K_FEATURES", "vgg16"):
+        with pytest.raises(ValueError, match=rf"^torchvision://{name}: no such weights; allowed .*VGG19_BN_Weights"):
+            load_net(f"torchvision://{name}")
+
+
+# --- The authors' ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg19"])
+def test_a_net_of_the_authors_takes_rgb_here(name: str, tmp_path: Path) -> None:
+    weights = state_dict_of(NETS[name], num_classes=5, image_size=64)
+    theirs = build_on_meta(NETS[name], num_classes=5, image_size=64).eval()
+    theirs.load_state_dict({key: value.contiguous() for key, value in weights.items()}, assign=True)
+    # As the widely used conversions are: an old file, the FC layers numbered with dropout before them.
+    earlier = {"classifier.0": "classifier.1", "classifier.3": "classifier.4"}
+    old = {earlier.get(key[:12], key[:12]) + key[12:]: value for key, value in weights.items()}
+    torch.save(OrderedDict(old), tmp_path / f"{name}-00b39a1b.pth", _use_new_zipfile_serialization=False)
+    net = load_net(str(tmp_path / f"{name}-00b39a1b.pth"), "caffe")
+    assert (net.arch, net.train_scale, net.mean, net.std) == (NETS[name], (256, 512), RGB_MEAN, (1, 1, 1))
+    images = pixels(64, count=3)
+    with torch.inference_mode():
+        expected = theirs(images[:, [2, 1, 0]] - torch.tensor([103.939, 116.779, 123.68]).view(3, 1, 1))
+        found, unflipped = net.model(normalise(net, images)), theirs(normalise(net, images))
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max() < (unflipped - expected).abs().max()
+    torch.save(weights, tmp_path / "today.pth")
+    assert load_net(str(tmp_path / "today.pth"), "caffe").digest == net.digest
+    assert load_net(str(tmp_path / "today.pth"), "torchvision").digest != net.digest
+
+
+def test_the_authors_released_d_and_e_alone(small: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(small, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: is not the state dict of a known net; allowed: vgg16, vgg19$"):
+        load_net(str(tmp_path / "a.pth"), "caffe")
+
+
+# --- The project's ---------------------------------------------------------------------------------------------------
+
+
+def write_run(folder: Path, class_names: list[str], **settings: Any) -> nn.Module:
+    """A run's folder with one checkpoint of a net that was just initialised."""
+    config = TrainConfig(name=folder.name, storage_path=str(folder.parent), **settings).resolved()
+    net = {"batch_norm": config.batch_norm, "head": config.head, "image_size": config.image_size}
+    model = build_model(config.arch, num_classes=len(class_names), **net).eval()  # type: ignore[arg-type]
+    checkpoint = folder / "checkpoint-000000007"
+    checkpoint.mkdir(parents=True)
+    schedule = PlateauSchedule(lr=config.lr, patience=config.patience, max_drops=config.lr_drops)
+    TrainState(model, build_optimizer(model, config), schedule).save(checkpoint, config, class_names)
+    return model
+
+
+def test_a_run_is_what_its_config_says(tmp_path: Path) -> None:
+    settings = {
+        "arch": "C",
+        "batch_norm": True,
+        "head": "gap",
+        "image_size": 64,
+        "train_scale": (64, 128),
+        "data": "synthetic",
+    }
+    model = write_run(tmp_path / "c-jitter", ["cat", "dog"], **settings)
+    nets = [load_net(str(tmp_path / place)) for place in ("c-jitter", "c-jitter/checkpoint-000000007")]
+    nets.append(load_net(f"file://{tmp_path}/c-jitter", "caffe"))  # for files that do not say what they are
+    for net in nets:
+        assert (net.name, net.arch, net.batch_norm, net.head) == ("c-jitter", "C", True, "gap")
+        assert (net.image_size, net.train_scale, net.data) == (64, (64, 128), "synthetic")
+        assert (net.num_classes, net.class_names, net.mean) == (2, ["cat", "dog"], RGB_MEAN)
+        assert net.digest == nets[0].digest
+    images = pixels(64)
+    with torch.inference_mode():
+        assert torch.equal(nets[0].model(normalise(nets[0], images)), model(images - torch.tensor(RGB_MEAN).view(3, 1, 1)))
+
+
+def test_a_grey_net(tmp_path: Path) -> None:
+    write_run(tmp_path / "digits", [str(digit) for digit in range(10)], arch="lenet5")
+    net = load_net(str(tmp_path / "digits"))
+    assert (net.image_size, net.mean, net.std) == (32, (33.3184,), (78.5675,))
+
+
+def test_a_checkpoint_of_other_weights_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", ["cat", "dog"], arch="A", head="gap", image_size=32)
+    (checkpoint,) = (tmp_path / "run").iterdir()
+    other = build_drawn("B", head="gap", num_classes=2).state_dict()
+    safetensors.torch.save_file(other, checkpoint / "model.safetensors")
+    with pytest.raises(ValueError, match=r"run: these are not the weights of its net, A: features.3.weight is missing"):
+        load_net(str(tmp_path / "run"))
+
+
+def test_the_digest_knows_every_bit(small: dict[str, Tensor], tmp_path: Path) -> None:
+    changed = {key: value.clone() for key, value in small.items()}
+    changed["features.18.bias"][7] = torch.nextafter(changed["features.18.bias"][7], torch.tensor(9.0))
+    half = {key: value.half() for key, value in small.items()}
+    digests = []
+    for name, weights in {"whole": small, "changed": changed, "half": half, "again": small}.items():
+        torch.save(weights, tmp_path / f"{name}.pth")
+        net = load_net(str(tmp_path / f"{name}.pth"), "torchvision")
+        assert {value.dtype for value in net.model.state_dict().values()} == {torch.float32}
+        digests.append(net.digest)
+    assert len(set(digests)) == 3
+    assert digests[0] == digests[3]
+    assert re.fullmatch("[0-9a-f]{64}", digests[0])
+
+
+@pytest.mark.slow
+def test_weights_behind_a_url(small: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(key, "testing")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        filesystem = fsspec.filesystem("s3")
+        filesystem.mkdir("bucket")
+        torch.save(small, tmp_path / "a.pth")
+        filesystem.put(str(tmp_path / "a.pth"), "s3://bucket/nets/a.pth")
+        net = load_net("s3://bucket/nets/a.pth", "torchvision")
+        assert (net.name, net.digest) == ("a", load_net(str(tmp_path / "a.pth"), "torchvision").digest)
+        with pytest.raises(ValueError, match=r"^s3://bucket/nets/b\.pth: does not exist"):
+            load_net("s3://bucket/nets/b.pth", "torchvision")
+    finally:
+        server.stop()
+
+
+# --- Files that are not whole, or not weights ------------------------------------------------------------------------
+
+
+class Malicious:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        return os.system, (f"touch {self.mark}",)
+
+
+def test_a_pickle_that_runs_code_is_not_read(tmp_path: Path) -> None:
+    mark = tmp_path / "it-ran"
+    torch.save({"features.0.weight": Malicious(mark)}, tmp_path / "zip.pth")
+    torch.save({"features.0.weight": Malicious(mark)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"features.0.weight": Malicious(mark)}, protocol=2))
+    for file in ("zip.pth", "old.pth", "pickle.pth"):
+        for weights_format in ("torchvision", "caffe", None):
+            with pytest.raises(ValueError, match=rf"{file}: holds more than weights \(\S*system\), which could run code"):
+                load_net(str(tmp_path / file), weights_format)
+    (tmp_path / "zip.pth").rename(tmp_path / "renamed.safetensors")
+    with pytest.raises(ValueError, match=r"renamed\.safetensors: is damaged or no safetensors file"):
+        load_net(str(tmp_path / "renamed.safetensors"))
+    assert not mark.exists()
+    pickle.loads((tmp_path / "pickle.pth").read_bytes())  # the test's own check: it would have
+    assert mark.exists()
+
+
+def without(key: str) -> Callable[[dict[str, Tensor]], object]:
+    return lambda weights: {name: value for name, value in weights.items() if name != key}
+
+
+def having(key: str, shape: tuple[int, ...]) -> Callable[[dict[str, Tensor]], object]:
+    return lambda weights: weights | {key: torch.zeros(shape)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("features.8.bias"), "is near to vgg11, but features.8.bias is missing; allowed: vgg11, .*vgg19_bn"),
+        (without("classifier.6.weight"), "is near to vgg11, but classifier.6.weight is missing, .*allowed: "),
+        (having("mask", (3,)), "is near to vgg11, but mask is unexpected; allowed: "),
+        (
+            having("features.3.weight", (128, 64, 5, 5)),
+            r"is near to vgg11, but features.3.weight is \(128, 64, 5, 5\), not \(128, 64, 3, 3\); allowed: ",
+        ),
+        (
+            lambda weights: weights | {"features.0.bias": torch.full((64,), torch.nan)},
+            "features.0.bias has values .* finite",
+        ),
+        (lambda weights: build_drawn("alexnet").state_dict(), "is not the state dict of a known net; allowed: vgg11, "),
+        (
+            lambda weights: {"conv1.weight": torch.zeros(64, 3, 7, 7)},
+            "is not the state dict of a known net; allowed: vgg11, ",
+        ),
+        (lambda weights: {}, "is not the state dict of a known net"),
+        (lambda weights: {"state_dict": weights, "epoch": 7}, "is not a state dict; allowed: a dict of tensors"),
+        (lambda weights: list(weights.values()), "is not a state dict; allowed: a dict of tensors"),
+        (lambda weights: build_drawn("lenet5"), r"holds more than weights \(vgg_dist\S+LeNet5\), which could run code"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_one_line(
+    change: Callable[[dict[str, Tensor]], object], message: str, small: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save(change(small), tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/net\.pth: {message}") as raised:
+        load_net(str(tmp_path / "net.pth"), "torchvision")
+    assert "\n" not in str(raised.value)
+    assert "weights_only" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["net.pth", "old.pth", "net.safetensors"])
+@pytest.mark.parametrize("kept", [0.0, 0.00001, 0.5, 0.999999])
+def test_a_truncated_file(name: str, kept: float, small: dict[str, Tensor], tmp_path: Path) -> None:
+    file = tmp_path / name
+    if file.suffix == ".safetensors":
+        safetensors.torch.save_file({key: value.contiguous() for key, value in small.items()}, file)
+    else:
+        torch.save(small, file, _use_new_zipfile_serialization=name == "net.pth")
+    os.truncate(file, int(kept * file.stat().st_size))
+    with pytest.raises(ValueError, match=rf"^{file}: is damaged or no [^\n]*$") as raised:
+        load_net(str(file), "torchvision")
+    assert "Weights only" not in str(raised.value)
+
+
+def test_the_format_is_asked_for_where_it_cannot_be_told(small: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(small, tmp_path / "net.pth")
+    safetensors.torch.save_file({key: value.contiguous() for key, value in small.items()}, tmp_path / "net.safetensors")
+    for file, weights_format in (("net.pth", None), ("net.pth", "safetensors"), ("net.safetensors", None)):
+        with pytest.raises(ValueError, match=rf"{file}: does not say .* --weights-format torchvision or caffe$"):
+            load_net(str(tmp_path / file), weights_format)
+    with pytest.raises(ValueError, match=r"^--weights-format onnx is unknown; allowed: torchvision, caffe, safetensors$"):
+        load_net(str(tmp_path / "net.pth"), "onnx")
+    write_run(tmp_path / "run", ["cat", "dog"], arch="A", head="gap", image_size=32)
+    (checkpoint,) = (tmp_path / "run").iterdir()
+    with pytest.raises(ValueError, match=rf"does not say what its net is and takes; give the folder {checkpoint} or"):
+        load_net(str(checkpoint / "model.safetensors"))
+    for place in ("missing", "missing.pth"):
+        with pytest.raises(ValueError, match=rf"{tmp_path}/{place}: does not exist; expected a run's folder"):
+            load_net(str(tmp_path / place))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arch": "F"}, "--arch 'F' is unknown; allowed: A, "),
+        ({"head": "fc"}, "these are not the weights of its net, A: classifier.0.weight is missing"),
+        ({"class_names": ["cat"]}, "has 1 class names for 2 classes"),
+        ({"mean": [1.0]}, "mean and std must have 3 values"),
+        ({"mean": None}, "the description of its net is damaged"),
+        ({"train_scale": [256]}, "the description of its net is damaged"),
+        ({"image_size": "large"}, "'<' not supported"),
+        ({"colour": "red"}, "the description of its net is damaged"),
+    ],
+)
+def test_a_description_that_cannot_be(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    description = {
+        "name": "a", "arch": "A", "batch_norm": False, "head": "gap", "image_size": 32, "num_classes": 2,
+        "train_scale": None, "class_names": None, "mean": [1, 2, 3], "std": [1, 1, 1],
+    }  # fmt: skip
+    weights, file = build_drawn("A", head="gap", num_classes=2).state_dict(), tmp_path / "net.safetensors"
+    safetensors.torch.save_file(weights, file, metadata={METADATA_KEY: json.dumps(description)})
+    assert load_net(str(file)).mean == (1.0, 2.0, 3.0)
+    safetensors.torch.save_file(weights, file, metadata={METADATA_KEY: json.dumps(description | change)})
+    with pytest.raises(ValueError, match=rf"^{file}: [^\n]*{message}"):
+        load_net(str(file))

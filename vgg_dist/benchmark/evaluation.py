@@ -1,0 +1,140 @@
+"""`benchmark evaluation`: images/s of dense evaluation and of 50 crops, and of two plain ways to evaluate densely.
+
+All see the same images at the same Q, decoded from the files, with an untrained net (the weights do not matter for speed).
+Plain ways: one image at a time; and batches of images padded with black to the largest height and width among them, as one
+does who wants batches of any images. In turn in one run, on the same cores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import pad
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from pipelines.batch import Preprocessing
+from pipelines.store import open_store
+from pipelines.whole import WholeImages
+from vgg_dist.benchmark.options import EvaluationBenchmark
+from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, table, write_json
+from vgg_dist.engine import autocast_dtype, loader_threads
+from vgg_dist.evaluation import view_images
+from vgg_dist.models import build_model, fully_convolutional
+from vgg_dist.specs import MODELS
+from vgg_dist.views import Viewer
+
+DENSE, CROPS = "dense", "50 crops"
+CROPS_SHARE = 8  # of the images: they take fourteen times as long
+ONE, PADDED = "dense, one image at a time", "dense, padded batches"
+
+
+class Bench:
+    """The contestants, each a function of the images' indices."""
+
+    def __init__(self, options: EvaluationBenchmark, device: torch.device) -> None:
+        spec = MODELS[options.arch]
+        size, dtype = spec.image_size, autocast_dtype(options.precision, device)
+        self.options = options
+        self.device = device
+        self.viewer = Viewer(build_model(options.arch), size, options.micro_batch, device, dtype)
+        preprocessing = Preprocessing(size, spec.pixel_mean, spec.pixel_std)
+        self.store = open_store(options.data, "train")
+        opened = self.store, preprocessing, loader_threads(options.threads), device
+        self.whole = WholeImages(*opened, options.micro_batch * size**2)
+        self.single = WholeImages(*opened, 1)
+        self.shapes: list[tuple[int, ...]] = []
+
+    def dense(self, indices: NDArray[np.int64]) -> None:
+        """Ours."""
+        view_images(self.viewer, self.whole, "dense", self.options.test_scale, indices)
+
+    def crops(self, indices: NDArray[np.int64]) -> None:
+        """Ours."""
+        view_images(self.viewer, self.whole, "crops", self.options.test_scale, indices)
+
+    def one_at_a_time(self, indices: NDArray[np.int64]) -> None:
+        """Dense, in batches of one."""
+        for batch in self.single.batches(indices, self.options.test_scale):
+            self.viewer.posteriors("dense", batch.images).cpu()
+
+    def padded(self, indices: NDArray[np.int64]) -> None:
+        """Dense, in batches of as many images as fit when padded to the largest height and width of all."""
+        height, width = (max(shape[side] for shape in self.shapes) for side in (0, 1))
+        most, waiting = max(1, self.whole.max_pixels // (height * width)), []
+        for batch in self.single.batches(indices, self.options.test_scale):
+            lower, right = height - batch.images.shape[2], width - batch.images.shape[3]
+            waiting.append(pad(batch.images, (0, right, 0, lower)))
+            if len(waiting) == most:
+                self.viewer.posteriors("dense", torch.cat(waiting)).cpu()
+                waiting = []
+        if waiting:
+            self.viewer.posteriors("dense", torch.cat(waiting)).cpu()
+
+    def arithmetic(self, indices: NDArray[np.int64]) -> dict[str, float]:
+        """Floating-point operations of an image, on average, by view."""
+        self.shapes = [tuple(batch.images.shape[2:]) for batch in self.single.batches(indices, self.options.test_scale)]
+        with torch.device("meta"):
+            model = build_model(self.options.arch)
+        size = self.viewer.image_size
+        dense = [flops(fully_convolutional(model), shape) for shape in self.shapes]
+        return {DENSE: 2 * float(np.mean(dense)), CROPS: 50.0 * flops(model, (size, size))}
+
+
+def flops(model: torch.nn.Module, shape: tuple[int, ...]) -> int:
+    """Operations of a forward pass of one image, without computing anything."""
+    with FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, *shape, device="meta"))
+    return counter.get_total_flops()
+
+
+def run_evaluation(options: EvaluationBenchmark) -> None:
+    """Measures, prints and writes. ValueError, one line, for data that cannot be read."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bench = Bench(options, device)
+    indices = np.arange(min(options.images, len(bench.store)))
+    operations = bench.arithmetic(indices)
+    contestants: dict[str, tuple[Callable[[NDArray[np.int64]], None], NDArray[np.int64]]] = {
+        DENSE: (bench.dense, indices),
+        ONE: (bench.one_at_a_time, indices),
+        PADDED: (bench.padded, indices),
+        CROPS: (bench.crops, indices[: max(1, len(indices) // CROPS_SHARE)]),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    with tqdm(total=options.rounds * len(contestants), desc="measuring", unit="turn") as progress:
+        for _ in range(options.rounds):
+            for name, (evaluate, some) in contestants.items():
+                start = time.perf_counter()
+                evaluate(some)
+                rates[name].append(len(some) / (time.perf_counter() - start))
+                progress.update()
+    figures = {name: {"images_per_second": rates[name]} for name in contestants}
+    print(report(options, device, figures, operations))
+    if options.json is not None:
+        write_json(options.json, options, {"device": device.type, "evaluation": figures, "flops_per_image": operations})
+
+
+def report(
+    options: EvaluationBenchmark, device: torch.device, figures: dict[str, dict[str, Any]], operations: dict[str, float]
+) -> str:
+    """The table, and what it was measured on."""
+    ours = figures[DENSE]["images_per_second"]
+    rows = []
+    for name, figure in figures.items():
+        rates = figure["images_per_second"]
+        digits = [f"{value:.3g}" for value in (median(rates), min(rates), max(rates))]
+        cost = f"{operations[name] / 1e9:.1f}" if name in operations else ""
+        rows.append([name, *digits, f"{paired_ratio(ours, rates):.2f}", cost])
+    return (
+        f"{table(['', 'images/s', 'min', 'max', 'dense, times', 'GFLOP/image'], rows)}\n"
+        f"By arithmetic dense is {operations[CROPS] / operations[DENSE]:.2f} times as cheap as 50 crops.\n"
+        f"Median of {options.rounds} rounds, in turn; {options.arch} at Q = {options.test_scale}, {len(ours)} rounds of"
+        f" {options.images} images (crops: a {CROPS_SHARE}th of them), micro-batch {options.micro_batch}, {device.type}.\n"
+        f"{machine_line(describe_machine())}"
+    )

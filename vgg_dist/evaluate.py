@@ -1,0 +1,129 @@
+"""Evaluate trained nets as the paper does, and print its tables beside ours (paper, sections 3.2 and 4).
+
+    python -m vgg_dist.evaluate runs/d-jittered runs/e-jittered --views dense crops
+    python -m vgg_dist.evaluate vgg19.pth --weights-format torchvision --data /data/imagenet --views center
+    python -m vgg_dist.evaluate runs/first --predict cat.jpg dog.png
+
+Posteriors are computed once for each net, scale and view, and kept in --storage-path/--name: the same command again goes
+on where it was, and more nets, scales or views are added to what is there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import tyro
+
+from pipelines.command import fail, one_line_errors
+from vgg_dist.config import EvalConfig
+from vgg_dist.storage import beside, replace_file
+
+if TYPE_CHECKING:
+    from vgg_dist.evaluation import Evaluation
+    from vgg_dist.report import Report
+    from vgg_dist.tracking import TrackedRun
+
+
+def main() -> None:
+    """The command line."""
+    with one_line_errors("vgg_dist.evaluate"):
+        config = tyro.cli(EvalConfig, prog="python -m vgg_dist.evaluate", description=__doc__)
+    try:
+        evaluate(config)
+    except (ValueError, OSError) as error:
+        fail("vgg_dist.evaluate", error)
+    except KeyboardInterrupt:
+        fail("vgg_dist.evaluate", f"interrupted; --name {config.name} goes on with it")
+
+
+def evaluate(config: EvalConfig) -> Report | None:
+    """Evaluates and reports. ValueError or OSError, one line, for whatever stops it; what was computed is kept."""
+    config = config.resolved()
+    # In here, so that --help and mistakes do not wait for the import of torch and Ray.
+    from vgg_dist.evaluation import compute, plan_evaluation
+    from vgg_dist.nodes import check_storage
+    from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
+
+    if config.predict:
+        print_predictions(config)
+        return None
+    check_storage(config.storage_path)
+    evaluation = plan_evaluation(config)
+    labelled = bool((evaluation.labels >= 0).all())
+    if config.submission is None and not labelled:
+        raise ValueError(f"--data {config.data}: a folder of images without classes needs --labels, or --submission")
+    uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
+    tags = {"mlflow.source.name": "vgg_dist.evaluate"}
+    run = open_run(uri, config.experiment, config.storage_path, config.name, config.to_dict(), tags)
+    status = "FAILED"
+    try:
+        compute(evaluation, config)
+        if config.submission is not None:
+            submit(evaluation, config)
+        report = write_report(evaluation, run) if config.report and labelled else None
+        status = "FINISHED"
+    finally:
+        finish_run(run, status)
+    return report
+
+
+def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
+    """The tables: to the terminal, beside the posteriors, and to MLflow."""
+    from vgg_dist.report import EvaluatedNet, build_report
+    from vgg_dist.tracking import log_report, ui_hint
+
+    names = [net.name for net in evaluation.nets]
+    nets = [
+        EvaluatedNet(
+            # Two checkpoints of one run are told apart by their weights.
+            name=net.name if names.count(net.name) == 1 else f"{net.name} {net.digest[:6]}",
+            arch=net.arch,
+            batch_norm=net.batch_norm,
+            image_size=net.image_size,
+            head=net.head,
+            train_scale=net.train_scale,
+            available=frozenset(files),
+            posteriors=evaluation.reader(number),
+        )
+        for number, (net, files) in enumerate(zip(evaluation.nets, evaluation.files, strict=True))
+    ]
+    report = build_report(nets, evaluation.labels, evaluation.images.class_names)
+    texts = {"report.md": report.to_markdown(), "report.html": report.to_html(evaluation.store.read)}
+    for name, text in texts.items():
+        replace_file(beside(evaluation.folder, name), text.encode())
+    log_report(run, report.metrics, texts)
+    print(f"{report.to_text()}\nreport: {beside(evaluation.folder, 'report.html')}\n{ui_hint(run)}")
+    return report
+
+
+def submit(evaluation: Evaluation, config: EvalConfig) -> None:
+    """Writes the test server's file from the mean over all nets, scales and views."""
+    from pathlib import Path
+
+    from pipelines.archives import read_devkit
+    from vgg_dist.report import mean_posteriors, write_submission
+
+    assert config.submission is not None
+    assert config.devkit is not None
+    numbers = {wnid: number for number, wnid in read_devkit(Path(config.devkit))[0].items()}
+    if unknown := [name for name in evaluation.images.class_names if name not in numbers]:
+        raise ValueError(f"--devkit {config.devkit}: has no class {', '.join(unknown[:5])}")
+    posteriors = mean_posteriors(files.read() for of_net in evaluation.files for files in of_net.values())
+    write_submission(Path(config.submission), posteriors, [numbers[name] for name in evaluation.images.class_names])
+    print(f"submission: {config.submission}")
+
+
+def print_predictions(config: EvalConfig) -> None:
+    """The five best classes of each picture, with their posteriors."""
+    from vgg_dist.evaluation import open_nets, predict
+
+    nets = open_nets(config)
+    names = next((net.class_names for net in nets if net.class_names is not None), None)
+    for picture, posteriors in zip(config.predict, predict(config, nets), strict=True):
+        print(picture)
+        for label in (-posteriors).argsort(kind="stable")[:5]:
+            print(f"  {100 * posteriors[label]:6.2f} %  {names[label] if names is not None else f'class {label}'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""An evaluation: which nets, which images, what is to be computed, and who computes it (paper, section 3.2).
+
+`plan_evaluation` opens nets and images and lists the posteriors that are wanted; `compute` has the missing parts computed,
+in this process or by Ray workers, each part of which is PART images of one net at one scale in one view. Tables are means
+over what is then on storage.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pipelines.archives import read_devkit
+from pipelines.batch import Preprocessing
+from pipelines.flat import FlatStore, open_flat
+from pipelines.remote import is_remote
+from pipelines.samples import SampleStore
+from pipelines.store import SPLIT_FOLDERS, open_store
+from pipelines.whole import WholeImages
+from vgg_dist import paper
+from vgg_dist.config import EvalConfig
+from vgg_dist.engine import autocast_dtype, loader_threads
+from vgg_dist.paper import AnyView
+from vgg_dist.posteriors import ImageSet, Manifest, PosteriorFiles
+from vgg_dist.storage import beside
+from vgg_dist.views import Viewer
+from vgg_dist.weights import TrainedNet, load_net
+
+
+@dataclass(frozen=True)
+class Task:
+    """One part of one net's posteriors."""
+
+    net: int
+    files: PosteriorFiles
+    part: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated. `files`: for each net, (view, Q) -> its posteriors."""
+
+    folder: str
+    nets: list[TrainedNet]
+    store: SampleStore
+    images: ImageSet
+    files: list[dict[tuple[AnyView, int], PosteriorFiles]]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(n,) indices into the nets' classes; UNLABELLED where the class is not known."""
+        return np.array(self.images.labels, np.int64)
+
+    def tasks(self) -> list[Task]:
+        """What is still to be computed. ValueError, one line, where the folder holds something else."""
+        self.images.keep(self.folder)
+        return [
+            Task(number, files, part)
+            for number, of_net in enumerate(self.files)
+            for files in of_net.values()
+            for part in files.missing()
+        ]
+
+    def reader(self, net: int) -> Callable[[AnyView, int], NDArray[np.float32]]:
+        """(view, Q) -> the posteriors of a net."""
+        return lambda view, scale: self.files[net][view, scale].read()
+
+
+def open_nets(config: EvalConfig) -> list[TrainedNet]:
+    """The nets, all with class names in the same order. ValueError, one line, where they do not go together."""
+    nets = [open_net(config, location) for location in tqdm(config.nets, "reading weights", unit="net", disable=None)]
+    for number, net in enumerate(nets[1:], start=1):
+        if any(net.digest == earlier.digest for earlier in nets[:number]):
+            raise ValueError(f"{net.name} is given twice: {config.nets[number]} has the weights of an earlier net")
+        first = nets[0]
+        if net.num_classes != first.num_classes:
+            raise ValueError(
+                f"{net.name} has {net.num_classes} classes, {first.name} has {first.num_classes}: no mean of both"
+            )
+        if net.class_names is not None and first.class_names is not None and net.class_names != first.class_names:
+            same = "in another order" if sorted(net.class_names) == sorted(first.class_names) else "other ones"
+            raise ValueError(f"{net.name} has other classes than {first.name} ({same}): no mean of both")
+    return nets
+
+
+def open_net(config: EvalConfig, location: str) -> TrainedNet:
+    """One net, with what the flags say of weights that do not say it themselves."""
+    net = load_net(location, config.weights_format)
+    if config.class_names is not None:
+        lines = Path(config.class_names).read_text().split("\n") if Path(config.class_names).is_file() else []
+        names = [line.strip() for line in lines if line.strip()]
+        if len(names) != net.num_classes:
+            raise ValueError(
+                f"--class-names {config.class_names}: {len(names)} names, {net.name} has {net.num_classes} classes"
+            )
+        if net.class_names not in (None, names):
+            raise ValueError(f"--class-names {config.class_names}: {net.name} has class names of its own, and other ones")
+        net = replace(net, class_names=names)
+    if config.train_scale is not None and net.train_scale is None:
+        net = replace(net, train_scale=(config.train_scale[0], config.train_scale[-1]))
+    return net
+
+
+def test_scales(config: EvalConfig, net: TrainedNet) -> tuple[int, ...]:
+    """All Q for a net: as asked, else the paper's for tables 3 and 4. ValueError for one smaller than a crop."""
+    if config.test_scales is not None:
+        scales = config.test_scales
+    elif net.train_scale is None:
+        scales = (round(256 * net.image_size / 224),)
+    else:
+        scales = (paper.single_scale(net.train_scale), *paper.several_scales(net.train_scale, net.image_size))
+    if min(scales) < net.image_size:
+        raise ValueError(f"--test-scales {min(scales)}: must be at least {net.image_size}, the input size of {net.name}")
+    return tuple(sorted(set(scales)))
+
+
+def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleStore, list[str]]:
+    """The images, labels being indices into the class names, which are the nets'. ValueError, one line."""
+    names = next((net.class_names for net in nets if net.class_names is not None), None)
+    data = config.data or next((net.data for net in nets if net.data is not None), None)
+    if data is None:
+        raise ValueError("--data: is needed with weights that do not come from a run of this project")
+    if _is_flat(data):
+        if names is None:
+            raise ValueError(f"--data {data}: is a folder without class folders, so --class-names is needed")
+        return open_flat(data, names, None if config.labels is None else read_labels(config)), names
+    if config.labels is not None:
+        raise ValueError(f"--labels: is for a folder of images; {data} has a folder for each class")
+    store = open_store(data, "val")
+    if names is None:
+        if len(store.class_names) != nets[0].num_classes:
+            raise ValueError(
+                f"--data {data}: has {len(store.class_names)} classes, {nets[0].name} {nets[0].num_classes}, without names;"
+                " --class-names FILE says them, one a line"
+            )
+        return store, store.class_names
+    number = {name: index for index, name in enumerate(names)}
+    if unknown := [name for name in store.class_names if name not in number]:
+        raise ValueError(f"--data {data}: classes that {nets[0].name} does not know: {', '.join(unknown[:5])}")
+    store.labels = np.array([number[name] for name in store.class_names], np.int64)[store.labels]
+    store.class_names = names
+    return store, names
+
+
+def _is_flat(data: str) -> bool:
+    if is_remote(data) or not os.path.isdir(data):
+        return False
+    inside = os.listdir(data)
+    folders = [name for names in SPLIT_FOLDERS.values() for name in names]
+    return not any(name in inside or f"{name}.index.npz" in inside for name in folders)
+
+
+def read_labels(config: EvalConfig) -> list[str]:
+    """The class names in --labels; with --devkit the file holds the classes' official numbers. ValueError, one line."""
+    assert config.labels is not None
+    try:
+        labels = Path(config.labels).read_text().split()
+    except OSError as error:
+        raise ValueError(f"--labels {config.labels}: {error.strerror}") from error
+    if config.devkit is None:
+        return labels
+    wnids = {str(number): wnid for number, wnid in read_devkit(Path(config.devkit))[0].items()}
+    if unknown := sorted(set(labels) - set(wnids)):
+        raise ValueError(f"--labels {config.labels}: not numbers of classes: {', '.join(unknown[:5])}")
+    return [wnids[label] for label in labels]
+
+
+def plan_evaluation(config: EvalConfig) -> Evaluation:
+    """Opens nets and images; nothing is written. ValueError, one line, for whatever does not fit."""
+    nets = open_nets(config)
+    store, class_names = open_images(config, nets)
+    images = ImageSet.of(store, class_names)
+    folder = beside(config.storage_path, config.name)
+    files: list[dict[tuple[AnyView, int], PosteriorFiles]] = []
+    for net in nets:
+        # bf16 or not is decided where it is computed, by the hardware; what was asked for is what has to agree.
+        settings = {
+            "precision": config.precision,
+            "image_size": net.image_size,
+            "mean": list(net.mean),
+            "std": list(net.std),
+        }
+        files.append(
+            {
+                (view, scale): PosteriorFiles(
+                    folder,
+                    Manifest(net.name, net.digest, view, scale, images.digest, len(store), net.num_classes, settings),
+                )
+                for scale in test_scales(config, net)
+                for view in config.views
+            }
+        )
+        net.model.to("meta")  # frees its memory: who computes opens one net at a time
+    return Evaluation(folder, nets, store, images, files)
+
+
+class Evaluator:
+    """Computes parts; holds the images, and the net that it was last asked for."""
+
+    def __init__(self, config: EvalConfig, store: SampleStore) -> None:
+        self.config = config
+        self.store = store
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.net: tuple[int, Viewer, WholeImages] | None = None
+
+    def compute(self, task: Task) -> int:
+        """Writes a part; returns how many images it has. OSError for an image that cannot be decoded."""
+        if self.net is None or self.net[0] != task.net:
+            self.net = None  # before the next one is there
+            net = open_net(self.config, self.config.nets[task.net])
+            self.net = task.net, *self.prepare(net)
+        _, viewer, whole = self.net
+        manifest, indices = task.files.manifest, task.files.indices(task.part)
+        task.files.write(task.part, view_images(viewer, whole, manifest.view, manifest.scale, indices))
+        return len(indices)
+
+    def prepare(self, net: TrainedNet) -> tuple[Viewer, WholeImages]:
+        """The net on the device, and the images as it takes them."""
+        size, micro_batch = net.image_size, self.config.micro_batch
+        dtype = autocast_dtype(self.config.precision, self.device)
+        preprocessing = Preprocessing(size, net.mean, net.std)
+        threads = loader_threads(self.config.loader_threads)
+        return (
+            Viewer(net.model, size, micro_batch, self.device, dtype),
+            WholeImages(self.store, preprocessing, threads, self.device, micro_batch * size**2),
+        )
+
+
+def view_images(
+    viewer: Viewer, whole: WholeImages, view: str, scale: int, indices: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Posteriors (n, num_classes) of the images at `indices`, at smallest side `scale` (Q)."""
+    rows, parts = [], []
+    for batch in whole.batches(indices, scale):
+        rows.append(batch.rows)
+        parts.append(viewer.posteriors(view, batch.images).cpu())
+    posteriors = np.empty((len(indices), parts[0].shape[1]), np.float32)
+    posteriors[np.concatenate(rows)] = torch.cat(parts).numpy()
+    return posteriors
+
+
+def compute(evaluation: Evaluation, config: EvalConfig) -> None:
+    """Computes what is missing. ValueError or OSError, one line, for what stops it; what was computed stays."""
+    tasks = evaluation.tasks()
+    wanted = sum(len(of_net) for of_net in evaluation.files) * len(evaluation.store)
+    missing = sum(len(task.files.indices(task.part)) for task in tasks)
+    with tqdm(total=wanted, initial=wanted - missing, desc="evaluating", unit="image", smoothing=0.05) as progress:
+        for count in _computed(tasks, evaluation, config):
+            progress.update(count)
+
+
+def _computed(tasks: list[Task], evaluation: Evaluation, config: EvalConfig) -> Iterator[int]:
+    if not tasks:
+        return iter(())
+    if "RAY_ADDRESS" in os.environ or (config.num_workers or 1) > 1:
+        return _on_cluster(tasks, evaluation.store, config)
+    evaluator = Evaluator(config, evaluation.store)
+    return (evaluator.compute(task) for task in tasks)
+
+
+def _on_cluster(tasks: list[Task], store: SampleStore, config: EvalConfig) -> Iterator[int]:
+    import ray
+    from ray.util import ActorPool
+
+    from vgg_dist.nodes import start_ray, worker_resources
+
+    start_ray()
+    resources = worker_resources(config.num_workers)[: len(tasks)]
+    actor = ray.remote(Evaluator)
+    workers = [
+        actor.options(
+            num_cpus=each["CPU"],
+            num_gpus=each.get("GPU", 0),
+            max_restarts=3,
+            max_task_retries=3,
+            scheduling_strategy="SPREAD",
+        ).remote(config, store)
+        for each in resources
+    ]
+    try:
+        yield from ActorPool(workers).map_unordered(lambda worker, task: worker.compute.remote(task), tasks)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ValueError | OSError):
+            raise error.cause from None
+        raise
+
+
+def predict(config: EvalConfig, nets: Sequence[TrainedNet]) -> NDArray[np.float32]:
+    """Posteriors (n, num_classes) of the pictures of `config.predict`: the mean over nets, views and one scale each."""
+    store = FlatStore(config.predict, [])
+    evaluator = Evaluator(config, store)
+    indices, parts = np.arange(len(store)), []
+    for net in nets:
+        viewer, whole = evaluator.prepare(net)
+        scales = test_scales(config, net)
+        for scale in scales if config.test_scales is not None else [scales[len(scales) // 2]]:
+            parts += [view_images(viewer, whole, view, scale, indices) for view in config.views]
+    return np.mean(parts, axis=0)

@@ -1,0 +1,69 @@
+"""The Ray cluster that a command runs on: connecting to it, and what its workers reserve; and whether storage is there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+
+import ray
+
+from vgg_dist.storage import check_writable
+
+
+def start_ray() -> None:
+    """Connects to the cluster that there is, or starts one on this machine."""
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    if "RAY_ADDRESS" not in os.environ:
+        ray.init()
+        return
+    # A cluster's processes do not inherit this one's environment, and the tracking server may want a password. What the
+    # job was submitted with is there already, and Ray refuses to be told it twice.
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    known = job.get("env_vars") or {}
+    variables = {k: v for k, v in os.environ.items() if k.startswith(("MLFLOW_", "VGG_DIST_")) and k not in known}
+    ray.init(runtime_env={"env_vars": variables} if variables else None)
+
+
+def worker_resources(num_workers: int | None) -> list[dict[str, float]]:
+    """What each of `num_workers` workers reserves: a GPU where there are any, and as many CPUs as the cluster has for it.
+
+    ValueError if the cluster will never have room for them.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    use_gpu = any(node.get("GPU") for node in nodes)
+    kind = "GPU" if use_gpu else "CPU"
+    total = int(sum(node.get(kind, 0) for node in nodes))
+    num_workers = num_workers or (total if use_gpu else 1)
+
+    def room(cpus: int) -> int:
+        """How many workers of so many CPUs (and a GPU) fit into the nodes."""
+        return sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if use_gpu else math.inf)) for node in nodes)
+
+    cpus = next((cpus for cpus in range(int(max(n.get("CPU", 0) for n in nodes)), 0, -1) if room(cpus) >= num_workers), 0)
+    if not cpus:
+        from ray._private.state import state
+
+        most = state.get_max_resources_from_cluster_config()  # None where no autoscaler can add nodes
+        if most is None or most.get(kind, 0) < num_workers:
+            raise ValueError(
+                f"--num-workers {num_workers}: the cluster has room for {room(1)} workers "
+                f"({total} {kind}s on {len(nodes)} nodes{'' if most is None else f', at most {most.get(kind, 0):.0f}'})"
+            )
+        cpus = 1
+    return [{"CPU": float(cpus)} | ({"GPU": 1.0} if use_gpu else {})] * num_workers
+
+
+def describe_workers(resources: list[dict[str, float]]) -> str:
+    """For people."""
+    each = ", ".join(f"{amount:.0f} {kind}" for kind, amount in resources[0].items())
+    return f"{len(resources)} worker{'s' * (len(resources) > 1)} of {each}"
+
+
+def check_storage(storage_path: str) -> None:
+    """ValueError, one line, if nothing can be written there."""
+    try:
+        check_writable(storage_path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--storage-path {storage_path}: cannot be written: {' '.join(str(error).split())}") from None

@@ -1,0 +1,22 @@
+"""The evaluation report: the paper's Tables 3 to 6 beside ours, and what the best of ours gets wrong.
+
+From posteriors to tables, in NumPy; it neither computes a posterior nor knows where posteriors are kept.
+"""
+
+from vgg_dist.report.errors import mean_posteriors, top_guesses, top_k_errors
+from vgg_dist.report.nets import EvaluatedNet
+from vgg_dist.report.report import Report, build_report
+from vgg_dist.report.submission import write_submission
+from vgg_dist.report.tables import Row, Table
+
+__all__ = [
+    "EvaluatedNet",
+    "Report",
+    "Row",
+    "Table",
+    "build_report",
+    "mean_posteriors",
+    "top_guesses",
+    "top_k_errors",
+    "write_submission",
+]

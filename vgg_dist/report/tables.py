@@ -1,0 +1,241 @@
+"""Which rows the paper's Tables 3 to 6 have beside ours, and how each table is measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vgg_dist import paper
+from vgg_dist.paper import AnyView, Errors, several_scales, single_scale
+from vgg_dist.report.nets import EvaluatedNet, Mean, Measurement, Scales, by_paper_net
+
+VIEW_NAMES: dict[AnyView, str] = {
+    "dense": "dense",
+    "crops": "multi-crop",
+    "both": "multi-crop & dense",
+    "center": "centre crop",
+}
+
+EACH = 0  # stands for a table's number: all posteriors, one by one
+MEASURED = {
+    3: "Dense evaluation: the whole image, rescaled to smallest side Q, goes through the fully-convolutional net; the class"
+    " score map is averaged over space, then comes the soft-max; posteriors are averaged over the image and its mirror"
+    " image. Q is S, or the middle of its range for nets trained with scale jittering.",
+    4: "Dense evaluation as in Table 3, posteriors averaged over three scales: S, and 32 pixels less and more (scaled with"
+    " the net's input where that is not 224), or the ends and the middle of the range of S.",
+    5: "Dense as in Table 4; multi-crop averages the posteriors of a 5 x 5 grid of crops and their mirror images, 50 a"
+    " scale, over the same scales; multi-crop & dense is the mean of the two.",
+    EACH: "Every net, scale and view by itself. The centre crop, without its mirror image, is what public training scripts"
+    " report.",
+    6: "The mean of the posteriors of several nets, each at its scales of Table 4. The submission is D and E at S = 256 and"
+    " 384, C at the same, and D at [256;512].",
+}
+"""How each table's errors are measured."""
+
+NOTES = {
+    6: "On the test set the paper's top-5 errors are 7.3 (submission), 7.0 (D + E, dense) and 6.8 (D + E, multi-crop &"
+    " dense). Top-5 errors of others, from its Table 7: "
+    + ", ".join(f"{other.method} {other.top5} ({other.nets})" for other in paper.TABLE_7_OTHERS)
+    + ".",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row: what was measured, the paper's errors (None: not in the paper) and ours (None: not run)."""
+
+    cells: tuple[str, ...]
+    """What the row is about, under the table's headings."""
+    metric: str
+    """The row's part of its metrics' names."""
+    paper: Errors | None
+    mean: Mean | None = None
+    measurement: Measurement | None = None
+
+    @property
+    def nets(self) -> tuple[str, ...]:
+        """Names of the nets that were measured."""
+        return tuple(net.name for net in self.mean.nets) if self.mean else ()
+
+    @property
+    def ours(self) -> Errors | None:
+        """Our errors, percent."""
+        return self.measurement.errors if self.measurement else None
+
+    @property
+    def difference(self) -> Errors | None:
+        """Ours less the paper's, points: negative is better than the paper."""
+        if self.ours is None or self.paper is None:
+            return None
+        return Errors(self.ours.top1 - self.paper.top1, self.ours.top5 - self.paper.top5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One of the paper's tables, with our rows beside and below its own."""
+
+    number: int
+    """The paper's, or EACH."""
+    title: str
+    measured: str
+    """How its errors are measured, in a sentence or two."""
+    headings: tuple[str, ...]
+    rows: tuple[Row, ...]
+    note: str = ""
+    """What else the paper says that belongs beside it."""
+
+    @property
+    def name(self) -> str:
+        """For headings: "Table 3"."""
+        return "All" if self.number == EACH else f"Table {self.number}"
+
+    @property
+    def key(self) -> str:
+        """The table's part of its metrics' names."""
+        return "each" if self.number == EACH else f"table{self.number}"
+
+    def label(self, row: Row) -> str:
+        """A row in one line, such as "D, S 256, Q 224, 256, 288"."""
+        named = (
+            f"{heading} {cell}" if heading in ("S", "Q") else cell
+            for heading, cell in zip(self.headings, row.cells, strict=True)
+        )
+        return ", ".join(named)
+
+
+def plan_tables(nets: Sequence[EvaluatedNet], num_classes: int) -> list[Table]:
+    """The tables with what is to be measured, not yet measured.
+
+    A row of the paper's for which there are several nets becomes several rows. Nets that the paper does not have get rows
+    where the posteriors for them are there.
+    """
+    repeated = by_paper_net(nets, num_classes)
+    per_net = ("net", "S", "Q")
+    plan = {
+        3: ("one test scale", per_net, _net_rows(paper.TABLE_3, nets, repeated, "one")),
+        4: ("several test scales", per_net, _net_rows(paper.TABLE_4, nets, repeated, "several")),
+        5: ("dense and multi-crop", (*per_net, "view"), _view_rows(nets, repeated)),
+        6: ("fusion of nets", ("nets", "view"), _fusion_rows(nets, repeated)),
+        EACH: ("one by one", (*per_net, "view"), _each_row(nets)),
+    }
+    return [
+        Table(
+            number=number, title=title, measured=MEASURED[number], headings=headings, rows=rows, note=NOTES.get(number, "")
+        )
+        for number, (title, headings, rows) in plan.items()
+    ]
+
+
+def scale_text(train_scale: tuple[int, int] | None) -> str:
+    """S as the paper writes it: 256, or [256;512]; a question mark where it is not known."""
+    if train_scale is None:
+        return "?"
+    low, high = train_scale
+    return str(low) if low == high else f"[{low};{high}]"
+
+
+def metric_name(text: str) -> str:
+    """A part of a metric's name: what MLflow does not allow becomes an underscore."""
+    return re.sub(r"[^A-Za-z0-9_\-]", "_", text)[:100] or "_"
+
+
+def _net_key(net: paper.Net) -> str:
+    low, high = net.train_scale
+    return f"{net.arch}_{low}" if low == high else f"{net.arch}_{low}-{high}"
+
+
+def _net_cells(arch: str, train_scale: tuple[int, int] | None, image_size: int, at: Scales) -> tuple[str, str, str]:
+    if isinstance(at, int) or train_scale is None:
+        return arch, scale_text(train_scale), str(at)
+    scales = several_scales(train_scale, image_size) if at == "several" else (single_scale(train_scale),)
+    return arch, scale_text(train_scale), ", ".join(map(str, scales))
+
+
+def _beside(key: str, cells: tuple[str, ...], errors: Errors, means: list[Mean], suffix: str = "") -> list[Row]:
+    """The rows for a row of the paper's: one for each mean that repeats it and can be had, or one that was not run."""
+    means = [mean for mean in means if mean.available]
+    if len(means) < 2:
+        return [Row(cells=cells, metric=key + suffix, paper=errors, mean=means[0] if means else None)]
+    return [
+        Row(cells=cells, metric=f"{key}_{metric_name(mean.nets[0].name)}{suffix}", paper=errors, mean=mean) for mean in means
+    ]
+
+
+def _net_rows(
+    published: Mapping[paper.Net, Errors],
+    nets: Sequence[EvaluatedNet],
+    repeated: Mapping[paper.Net, list[EvaluatedNet]],
+    at: Scales,
+) -> tuple[Row, ...]:
+    rows: list[Row] = []
+    theirs: set[EvaluatedNet] = set()
+    for published_net, errors in published.items():
+        means = [Mean((net,), "dense", at) for net in repeated.get(published_net, [])]
+        theirs.update(mean.nets[0] for mean in means)
+        cells = _net_cells(*published_net, paper.IMAGE_SIZE, at)
+        rows += _beside(_net_key(published_net), cells, errors, means)
+    for net in nets:
+        mean = Mean((net,), "dense", at)
+        if net not in theirs and mean.available:
+            cells = _net_cells(net.label, net.train_scale, net.image_size, at)
+            rows.append(Row(cells=cells, metric=metric_name(net.name), paper=None, mean=mean))
+    return tuple(rows)
+
+
+def _view_rows(nets: Sequence[EvaluatedNet], repeated: Mapping[paper.Net, list[EvaluatedNet]]) -> tuple[Row, ...]:
+    rows: list[Row] = []
+    theirs: set[EvaluatedNet] = set()
+    for published_net, of_view in paper.TABLE_5.items():
+        candidates = [
+            net
+            for net in repeated.get(published_net, [])
+            if any(Mean((net,), view, "several").available for view in paper.VIEWS)
+        ]
+        theirs.update(candidates)
+        options: list[EvaluatedNet | None] = [*candidates] or [None]
+        for net in options:
+            key = _net_key(published_net) + (f"_{metric_name(net.name)}" if net and len(candidates) > 1 else "")
+            for view, errors in of_view.items():
+                cells = (*_net_cells(*published_net, paper.IMAGE_SIZE, "several"), VIEW_NAMES[view])
+                means = [Mean((net,), view, "several")] if net else []
+                rows += _beside(key, cells, errors, means, suffix=f"/{view}")
+    for net in nets:
+        # Without crops there is nothing to compare: dense alone is in Table 4.
+        if net in theirs or not Mean((net,), "crops", "several").available:
+            continue
+        for view in paper.VIEWS:
+            if (mean := Mean((net,), view, "several")).available:
+                cells = (*_net_cells(net.label, net.train_scale, net.image_size, "several"), VIEW_NAMES[view])
+                rows.append(Row(cells=cells, metric=f"{metric_name(net.name)}/{view}", paper=None, mean=mean))
+    return tuple(rows)
+
+
+def _fusion_rows(nets: Sequence[EvaluatedNet], repeated: Mapping[paper.Net, list[EvaluatedNet]]) -> tuple[Row, ...]:
+    """The paper's fusions, of the first net given for each of theirs, and our own of all nets where that is another."""
+    rows: list[Row] = []
+    for fusion in paper.TABLE_6:
+        name = "submission, 7 nets" if fusion.nets == paper.SUBMISSION else "D + E, [256;512]"
+        ready = [
+            [net for net in repeated.get(member, []) if Mean((net,), fusion.view, "several").available]
+            for member in fusion.nets
+        ]
+        means = [Mean(tuple(candidates[0] for candidates in ready), fusion.view, "several")] if all(ready) else []
+        rows += _beside(fusion.name, (name, VIEW_NAMES[fusion.view]), fusion.errors, means, suffix=f"/{fusion.view}")
+    theirs = {(frozenset(row.nets), row.mean.view) for row in rows if row.mean}
+    for view in paper.VIEWS if len(nets) > 1 else ():
+        mean = Mean(tuple(nets), view, "several")
+        if mean.available and (frozenset(net.name for net in nets), view) not in theirs:
+            rows.append(Row(cells=(f"all {len(nets)} nets", VIEW_NAMES[view]), metric=f"all/{view}", paper=None, mean=mean))
+    return tuple(rows)
+
+
+def _each_row(nets: Sequence[EvaluatedNet]) -> tuple[Row, ...]:
+    """Each net's posteriors at each scale in each view."""
+    rows = []
+    for net in nets:
+        for view, scale in sorted(net.available, key=lambda each: (list(VIEW_NAMES).index(each[0]), each[1])):
+            cells = (*_net_cells(net.label, net.train_scale, net.image_size, scale), VIEW_NAMES[view])
+            metric = f"{metric_name(net.name)}/{view}_{scale}"
+            rows.append(Row(cells=cells, metric=metric, paper=None, mean=Mean((net,), view, scale)))
+    return tuple(rows)
