@@ -60,7 +60,7 @@ def logits(net: TrainedNet, images: Tensor) -> Tensor:
 )
 def test_safetensors_hold_all_of_a_net(arch: str, settings: dict[str, Any], tmp_path: Path) -> None:
     net = drawn(arch, **settings)
-    assert export(net, "safetensors", tmp_path / "net.safetensors") == 0
+    assert export(net, "safetensors", tmp_path / "net.safetensors")[0] == 0
     again = load_net(str(tmp_path / "net.safetensors"))
     assert again.to_json() == net.to_json()
     assert (again.digest, again.mean, again.train_scale) == (net.digest, net.mean, net.train_scale)
@@ -74,7 +74,7 @@ def test_safetensors_hold_all_of_a_net(arch: str, settings: dict[str, Any], tmp_
 def test_torchvision_takes_the_state_dict(arch: str, name: str, batch_norm: bool, tmp_path: Path) -> None:
     net = drawn(arch, image_size=224, batch_norm=batch_norm)
     output = tmp_path / "net.pth"
-    assert export(net, "torchvision", output) == 0
+    assert export(net, "torchvision", output)[0] == 0
     theirs = getattr(torchvision.models, name + ("_bn" if batch_norm else ""))(num_classes=3, init_weights=False)
     theirs.load_state_dict(torch.load(output, weights_only=True), strict=True)
     with torch.inference_mode():
@@ -186,8 +186,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_writes_and_says_what_the_net_takes(exported: Path, tmp_path: Path) -> None:
     done = run(exported, "--format", "safetensors", "--output", tmp_path / "again.safetensors")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "A, 3 classes; read back, the largest difference is 0.0e+00" in done.stdout
-    assert "(N, 3, 32, 32): (pixel - mean) / std, pixels 0 to 255, RGB, mean (100.5, 110.25, 120.125)" in done.stdout
+    assert "again.safetensors: A, 3 classes\nread back, its logits differ by at most 0.0e+00; the largest" in done.stdout
+    assert "(N, 3, 32, 32): (pixel - mean) / std of RGB pixels 0 to 255, mean (100.5, 110.25, 120.125)" in done.stdout
     with safetensors.safe_open(tmp_path / "again.safetensors", framework="pt") as opened:
         assert json.loads(opened.metadata()[METADATA_KEY])["class_names"] == ["cat", "dog", "owl"]
 

@@ -125,8 +125,9 @@ def test_torchvision_weights_by_name(hub: Path) -> None:
     torch.save(state_dict_of("A", num_classes=1000), hub / "vgg11-8a719046.pth")
     net = load_net("torchvision://VGG11_Weights.IMAGENET1K_V1")
     assert (net.name, net.arch, net.num_classes) == ("VGG11_Weights.IMAGENET1K_V1", "A", 1000)
-    assert net.class_names is not None
-    assert net.class_names[:2] == ["tench", "goldfish"]
+    assert net.class_names is None  # those of folders are WordNet ids
+    assert net.class_labels is not None
+    assert net.class_labels[:2] == ["tench", "goldfish"]
 
 
 def test_torchvision_weights_that_cannot_be_had(hub: Path) -> None:

@@ -118,7 +118,8 @@ def print_predictions(config: EvalConfig) -> None:
     from vgg_dist.evaluation import open_nets, predict
 
     nets = open_nets(config)
-    names = next((net.class_names for net in nets if net.class_names is not None), None)
+    labels = [net.class_labels or net.class_names for net in nets]
+    names = next((each for each in labels if each is not None), None)
     for picture, posteriors in zip(config.predict, predict(config, nets), strict=True):
         print(picture)
         for label in (-posteriors).argsort(kind="stable")[:5]:

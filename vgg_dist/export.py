@@ -73,16 +73,18 @@ def main() -> None:
         from vgg_dist.weights import load_net
 
         net = load_net(config.net, config.weights_format)
-        difference = export(net, config.format, config.output)
+        difference, largest = export(net, config.format, config.output)
     except (ValueError, OSError) as error:
         fail("vgg_dist.export", error)
     size = f"(N, {len(net.mean)}, {net.image_size}, {net.image_size})"
-    print(f"{config.output}: {net.arch}, {net.num_classes} classes; read back, the largest difference is {difference:.1e}")
-    print(f"It takes {size}: (pixel - mean) / std, pixels 0 to 255, RGB, mean {net.mean}, std {net.std}")
+    pixels = f"{'grey' if len(net.mean) == 1 else 'RGB'} pixels 0 to 255"
+    print(f"{config.output}: {net.arch}, {net.num_classes} classes")
+    print(f"read back, its logits differ by at most {difference:.1e}; the largest is {largest:.1e}")
+    print(f"it takes {size}: (pixel - mean) / std of {pixels}, mean {net.mean}, std {net.std}")
 
 
-def export(net: TrainedNet, format: str, output: Path) -> float:
-    """Writes the net, reads it back, and returns the largest absolute difference of the logits of random images.
+def export(net: TrainedNet, format: str, output: Path) -> tuple[float, float]:
+    """Writes the net, reads it back, and returns how much its logits of random images differ at most, and the largest one.
 
     `output` appears when all is well, in place of a file that may be there. ValueError, one line, for a net that has no
     such form, packages that are missing, or a file that gives other logits; OSError where it cannot be written.
@@ -101,15 +103,18 @@ def export(net: TrainedNet, format: str, output: Path) -> float:
             write(net, unfinished)
         except (OSError, RuntimeError, SafetensorError) as error:  # libraries have kinds of their own for a full disk
             raise OSError(f"--output {output}: cannot be written: {error}") from error
-        difference = _largest_difference(net, read(net, unfinished))
+        compared = _compare(net, read(net, unfinished))
         os.replace(unfinished, output)
     finally:
         unfinished.unlink(missing_ok=True)
-    return difference
+    return compared
 
 
-def _largest_difference(net: TrainedNet, exported: Logits) -> float:
-    """Of all logits of random images, in batches of one and of three. ValueError if rounding cannot explain it."""
+def _compare(net: TrainedNet, exported: Logits) -> tuple[float, float]:
+    """Largest difference and largest logit, absolute, of random images in batches of one and of three.
+
+    ValueError if rounding cannot explain the difference.
+    """
     import torch
 
     difference, largest = 0.0, 0.0
@@ -121,7 +126,7 @@ def _largest_difference(net: TrainedNet, exported: Logits) -> float:
             largest = max(largest, expected.abs().max().item())
     if not difference <= ROUND_OFF * largest:  # not `>`: NaN is refused too
         raise ValueError(f"{net.name}: read back, its logits differ by {difference:.1e} where the largest is {largest:.1e}")
-    return difference
+    return difference, largest
 
 
 def _random_images(net: TrainedNet, batch: int) -> Tensor:

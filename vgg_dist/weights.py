@@ -103,6 +103,8 @@ class NetDescription:
     """Subtracted from each channel (RGB, or one of grey), grey levels of 255."""
     std: tuple[float, ...]
     """Divides each channel after that, grey levels of 255."""
+    class_labels: list[str] | None = None
+    """The classes in words, for people, where `class_names` are not that; not unique (ImageNet has two cranes)."""
 
     def to_json(self) -> str:
         """On one line."""
@@ -202,7 +204,7 @@ def _load_by_name(location: str) -> TrainedNet:
 
 
 def _load_foreign(
-    where: str, weights: dict[str, Tensor], origin: Origin, name: str, class_names: list[str] | None = None
+    where: str, weights: dict[str, Tensor], origin: Origin, name: str, class_labels: list[str] | None = None
 ) -> TrainedNet:
     """Weights of others, whose net is known by their keys and shapes."""
     weights = _as_torchvision_names(weights)
@@ -214,7 +216,8 @@ def _load_foreign(
         name=name,
         head="fc",
         train_scale=origin.train_scale,
-        class_names=class_names,
+        class_names=None,
+        class_labels=class_labels,
         mean=origin.mean,
         std=origin.std,
     )

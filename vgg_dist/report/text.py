@@ -57,12 +57,15 @@ def to_text(tables: Sequence[Table], counted: str, mistakes: Mistakes | None, cl
     parts = [f"{counted} {LEGEND}"]
     beside = any(row.difference for table in tables for row in table.rows)
     if not beside:
-        parts[0] += " None of the paper's nets is among ours, so its rows are left out here."
+        parts = [f"{counted} Errors in percent. None of the paper's nets is among ours, so its columns are left out here."]
     for table in tables:
-        rows = [(*row.cells, *error_cells(row), ", ".join(row.nets)) for row in table.rows if beside or row.ours]
-        if not rows:
+        shown = [row for row in table.rows if beside or row.ours]
+        if not shown:
             continue
-        headings = [*table.headings, *(f"{group}\n{top}" for group in GROUPS for top in ("top-1", "top-5")), "run"]
+        groups = GROUPS if beside else ("ours",)
+        errors = [error_cells(row) if beside else error_cells(row)[2:4] for row in shown]
+        rows = [(*row.cells, *cells, ", ".join(row.nets)) for row, cells in zip(shown, errors, strict=True)]
+        headings = [*table.headings, *(f"{group}\n{top}" for group in groups for top in ("top-1", "top-5")), "run"]
         left = {*range(len(table.headings)), len(headings) - 1}
         parts.append(f"{table.name}: {table.title}\n{_aligned(headings, rows, left)}")
     if mistakes:
