@@ -57,7 +57,7 @@ def open_flat(folder: str, class_names: list[str], labels: Sequence[str] | None 
     except OSError as error:
         raise ValueError(f"--data {folder}: {error.strerror}") from error
     if not names:
-        raise ValueError(f"--data {folder}: no images in it (by extension: {' '.join(IMAGE_EXTENSIONS)})")
+        raise ValueError(f"--data {folder}: neither folders train/ and val/ nor images in it ({' '.join(IMAGE_EXTENSIONS)})")
     files = [os.path.join(folder, name) for name in names]
     if labels is None:
         return FlatStore(files, class_names)

@@ -87,5 +87,5 @@ def test_flat_folders_and_their_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--labels: classes that the net does not know: owl"):
         open_flat(str(tmp_path), ["cat", "dog"], ["dog", "owl"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="nor images in it"):
         open_flat(str(tmp_path / "empty"), ["cat"])

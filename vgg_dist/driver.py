@@ -127,6 +127,7 @@ class Monitor(ray.train.UserCallback):
         """A record as a line for people."""
         values, step = record["metrics"], record["step"]
         if "val/loss" in values:
+            self.last = None  # the time that validation took says nothing of the steps to come
             return (
                 f"step {step:>6}  validation: loss {values['val/loss']:.3f}"
                 f"  top-1 error {values['val/top1_error']:.2f} %  top-5 error {values['val/top5_error']:.2f} %"

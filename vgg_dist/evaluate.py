@@ -115,12 +115,13 @@ def submit(evaluation: Evaluation, config: EvalConfig) -> None:
 
 def print_predictions(config: EvalConfig) -> None:
     """The five best classes of each picture, with their posteriors."""
-    from vgg_dist.evaluation import open_nets, predict
+    from vgg_dist.evaluation import predict
+    from vgg_dist.inputs import open_nets
 
     nets = open_nets(config)
     labels = [net.class_labels or net.class_names for net in nets]
     names = next((each for each in labels if each is not None), None)
-    for picture, posteriors in zip(config.predict, predict(config, nets), strict=True):
+    for picture, posteriors in zip(config.predict, predict(config), strict=True):
         print(picture)
         for label in (-posteriors).argsort(kind="stable")[:5]:
             print(f"  {100 * posteriors[label]:6.2f} %  {names[label] if names is not None else f'class {label}'}")

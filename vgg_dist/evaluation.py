@@ -8,30 +8,26 @@ over what is then on storage.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipelines.archives import read_devkit
 from pipelines.batch import Preprocessing
-from pipelines.flat import FlatStore, open_flat
-from pipelines.remote import is_remote
+from pipelines.flat import FlatStore
 from pipelines.samples import SampleStore
-from pipelines.store import SPLIT_FOLDERS, open_store
 from pipelines.whole import WholeImages
-from vgg_dist import paper
 from vgg_dist.config import EvalConfig
 from vgg_dist.engine import autocast_dtype, loader_threads
+from vgg_dist.inputs import open_images, open_net, open_nets, test_scales
 from vgg_dist.paper import AnyView
 from vgg_dist.posteriors import ImageSet, Manifest, PosteriorFiles
 from vgg_dist.storage import beside
 from vgg_dist.views import Viewer
-from vgg_dist.weights import TrainedNet, load_net
+from vgg_dist.weights import TrainedNet
 
 
 @dataclass(frozen=True)
@@ -73,105 +69,6 @@ class Evaluation:
         return lambda view, scale: self.files[net][view, scale].read()
 
 
-def open_nets(config: EvalConfig) -> list[TrainedNet]:
-    """The nets, all with class names in the same order. ValueError, one line, where they do not go together."""
-    nets = [open_net(config, location) for location in tqdm(config.nets, "reading weights", unit="net", disable=None)]
-    for number, net in enumerate(nets[1:], start=1):
-        if any(net.digest == earlier.digest for earlier in nets[:number]):
-            raise ValueError(f"{net.name} is given twice: {config.nets[number]} has the weights of an earlier net")
-        first = nets[0]
-        if net.num_classes != first.num_classes:
-            raise ValueError(
-                f"{net.name} has {net.num_classes} classes, {first.name} has {first.num_classes}: no mean of both"
-            )
-        if net.class_names is not None and first.class_names is not None and net.class_names != first.class_names:
-            same = "in another order" if sorted(net.class_names) == sorted(first.class_names) else "other ones"
-            raise ValueError(f"{net.name} has other classes than {first.name} ({same}): no mean of both")
-    return nets
-
-
-def open_net(config: EvalConfig, location: str) -> TrainedNet:
-    """One net, with what the flags say of weights that do not say it themselves."""
-    net = load_net(location, config.weights_format)
-    if config.class_names is not None:
-        lines = Path(config.class_names).read_text().split("\n") if Path(config.class_names).is_file() else []
-        names = [line.strip() for line in lines if line.strip()]
-        if len(names) != net.num_classes:
-            raise ValueError(
-                f"--class-names {config.class_names}: {len(names)} names, {net.name} has {net.num_classes} classes"
-            )
-        if net.class_names not in (None, names):
-            raise ValueError(f"--class-names {config.class_names}: {net.name} has class names of its own, and other ones")
-        net = replace(net, class_names=names)
-    if config.train_scale is not None and net.train_scale is None:
-        net = replace(net, train_scale=(config.train_scale[0], config.train_scale[-1]))
-    return net
-
-
-def test_scales(config: EvalConfig, net: TrainedNet) -> tuple[int, ...]:
-    """All Q for a net: as asked, else the paper's for tables 3 and 4. ValueError for one smaller than a crop."""
-    if config.test_scales is not None:
-        scales = config.test_scales
-    elif net.train_scale is None:
-        scales = (round(256 * net.image_size / 224),)
-    else:
-        scales = (paper.single_scale(net.train_scale), *paper.several_scales(net.train_scale, net.image_size))
-    if min(scales) < net.image_size:
-        raise ValueError(f"--test-scales {min(scales)}: must be at least {net.image_size}, the input size of {net.name}")
-    return tuple(sorted(set(scales)))
-
-
-def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleStore, list[str]]:
-    """The images, labels being indices into the class names, which are the nets'. ValueError, one line."""
-    names = next((net.class_names for net in nets if net.class_names is not None), None)
-    data = config.data or next((net.data for net in nets if net.data is not None), None)
-    if data is None:
-        raise ValueError("--data: is needed with weights that do not come from a run of this project")
-    if _is_flat(data):
-        if names is None:
-            raise ValueError(f"--data {data}: is a folder without class folders, so --class-names is needed")
-        return open_flat(data, names, None if config.labels is None else read_labels(config)), names
-    if config.labels is not None:
-        raise ValueError(f"--labels: is for a folder of images; {data} has a folder for each class")
-    store = open_store(data, "val")
-    if names is None:
-        if len(store.class_names) != nets[0].num_classes:
-            raise ValueError(
-                f"--data {data}: has {len(store.class_names)} classes, {nets[0].name} {nets[0].num_classes}, without names;"
-                " --class-names FILE says them, one a line"
-            )
-        return store, store.class_names
-    number = {name: index for index, name in enumerate(names)}
-    if unknown := [name for name in store.class_names if name not in number]:
-        raise ValueError(f"--data {data}: classes that {nets[0].name} does not know: {', '.join(unknown[:5])}")
-    store.labels = np.array([number[name] for name in store.class_names], np.int64)[store.labels]
-    store.class_names = names
-    return store, names
-
-
-def _is_flat(data: str) -> bool:
-    if is_remote(data) or not os.path.isdir(data):
-        return False
-    inside = os.listdir(data)
-    folders = [name for names in SPLIT_FOLDERS.values() for name in names]
-    return not any(name in inside or f"{name}.index.npz" in inside for name in folders)
-
-
-def read_labels(config: EvalConfig) -> list[str]:
-    """The class names in --labels; with --devkit the file holds the classes' official numbers. ValueError, one line."""
-    assert config.labels is not None
-    try:
-        labels = Path(config.labels).read_text().split()
-    except OSError as error:
-        raise ValueError(f"--labels {config.labels}: {error.strerror}") from error
-    if config.devkit is None:
-        return labels
-    wnids = {str(number): wnid for number, wnid in read_devkit(Path(config.devkit))[0].items()}
-    if unknown := sorted(set(labels) - set(wnids)):
-        raise ValueError(f"--labels {config.labels}: not numbers of classes: {', '.join(unknown[:5])}")
-    return [wnids[label] for label in labels]
-
-
 def plan_evaluation(config: EvalConfig) -> Evaluation:
     """Opens nets and images; nothing is written. ValueError, one line, for whatever does not fit."""
     nets = open_nets(config)
@@ -197,7 +94,6 @@ def plan_evaluation(config: EvalConfig) -> Evaluation:
                 for view in config.views
             }
         )
-        net.model.to("meta")  # frees its memory: who computes opens one net at a time
     return Evaluation(folder, nets, store, images, files)
 
 
@@ -259,7 +155,7 @@ def compute(evaluation: Evaluation, config: EvalConfig) -> None:
 def _computed(tasks: list[Task], evaluation: Evaluation, config: EvalConfig) -> Iterator[int]:
     if not tasks:
         return iter(())
-    if "RAY_ADDRESS" in os.environ or (config.num_workers or 1) > 1:
+    if "RAY_ADDRESS" in os.environ or (config.num_workers or torch.cuda.device_count()) > 1:
         return _on_cluster(tasks, evaluation.store, config)
     evaluator = Evaluator(config, evaluation.store)
     return (evaluator.compute(task) for task in tasks)
@@ -292,12 +188,13 @@ def _on_cluster(tasks: list[Task], store: SampleStore, config: EvalConfig) -> It
         raise
 
 
-def predict(config: EvalConfig, nets: Sequence[TrainedNet]) -> NDArray[np.float32]:
+def predict(config: EvalConfig) -> NDArray[np.float32]:
     """Posteriors (n, num_classes) of the pictures of `config.predict`: the mean over nets, views and one scale each."""
     store = FlatStore(config.predict, [])
     evaluator = Evaluator(config, store)
     indices, parts = np.arange(len(store)), []
-    for net in nets:
+    for location in config.nets:
+        net = open_net(config, location)
         viewer, whole = evaluator.prepare(net)
         scales = test_scales(config, net)
         for scale in scales if config.test_scales is not None else [scales[len(scales) // 2]]:

@@ -1,7 +1,8 @@
-"""Measurements of the loader, of a training step and of a training's start, beside what others would use instead.
+"""Measurements of the loader, a training step, evaluation and a training's start, beside what others would use instead.
 
     python -m vgg_dist.benchmark loader --data /data/imagenet --threads 2
     python -m vgg_dist.benchmark step --archs A D E --batch 8
+    python -m vgg_dist.benchmark evaluation --data /data/imagenet --arch D
     python -m vgg_dist.benchmark startup --arch E --data /data/imagenet
 
 Machines drift: whatever is compared is measured in turn within one run, round by round, and the ratios are medians over the
