@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torchvision
 from networks import build_drawn
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.io import savemat
 
 from pipelines.store import open_store
 from vgg_dist.config import EvalConfig, TrainConfig
@@ -151,6 +153,41 @@ def test_predictions_name_the_five_best(runs: Path, tmp_path: Path) -> None:
     assert all(line.split("%")[1].strip() in CLASSES for line in lines)
     shares = [float(line.split("%")[0]) for line in lines]
     assert shares == sorted(shares, reverse=True)
+
+
+def make_devkit(folder: Path, numbers: dict[str, int]) -> Path:
+    """The official development kit, as far as evaluation reads it: class name -> ILSVRC2012_ID."""
+    synsets = np.array(
+        [(number, name, 0) for name, number in numbers.items()],
+        dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O")],
+    )
+    savemat(folder / "meta.mat", {"synsets": synsets})
+    (folder / "truth").write_text("1\n")
+    with tarfile.open(folder / "devkit.tar.gz", "w:gz") as tar:
+        tar.add(folder / "meta.mat", "devkit/data/meta.mat")
+        tar.add(folder / "truth", "devkit/data/ILSVRC2012_validation_ground_truth.txt")
+    return folder / "devkit.tar.gz"
+
+
+def test_submission_has_the_official_numbers_of_the_five_best_of_the_mean(runs: Path, tmp_path: Path) -> None:
+    numbers = {name: 3 * index + 1 for index, name in enumerate(reversed(CLASSES))}
+    (tmp_path / "test").mkdir()
+    for number in range(3):
+        Image.effect_noise((50, 40 + number), 80).save(tmp_path / "test" / f"ILSVRC2012_test_{number:08}.JPEG")
+    config = settings(
+        runs,
+        name="submission",
+        data=str(tmp_path / "test"),
+        views=("dense", "crops", "center"),
+        submission=str(tmp_path / "guesses.txt"),
+        devkit=str(make_devkit(tmp_path, numbers)),
+    )
+    assert evaluate(config) is None
+    files = plan_evaluation(config.resolved()).files
+    mean = np.mean([one.read() for of_net in files for (view, _), one in of_net.items() if view != "center"], axis=0)
+    expected = [[numbers[CLASSES[label]] for label in row] for row in np.argsort(-mean, 1, kind="stable")[:, :5]]
+    lines = (tmp_path / "guesses.txt").read_text().splitlines()
+    assert [[int(number) for number in line.split()] for line in lines] == expected
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class Monitor(ray.train.UserCallback):
-    """Lives on Ray Train's controller: prints what rank 0 reports and passes it to MLflow."""
+    """Lives on Ray Train's controller: prints what is reported and passes it to MLflow."""
 
     def __init__(self, run: TrackedRun, config: TrainConfig) -> None:
         self.config = config
@@ -109,10 +109,13 @@ class Monitor(ray.train.UserCallback):
         mark("controller up")
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Takes rank 0's records."""
+        """Takes rank 0's records, and how busy each node is."""
         for record in metrics[0]["records"]:
             print(self._line(record), flush=True)
         self.tracker.log(metrics[0]["records"])
+        for of_worker in metrics:
+            if of_worker["system"]:
+                self.tracker.log_system(of_worker["system"])
         if checkpoint is not None:
             self.tracker.persist()
         if metrics[0]["done"]:

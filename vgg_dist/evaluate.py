@@ -10,9 +10,12 @@ on where it was, and more nets, scales or views are added to what is there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from pipelines.command import fail, one_line_errors
 from vgg_dist.config import EvalConfig
@@ -20,6 +23,8 @@ from vgg_dist.storage import beside, replace_file
 
 if TYPE_CHECKING:
     from vgg_dist.evaluation import Evaluation
+    from vgg_dist.paper import AnyView
+    from vgg_dist.posteriors import PosteriorFiles
     from vgg_dist.report import Report
     from vgg_dist.tracking import TrackedRun
 
@@ -97,7 +102,7 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
 
 
 def submit(evaluation: Evaluation, config: EvalConfig) -> None:
-    """Writes the test server's file from the mean over all nets, scales and views."""
+    """Writes the test server's file: from the mean over scales, then dense and crops, then nets, as in Table 6."""
     from pathlib import Path
 
     from pipelines.archives import read_devkit
@@ -108,9 +113,19 @@ def submit(evaluation: Evaluation, config: EvalConfig) -> None:
     numbers = {wnid: number for number, wnid in read_devkit(Path(config.devkit))[0].items()}
     if unknown := [name for name in evaluation.images.class_names if name not in numbers]:
         raise ValueError(f"--devkit {config.devkit}: has no class {', '.join(unknown[:5])}")
-    posteriors = mean_posteriors(files.read() for of_net in evaluation.files for files in of_net.values())
+    posteriors = mean_posteriors(_mean_of_net(files) for files in evaluation.files)
     write_submission(Path(config.submission), posteriors, [numbers[name] for name in evaluation.images.class_names])
     print(f"submission: {config.submission}")
+
+
+def _mean_of_net(files: Mapping[tuple[AnyView, int], PosteriorFiles]) -> NDArray[np.float32]:
+    from vgg_dist.report import mean_posteriors
+
+    views = {view for view, _ in files}
+    return mean_posteriors(
+        mean_posteriors(one.read() for (of, _), one in files.items() if of == view)
+        for view in sorted(views - {"center"} or views)
+    )
 
 
 def print_predictions(config: EvalConfig) -> None:

@@ -7,6 +7,7 @@ It opens the data, builds the net, takes up the last checkpoint, and passes the 
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from vgg_dist.engine import NonFiniteLoss, Trainer, Worker, build_state, check_i
 from vgg_dist.phases import mark
 from vgg_dist.specs import MODELS
 from vgg_dist.storage import write_folder
+from vgg_dist.tracking import SystemSampler
 
 REPORT_EVERY_S = 5.0  # a report makes all workers wait for each other and for the controller
 
@@ -99,6 +101,10 @@ class Reporter:
         self.records: list[dict[str, Any]] = []
         self.validation: dict[str, float] = {}
         self.last_report = time.monotonic()
+        context = ray.train.get_context()
+        one_node = context.get_local_world_size() == worker.world_size
+        first_of_node = context.get_local_rank() == 0
+        self.sampler = SystemSampler(None if one_node else socket.gethostname()) if first_of_node else None
 
     def __call__(self, metrics: dict[str, float], save: bool) -> None:
         """The engine's Report: called by all workers with the same metrics."""
@@ -118,7 +124,8 @@ class Reporter:
 
     def _report(self, save: bool) -> None:
         assert self.trainer is not None
-        payload = {"records": self.records, "done": save and self.trainer.done}
+        system = self.sampler.sample() if self.sampler else {}
+        payload = {"records": self.records, "system": system, "done": save and self.trainer.done}
         checkpoint = self._write_checkpoint(payload) if save else None
         ray.train.report(payload, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
         self.records = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +10,6 @@ from vgg_dist.storage import beside
 from vgg_dist.tracking.outbox import Outbox, Record
 from vgg_dist.tracking.run import TrackedRun
 from vgg_dist.tracking.store import METRICS_A_REQUEST, connect, split
-from vgg_dist.tracking.system_metrics import SystemSampler
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,41 +21,21 @@ UNSENT_WITH_SYSTEM_METRICS = 1000  # those of a longer outage are not worth keep
 class Tracker(Outbox):
     """Sends a run's metrics in the background; see `Outbox` for what it does while the server is away.
 
-    Samples the machine it works on every `system_metrics_s` seconds (None: never). Picklable; a copy starts afresh.
+    Picklable; a copy starts afresh.
     """
 
-    def __init__(self, run: TrackedRun, system_metrics_s: float | None = 10) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         super().__init__(_RunMetrics(run), beside(run.folder, BACKLOG_FILE))
         self.run = run
-        self.system_metrics_s = system_metrics_s
-        self._sampler: threading.Thread | None = None
-        self._sampled_enough = threading.Event()
 
-    def __reduce__(self) -> tuple[type[Tracker], tuple[TrackedRun, float | None]]:
-        return Tracker, (self.run, self.system_metrics_s)
+    def __reduce__(self) -> tuple[type[Tracker], tuple[TrackedRun]]:
+        return Tracker, (self.run,)
 
-    def log(self, records: Sequence[Record]) -> None:
-        """Queue `records`; see `Outbox.log`."""
-        super().log(records)
-        if self.system_metrics_s is not None and self._sampler is None:
-            self._sampler = threading.Thread(
-                target=self._sample, args=(self.system_metrics_s,), name="system-metrics", daemon=True
-            )
-            self._sampler.start()
-
-    def close(self, wait_s: float) -> int:
-        """Stop sampling, then send what is queued; see `Outbox.close`."""
-        self._sampled_enough.set()
-        if self._sampler is not None:
-            self._sampler.join()
-        return super().close(wait_s)
-
-    def _sample(self, every_s: float) -> None:
-        sampler = SystemSampler()
-        while not self._sampled_enough.wait(every_s):
-            if self.unsent < UNSENT_WITH_SYSTEM_METRICS:
-                now = time.time()
-                super().log([{"step": int(now - self.run.start_time), "time": now, "metrics": sampler.sample()}])
+    def log_system(self, metrics: dict[str, float]) -> None:
+        """Queue what a SystemSampler gave, at the second since the run began; left out in a long outage."""
+        if self.unsent < UNSENT_WITH_SYSTEM_METRICS:
+            now = time.time()
+            self.log([{"step": int(now - self.run.start_time), "time": now, "metrics": metrics}])
 
 
 class _RunMetrics:
