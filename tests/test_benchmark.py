@@ -25,7 +25,7 @@ from vgg_dist.benchmark import contestants
 from vgg_dist.benchmark.__main__ import main, run
 from vgg_dist.benchmark.cores import held_to_cores
 from vgg_dist.benchmark.loader import compare_pixels, measure, plan_work
-from vgg_dist.benchmark.options import LoaderBenchmark, StartupBenchmark, StepBenchmark
+from vgg_dist.benchmark.options import EvaluationBenchmark, LoaderBenchmark, StartupBenchmark, StepBenchmark
 from vgg_dist.benchmark.plain_loop import PlainLoop, accuracy, has_twin
 from vgg_dist.benchmark.report import paired_ratio, table
 from vgg_dist.benchmark.startup import report, time_phases
@@ -220,6 +220,19 @@ def test_accuracy_counts_hits() -> None:
 
 
 # The start's benchmark
+
+
+def test_evaluation_counts_flops_and_measures_every_way(photographs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    run(EvaluationBenchmark(data=str(photographs), arch="lenet5", test_scale=40, images=5, rounds=2, json=file))
+    figures = json.loads(file.read_text())
+    ways = figures["evaluation"]
+    assert set(ways) == {"dense", "dense, one image at a time", "dense, padded batches", "50 crops"}
+    assert all(len(way["images_per_second"]) == 2 and min(way["images_per_second"]) > 0 for way in ways.values())
+    layers = [(25 * 6, 28**2), (150 * 16, 10**2), (400 * 120, 1), (120 * 84, 1), (84 * 1000, 1)]  # weights, positions
+    by_hand = 2 * sum(weights * positions for weights, positions in layers)
+    assert figures["flops_per_image"]["50 crops"] == 50 * by_hand
+    assert figures["flops_per_image"]["dense"] > 2 * by_hand  # the image and its mirror image, both larger than a crop
 
 
 def test_train_flags_are_a_command_line_of_the_same_training() -> None:
