@@ -27,7 +27,8 @@ def imagenet_samples(real_data: Path, tmp_path_factory: pytest.TempPathFactory) 
     """The 500 ImageNet photographs, unpacked, in name order."""
     folder = tmp_path_factory.mktemp("imagenet-samples")
     with tarfile.open(real_data / "imagenet-samples.tar") as tar:
-        tar.extractall(folder, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not before Python 3.11.4
+        tar.extractall(folder)
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 

@@ -77,18 +77,16 @@ def plain_loop(run: Path, view: str, scale: int, indices: range) -> NDArray[np.f
             )
         grey = np.array(resized, np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
         image = torch.from_numpy((grey - net.mean[0]) / net.std[0])[None]
-        sides = [image, image.flip(2)]
         with torch.inference_mode():
             if view == "dense":
-                each = [dense(side[None]).mean((2, 3)).softmax(1) for side in sides]
+                each = [dense(side[None]).mean((2, 3)).softmax(1) for side in (image, image.flip(2))]
             else:
                 _, height, width = image.shape
                 corners = [
                     (round(y * (height - size) / 4), round(x * (width - size) / 4)) for y in range(5) for x in range(5)
                 ]
-                each = [
-                    net.model(side[None, :, y : y + size, x : x + size]).softmax(1) for side in sides for y, x in corners
-                ]
+                crops = [image[:, y : y + size, x : x + size] for y, x in corners]
+                each = [net.model(side[None]).softmax(1) for crop in crops for side in (crop, crop.flip(2))]
         posteriors.append(torch.cat(each).mean(0).numpy())
     return np.array(posteriors)
 
