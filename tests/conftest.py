@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tarfile
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +33,28 @@ def imagenet_samples(real_data: Path, tmp_path_factory: pytest.TempPathFactory) 
         tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not before Python 3.11.4
         tar.extractall(folder)
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An S3 server with an empty bucket named `bucket`, for pyarrow and fsspec; fsspec's filesystem on it."""
+    s3fs = pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(key, "testing")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        # moto keeps its buckets from server to server.
+        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
+        s3fs.S3FileSystem.clear_instance_cache()  # an earlier test's is of an earlier server
+        filesystem = s3fs.S3FileSystem()
+        filesystem.mkdir("bucket")
+        yield filesystem
+    finally:
+        server.stop()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -355,29 +356,16 @@ def test_killed_copy_is_not_taken_for_a_whole_one(cifar_shards: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_shards_on_s3(cifar_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(key, "testing")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        filesystem = fsspec.filesystem("s3")
-        filesystem.mkdir("bucket")
-        upload(cifar_shards, "s3://bucket/data/cifar")
-        train, val = open_splits("s3://bucket/data/cifar/", cache=str(tmp_path / "cache"))
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(train.read, range(len(train))))
-        local = open_store(str(cifar_shards), "train")
-        assert found == [local.read(i) for i in range(len(local))]
-        assert val.class_names == local.class_names
-        with pytest.raises(ValueError, match=r"s3://nobucket/x.*no train.index.npz"):
-            open_store("s3://nobucket/x", "train")
-    finally:
-        server.stop()
+def test_shards_on_s3(cifar_shards: Path, tmp_path: Path, s3: Any) -> None:
+    upload(cifar_shards, "s3://bucket/data/cifar")
+    train, val = open_splits("s3://bucket/data/cifar/", cache=str(tmp_path / "cache"))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(train.read, range(len(train))))
+    local = open_store(str(cifar_shards), "train")
+    assert found == [local.read(i) for i in range(len(local))]
+    assert val.class_names == local.class_names
+    with pytest.raises(ValueError, match=r"s3://nobucket/x.*no train.index.npz"):
+        open_store("s3://nobucket/x", "train")
 
 
 # --- the synthetic set

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 import safetensors.torch
 import torch
@@ -239,26 +238,13 @@ def test_the_digest_knows_every_bit(small: dict[str, Tensor], tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_weights_behind_a_url(small: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(key, "testing")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        filesystem = fsspec.filesystem("s3")
-        filesystem.mkdir("bucket")
-        torch.save(small, tmp_path / "a.pth")
-        filesystem.put(str(tmp_path / "a.pth"), "s3://bucket/nets/a.pth")
-        net = load_net("s3://bucket/nets/a.pth", "torchvision")
-        assert (net.name, net.digest) == ("a", load_net(str(tmp_path / "a.pth"), "torchvision").digest)
-        with pytest.raises(ValueError, match=r"^s3://bucket/nets/b\.pth: does not exist"):
-            load_net("s3://bucket/nets/b.pth", "torchvision")
-    finally:
-        server.stop()
+def test_weights_behind_a_url(small: dict[str, Tensor], tmp_path: Path, s3: Any) -> None:
+    torch.save(small, tmp_path / "a.pth")
+    s3.put(str(tmp_path / "a.pth"), "s3://bucket/nets/a.pth")
+    net = load_net("s3://bucket/nets/a.pth", "torchvision")
+    assert (net.name, net.digest) == ("a", load_net(str(tmp_path / "a.pth"), "torchvision").digest)
+    with pytest.raises(ValueError, match=r"^s3://bucket/nets/b\.pth: does not exist"):
+        load_net("s3://bucket/nets/b.pth", "torchvision")
 
 
 # --- Files that are not whole, or not weights ------------------------------------------------------------------------

@@ -14,6 +14,9 @@ from typing import Any
 # 2 s and 60 s cost a short run a third of its time, and are too little for a cold node. Read when ray.train is imported.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+if "RAY_ADDRESS" not in os.environ:
+    # Nobody takes this machine away with notice; the watcher for that is one more process to start, and prints an error.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 import ray
 import ray.train
