@@ -62,7 +62,7 @@ def build_state(config: TrainConfig, num_classes: int, device: torch.device) -> 
     if config.init_from is not None:
         with local_checkpoint(config.init_from, "--init-from") as folder:
             init_from_shallower(model, read_weights(folder))
-    model = model.to(device).to(memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=memory_format(autocast_dtype(config.precision, device), device))
     schedule = PlateauSchedule(config.lr, config.patience, config.lr_drops, config.warmup_epochs)
     return TrainState(model, build_optimizer(model, config), schedule)
 
@@ -75,6 +75,14 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         else:
             precision = "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_matrix_unit() else "fp32"
     return torch.bfloat16 if precision == "bf16" else None
+
+
+def memory_format(dtype: torch.dtype | None, device: torch.device) -> torch.memory_format:
+    """How images and weights lie in memory in training: channels last for matrix units.
+
+    Without those (fp32 on a CPU) the usual format trains D at 224 pixels 1.3 times as fast.
+    """
+    return torch.contiguous_format if dtype is None and device.type == "cpu" else torch.channels_last
 
 
 def _has_bf16_matrix_unit() -> bool:
@@ -136,6 +144,7 @@ class Trainer:
         self.worker = worker
         self.report = report
         self.dtype = autocast_dtype(config.precision, worker.device)
+        self.memory_format = memory_format(self.dtype, worker.device)
         self.flops = 6.0 * macs(state.model, config.image_size or 0)  # forward, and twice that backward
         self.peak = matmul_peak(worker.device, self.dtype or torch.float32) * worker.world_size
         self.net: nn.Module = state.model.train()
@@ -213,7 +222,7 @@ class Trainer:
     def _forward_backward(self, batch: Batch, weight: float) -> None:
         """Adds the gradient of `weight` times the summed loss; DDP takes the mean over workers of what each has."""
         with torch.autocast(self.worker.device.type, self.dtype, enabled=self.dtype is not None):
-            logits: Tensor = self.net(batch.images)
+            logits: Tensor = self.net(batch.images.contiguous(memory_format=self.memory_format))
         loss_sum = cross_entropy(logits.float(), batch.labels, reduction="sum", ignore_index=IGNORED_LABEL)
         (loss_sum * weight).backward()
         self.window.add(logits, batch.labels, loss_sum)
