@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,35 +26,46 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig
 from ray.train.torch import TorchTrainer
 
 from vgg_dist.checkpoint import local_checkpoint
-from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.config import TrainConfig, TrainingError, scale_word
+from vgg_dist.monitor import SERVER_WAIT_S, Monitor
 from vgg_dist.nodes import check_storage, describe_workers, start_ray, worker_resources
 from vgg_dist.phases import mark
-from vgg_dist.tracking import Record, TrackedRun, Tracker, finish_run, log_model, open_run, resolve_tracking_uri, ui_hint
+from vgg_dist.storage import beside, read_file, replace_file
+from vgg_dist.tracking import TrackedRun, Tracker, finish_run, log_model, open_run, resolve_tracking_uri, ui_hint
 
-SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server that is away
+
+@dataclass(frozen=True)
+class Part:
+    """What a training is a part of: a search, of which it is a trial, or a programme of runs."""
+
+    parent: TrackedRun
+    resources: list[dict[str, float]]
+    """What each worker reserves."""
+    is_trial: bool = False
+    """A trial prints nothing, and its net is not kept in MLflow."""
+    callbacks: tuple[ray.train.UserCallback, ...] = ()
 
 
-def run_training(config: TrainConfig) -> dict[str, float]:
+def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, float]:
     """Runs a training, `config` being resolved, to its end; returns the last validation metrics.
 
-    ValueError for a setting or data that cannot be; TrainingError for a run that failed.
+    One that has come to its end before is not run again. ValueError for a setting or data that cannot be; TrainingError for
+    a run that failed.
     """
     check_storage(config.storage_path)
+    silent = part is not None and part.is_trial
+    if (outcome := read_outcome(config)) is not None:
+        _say(silent, f"run {config.name} was finished before{_result(outcome)}")
+        return outcome["metrics"]
     if config.init_from is not None and "RAY_ADDRESS" not in os.environ:
         with local_checkpoint(config.init_from, "--init-from"):
             pass
-    print("vgg_dist.train: starting Ray and its workers", flush=True)
+    _say(silent, "starting Ray and its workers")
     start_ray()
     mark("Ray up")
-    resources = worker_resources(config.num_workers)
+    resources = part.resources if part else worker_resources(config.num_workers)
     config = config.with_workers(len(resources))
-    run = open_run(
-        resolve_tracking_uri(config.tracking_uri, config.storage_path),
-        config.experiment,
-        config.storage_path,
-        config.name or "",
-        config.to_dict(),
-    )
+    run = open_training(config, part.parent if part else None)
     mark("MLflow run open")
     trainer = TorchTrainer(
         train_worker,
@@ -65,12 +78,12 @@ def run_training(config: TrainConfig) -> dict[str, float]:
             storage_path=config.storage_path,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=config.max_failures),
-            callbacks=[Monitor(run, config)],
+            callbacks=[Monitor(run, config, silent), *(part.callbacks if part else ())],
             # Its warnings repeat every second where there is no dashboard; failures reach `Monitor.after_exception`.
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    print(f"vgg_dist.train: run {config.name}, {describe_workers(resources)}; metrics every {config.log_every} steps")
+    _say(silent, f"run {config.name}, {describe_workers(resources)}; metrics every {config.log_every} steps")
     status = "FAILED"
     try:
         result = trainer.fit()
@@ -86,8 +99,24 @@ def run_training(config: TrainConfig) -> dict[str, float]:
         Tracker(run).close(SERVER_WAIT_S)
         if status != "FINISHED":
             finish_run(run, status)
-    _finish(run, config, result.checkpoint, result.return_value)
-    return result.return_value["metrics"]
+    outcome = result.return_value | {"checkpoint": result.checkpoint.path}
+    if not silent:
+        _keep_model(run, config, result.checkpoint, outcome["step"])
+    finish_run(run, "FINISHED")
+    _write_outcome(config, outcome)
+    _say(silent, f"run {config.name} finished{_result(outcome)}\n{ui_hint(run)}")
+    return outcome["metrics"]
+
+
+def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> TrackedRun:
+    """The MLflow run of a training, with the tags by which runs are told apart."""
+    tags = {
+        "arch": config.arch,
+        "train_scale": scale_word(config.train_scale or ()),
+        "init": config.init if config.init_from is None else f"from {config.init_from.rstrip('/').rpartition('/')[2]}",
+    }
+    uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
+    return open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags, parent)
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -99,65 +128,6 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     return run_worker(TrainConfig.from_dict(settings))
 
 
-class Monitor(ray.train.UserCallback):
-    """Lives on Ray Train's controller: prints what is reported and passes it to MLflow."""
-
-    def __init__(self, run: TrackedRun, config: TrainConfig) -> None:
-        self.config = config
-        self.tracker = Tracker(run)
-        self.last: Record | None = None
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        mark("controller up")
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Takes rank 0's records, and how busy each node is."""
-        for record in metrics[0]["records"]:
-            print(self._line(record), flush=True)
-        self.tracker.log(metrics[0]["records"])
-        for of_worker in metrics:
-            if of_worker["system"]:
-                self.tracker.log_system(of_worker["system"])
-        if checkpoint is not None:
-            self.tracker.persist()
-        if metrics[0]["done"]:
-            self.tracker.close(SERVER_WAIT_S)
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """A worker failed: Ray Train starts the group again from the last checkpoint, or gives up."""
-        for rank, error in worker_exceptions.items():
-            print(f"worker {rank} failed: {str(error).strip().splitlines()[-1]}", flush=True)
-
-    def _line(self, record: Record) -> str:
-        """A record as a line for people."""
-        values, step = record["metrics"], record["step"]
-        if "val/loss" in values:
-            self.last = None  # the time that validation took says nothing of the steps to come
-            return (
-                f"step {step:>6}  validation: loss {values['val/loss']:.3f}"
-                f"  top-1 error {values['val/top1_error']:.2f} %  top-5 error {values['val/top5_error']:.2f} %"
-            )
-        line = (
-            f"step {step:>6}  epoch {values['epoch']:6.2f}/{self.config.epochs}  loss {values['train/loss']:.3f}"
-            f"  {values['images_per_second']:.1f} images/s  lr {values['lr']:.2g}"
-        )
-        if self.last is not None and step > self.last["step"]:
-            per_second = 1 / max(record["time"] - self.last["time"], 1e-9)
-            left = (self.config.epochs - values["epoch"]) / ((values["epoch"] - self.last["metrics"]["epoch"]) * per_second)
-            if self.config.max_steps is not None:
-                left = min(left, (self.config.max_steps - step) / ((step - self.last["step"]) * per_second))
-            line += f"  {duration(left)} left"
-        self.last = record
-        return line
-
-
-def duration(seconds: float) -> str:
-    """3:07 or 2:03:07."""
-    minutes, rest = divmod(round(max(seconds, 0)), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
-
-
 def _root_cause(error: ray.train.TrainingFailedError) -> str:
     """One line for a run that Ray Train gave up."""
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
@@ -167,14 +137,47 @@ def _root_cause(error: ray.train.TrainingFailedError) -> str:
     return f"worker {rank} failed: {type(cause).__name__}: {lines[-1].strip()}"
 
 
-def _finish(run: TrackedRun, config: TrainConfig, checkpoint: Checkpoint | None, outcome: dict[str, Any]) -> None:
-    """The final checkpoint as a model in MLflow, the curves, and where to look."""
+def _say(silent: bool, line: str) -> None:
+    if not silent:
+        print(f"vgg_dist.train: {line}", flush=True)
+
+
+def read_outcome(config: TrainConfig) -> dict[str, Any] | None:
+    """How the run ended (metrics, step, checkpoint), if it has trained as far as the config asks for."""
+    content = read_file(_outcome_file(config))
+    outcome = None if content is None else json.loads(content)
+    return outcome if outcome and outcome["asked"] == _asked(config) else None
+
+
+def _write_outcome(config: TrainConfig, outcome: dict[str, Any]) -> None:
+    replace_file(_outcome_file(config), json.dumps(outcome | {"asked": _asked(config)}, indent=1).encode())
+
+
+def _outcome_file(config: TrainConfig) -> str:
+    return beside(beside(config.storage_path, config.name or ""), "outcome.json")
+
+
+def _asked(config: TrainConfig) -> dict[str, Any]:
+    """Which net the run trains, and how far."""
+    names = "arch", "batch_norm", "head", "image_size", "epochs", "max_steps", "patience", "lr_drops"
+    return {name: getattr(config, name) for name in names}
+
+
+def _result(outcome: dict[str, Any]) -> str:
+    metrics = outcome["metrics"]
+    return (
+        f" at step {outcome['step']}: validation top-1 error {metrics['val/top1_error']:.2f} %,"
+        f" top-5 error {metrics['val/top5_error']:.2f} %\ncheckpoint: {outcome['checkpoint']}"
+    )
+
+
+def _keep_model(run: TrackedRun, config: TrainConfig, checkpoint: Checkpoint, step: int) -> None:
+    """The final checkpoint as a model in MLflow."""
     import torch
 
     from vgg_dist.checkpoint import read_description, read_weights
     from vgg_dist.models import MODELS, build_model
 
-    assert checkpoint is not None
     with checkpoint.as_directory() as folder:
         _, class_names = read_description(Path(folder))
         model = build_model(
@@ -186,10 +189,4 @@ def _finish(run: TrackedRun, config: TrainConfig, checkpoint: Checkpoint | None,
         )
         model.load_state_dict(read_weights(Path(folder)))
     size = config.image_size or 0
-    log_model(run, model.eval(), torch.zeros(1, MODELS[config.arch].in_channels, size, size), outcome["step"])
-    finish_run(run, "FINISHED")
-    metrics = outcome["metrics"]
-    print(
-        f"vgg_dist.train: finished at step {outcome['step']}: validation top-1 error {metrics['val/top1_error']:.2f} %,"
-        f" top-5 error {metrics['val/top5_error']:.2f} %\ncheckpoint: {checkpoint.path}\n{ui_hint(run)}"
-    )
+    log_model(run, model.eval(), torch.zeros(1, MODELS[config.arch].in_channels, size, size), step)

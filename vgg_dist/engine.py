@@ -162,6 +162,9 @@ class Trainer:
 
     def run(self) -> None:
         """Trains until the last epoch, the last step, or the end of the schedule. Raises NonFiniteLoss."""
+        if self.done:  # taken up again after its end
+            validation = validate(self.state.model, self.val_loader, self.config, self.worker)
+            self.report({f"val/{key}": value for key, value in validation.items()}, False)
         while not self.done:
             self._train_epoch()
             if self.state.samples < self.num_images:  # stopped within the epoch by max_steps

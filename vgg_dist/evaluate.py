@@ -22,10 +22,10 @@ from vgg_dist.config import EvalConfig
 from vgg_dist.storage import beside, replace_file
 
 if TYPE_CHECKING:
-    from vgg_dist.evaluation import Evaluation
+    from vgg_dist.evaluation import Evaluation, Wanted
     from vgg_dist.paper import AnyView
     from vgg_dist.posteriors import PosteriorFiles
-    from vgg_dist.report import Report
+    from vgg_dist.tables import Report
     from vgg_dist.tracking import TrackedRun
 
 
@@ -41,8 +41,11 @@ def main() -> None:
         fail("vgg_dist.evaluate", f"interrupted; --name {config.name} goes on with it")
 
 
-def evaluate(config: EvalConfig) -> Report | None:
-    """Evaluates and reports. ValueError or OSError, one line, for whatever stops it; what was computed is kept."""
+def evaluate(config: EvalConfig, wanted: Wanted | None = None) -> Report | None:
+    """Evaluates and reports; see `evaluation.plan_evaluation` for `wanted`.
+
+    ValueError or OSError, one line, for whatever stops it; what was computed is kept.
+    """
     config = config.resolved()
     # In here, so that --help and mistakes do not wait for the import of torch and Ray.
     from vgg_dist.evaluation import compute, plan_evaluation
@@ -53,7 +56,7 @@ def evaluate(config: EvalConfig) -> Report | None:
         print_predictions(config)
         return None
     check_storage(config.storage_path)
-    evaluation = plan_evaluation(config)
+    evaluation = plan_evaluation(config, wanted)
     labelled = bool((evaluation.labels >= 0).all())
     if config.submission is None and not labelled:
         raise ValueError(f"--data {config.data}: a folder of images without classes needs --labels, or --submission")
@@ -74,7 +77,7 @@ def evaluate(config: EvalConfig) -> Report | None:
 
 def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
     """The tables: to the terminal, beside the posteriors, and to MLflow."""
-    from vgg_dist.report import EvaluatedNet, build_report
+    from vgg_dist.tables import EvaluatedNet, build_report
     from vgg_dist.tracking import log_report, ui_hint
 
     names = [net.name for net in evaluation.nets]
@@ -106,7 +109,7 @@ def submit(evaluation: Evaluation, config: EvalConfig) -> None:
     from pathlib import Path
 
     from pipelines.archives import read_devkit
-    from vgg_dist.report import mean_posteriors, write_submission
+    from vgg_dist.tables import mean_posteriors, write_submission
 
     assert config.submission is not None
     assert config.devkit is not None
@@ -119,7 +122,7 @@ def submit(evaluation: Evaluation, config: EvalConfig) -> None:
 
 
 def _mean_of_net(files: Mapping[tuple[AnyView, int], PosteriorFiles]) -> NDArray[np.float32]:
-    from vgg_dist.report import mean_posteriors
+    from vgg_dist.tables import mean_posteriors
 
     views = {view for view, _ in files}
     return mean_posteriors(

@@ -69,8 +69,14 @@ class Evaluation:
         return lambda view, scale: self.files[net][view, scale].read()
 
 
-def plan_evaluation(config: EvalConfig) -> Evaluation:
-    """Opens nets and images; nothing is written. ValueError, one line, for whatever does not fit."""
+Wanted = Callable[[TrainedNet, AnyView, int], bool]
+
+
+def plan_evaluation(config: EvalConfig, wanted: Wanted | None = None) -> Evaluation:
+    """Opens nets and images; nothing is written. `wanted` may leave out posteriors of a net at a view and a scale.
+
+    ValueError, one line, for whatever does not fit.
+    """
     nets = open_nets(config)
     store, class_names = open_images(config, nets)
     images = ImageSet.of(store, class_names)
@@ -92,6 +98,7 @@ def plan_evaluation(config: EvalConfig) -> Evaluation:
                 )
                 for scale in test_scales(config, net)
                 for view in config.views
+                if wanted is None or wanted(net, view, scale)
             }
         )
     return Evaluation(folder, nets, store, images, files)

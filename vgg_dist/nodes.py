@@ -15,6 +15,8 @@ from vgg_dist.storage import check_writable
 def start_ray() -> None:
     """Connects to the cluster that there is, or starts one on this machine."""
     logging.getLogger("ray").setLevel(logging.WARNING)
+    if ray.is_initialized():  # by the command that this one is a part of, or this is one of Ray's own processes
+        return
     if "RAY_ADDRESS" not in os.environ:
         ray.init()
         return
@@ -26,15 +28,26 @@ def start_ray() -> None:
     ray.init(runtime_env={"env_vars": variables} if variables else None)
 
 
+def groups_at_once(num_workers: int) -> int:
+    """How many groups of so many workers the cluster holds beside each other, by its GPUs, or its CPUs; at least one."""
+    _, _, total = _inventory()
+    return max(1, total // num_workers)
+
+
+def _inventory() -> tuple[list[dict[str, float]], str, int]:
+    """What each node has; what a worker takes one of, GPU or CPU; and how many of those there are."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    kind = "GPU" if any(node.get("GPU") for node in nodes) else "CPU"
+    return nodes, kind, int(sum(node.get(kind, 0) for node in nodes))
+
+
 def worker_resources(num_workers: int | None) -> list[dict[str, float]]:
     """What each of `num_workers` workers reserves: a GPU where there are any, and as many CPUs as the cluster has for it.
 
     ValueError if the cluster will never have room for them.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    use_gpu = any(node.get("GPU") for node in nodes)
-    kind = "GPU" if use_gpu else "CPU"
-    total = int(sum(node.get(kind, 0) for node in nodes))
+    nodes, kind, total = _inventory()
+    use_gpu = kind == "GPU"
     num_workers = num_workers or (total if use_gpu else 1)
 
     def room(cpus: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from vgg_dist.text_tables import aligned
 from vgg_dist.tracking.revision import code_version
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "ray", "mlflow", "numpy", "pillow")
@@ -21,15 +22,7 @@ PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "ray", "mlflow", "num
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Aligned text: the first column to the left, the others to the right."""
-    cells = [headings, *rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-    lines = [
-        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(
-            zip(row, widths, strict=True)
-        )).rstrip()
-        for row in cells
-    ]  # fmt: skip
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    return aligned(headings, list(rows), {0})
 
 
 def paired_ratio(ours: Sequence[float], other: Sequence[float]) -> float:

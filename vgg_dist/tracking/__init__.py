@@ -17,6 +17,7 @@ run began. The world size is a metric, since an MLflow param cannot change.
 
 from vgg_dist.tracking.model import log_model
 from vgg_dist.tracking.outbox import Record
+from vgg_dist.tracking.query import RunRecord, read_runs
 from vgg_dist.tracking.run import TrackedRun, finish_run, log_report, open_run, ui_hint
 from vgg_dist.tracking.store import TrackingError, resolve_tracking_uri
 from vgg_dist.tracking.system_metrics import SystemSampler
@@ -24,6 +25,7 @@ from vgg_dist.tracking.tracker import Tracker
 
 __all__ = [
     "Record",
+    "RunRecord",
     "SystemSampler",
     "TrackedRun",
     "Tracker",
@@ -32,6 +34,7 @@ __all__ = [
     "log_model",
     "log_report",
     "open_run",
+    "read_runs",
     "resolve_tracking_uri",
     "ui_hint",
 ]

@@ -11,6 +11,7 @@ import getpass
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 TOKEN_FILE = "mlflow_training.txt"
 TOKEN_TAG = "vgg_dist.training"
+NOTE_TAG = "vgg_dist.note"
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,12 @@ def open_run(
     name: str,
     params: Mapping[str, object],
     tags: Mapping[str, str] | None = None,
+    parent: TrackedRun | None = None,
 ) -> TrackedRun:
     """The run of the training in `storage_path/name`: found again, or new; its status is then RUNNING.
 
-    Params and tags stay as first logged; a value that changed since is noted in the tag `resumed.<name>`.
+    `parent` is the run that this one is shown under. Params and tags stay as first logged; a value that changed since is
+    noted in the tag `resumed.<name>`.
     TrackingError, within seconds, where the server or database refuses; ValueError where the storage does.
     """
     folder = beside(absolute(storage_path), name)
@@ -76,6 +80,8 @@ def open_run(
     token = _training_token(folder)  # after the first contact: a refused start leaves no folder behind
     with tracking_errors(tracking_uri):
         all_tags = {**_source_tags(), **(tags or {}), TOKEN_TAG: token}
+        if parent is not None:
+            all_tags |= {"mlflow.parentRunId": parent.run_id, "parent": parent.folder.rstrip("/").rpartition("/")[2]}
         found = client.search_runs([experiment_id], f"tags.`{TOKEN_TAG}` = '{token}'", max_results=1)
         run = found[0] if found else client.create_run(experiment_id, tags=all_tags, run_name=name)
         _log_constants(client, run, params, all_tags)
@@ -83,16 +89,13 @@ def open_run(
     return TrackedRun(tracking_uri, experiment_id, run.info.run_id, run.info.start_time / 1000, folder)
 
 
-def finish_run(run: TrackedRun, status: str) -> None:
-    """Log the learning curves as learning_curves.png and set the status: FINISHED, FAILED or KILLED.
+def finish_run(run: TrackedRun, status: str, note: str = "") -> None:
+    """Log the learning curves as learning_curves.png and set the status: FINISHED, FAILED or KILLED, with a note on it.
 
     What a gone server refuses is a logged warning.
     """
     with warned("the learning curves are not drawn"):
-        from vgg_dist.tracking.curves import (
-            METRICS,
-            draw_learning_curves,
-        )  # matplotlib: needed here only, slow to import
+        from vgg_dist.tracking.curves import METRICS, draw_learning_curves  # in here: matplotlib is slow to import
 
         client = connect(run.tracking_uri)
         seen = client.get_run(run.run_id)
@@ -102,11 +105,14 @@ def finish_run(run: TrackedRun, status: str) -> None:
             figure = draw_learning_curves(histories, title=seen.info.run_name)
             client.log_figure(run.run_id, figure, "learning_curves.png", save_kwargs={"dpi": 150})
     with warned(f"the run's status is not set to {status}"):
-        connect(run.tracking_uri).set_terminated(run.run_id, status)
+        client = connect(run.tracking_uri)
+        if note:
+            client.set_tag(run.run_id, NOTE_TAG, note)
+        client.set_terminated(run.run_id, status)
 
 
-def log_report(run: TrackedRun, metrics: Mapping[str, float], files: Mapping[str, str]) -> None:
-    """Metrics without a course over steps, and texts as files by name, in place of earlier ones.
+def log_report(run: TrackedRun, metrics: Mapping[str, float], files: Mapping[str, str | bytes]) -> None:
+    """Metrics without a course over steps, and files by name, in place of earlier ones.
 
     What a gone server refuses is a logged warning.
     """
@@ -117,8 +123,11 @@ def log_report(run: TrackedRun, metrics: Mapping[str, float], files: Mapping[str
         points = [Metric(name, value, timestamp=now, step=0) for name, value in metrics.items()]
         for request in split(points, METRICS_A_REQUEST):
             client.log_batch(run.run_id, metrics=request, synchronous=True)
-        for name, text in files.items():
-            client.log_text(run.run_id, text, name)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                file = Path(folder, name)
+                file.write_bytes(content.encode() if isinstance(content, str) else content)
+                client.log_artifact(run.run_id, str(file))
 
 
 def ui_hint(run: TrackedRun) -> str:

@@ -1,36 +1,18 @@
-"""The settings of each command: a frozen, flat dataclass, which is the command line, the MLflow params and config.json.
-
-Defaults are the paper's recipe (section 3). `resolved()` fills in what follows from other settings and checks everything
-that can be checked without data or a cluster; errors name the flag.
-"""
+"""The settings of vgg_dist.train."""
 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal
 
-import tyro
-
+from vgg_dist.config.base import Config, at_least, data_location, flag
 from vgg_dist.specs import MODELS
 from vgg_dist.storage import absolute
 
 Arch = Literal["A", "A-LRN", "B", "B-5x5", "C", "D", "E", "lenet5", "alexnet", "zfnet"]
-
-
-class Config:
-    """What the settings of all commands have in common: they are dataclasses, and JSON."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`, also after JSON made lists of the tuples."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +126,19 @@ class TrainConfig(Config):
         config._check()
         return config
 
+    def command_line(self) -> str:
+        """The vgg_dist.train command of these settings; what is at its default is left out."""
+        words = ["python", "-m", "vgg_dist.train"]
+        for field in dataclasses.fields(TrainConfig):
+            value = getattr(self, field.name)
+            if value == field.default or value is None:
+                continue
+            if isinstance(value, bool):
+                words.append(flag(field.name if value else f"no_{field.name}"))
+            else:
+                words += [flag(field.name), *map(str, value if isinstance(value, tuple) else [value])]
+        return shlex.join(words)
+
     def _check(self) -> None:
         assert self.train_scale is not None
         low, high = self.train_scale
@@ -179,97 +174,5 @@ class TrainConfig(Config):
             raise ValueError(f"--name {self.name}: must not contain a slash")
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvalConfig(Config):
-    """Evaluate trained nets as the paper does, and print its tables beside ours."""
-
-    nets: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Runs (or checkpoints), weights files, or torchvision://VGG19_Weights.IMAGENET1K_V1; several are fused too."""
-    weights_format: Literal["torchvision", "caffe", "safetensors"] | None = None
-    """What the weights files are, where they do not say it themselves."""
-    class_names: str | None = None
-    """File with the classes of weights that carry none, one a line. Default: the classes of the data, sorted."""
-    train_scale: tuple[int, ...] | None = None  # S
-    """The S that weights were trained at which do not say it; it decides the test scales and the row of the tables."""
-
-    data: str | None = None
-    """Folder (or URL) as for training, of which val/ is taken; or a folder of images. Default: that of the first run."""
-    labels: str | None = None
-    """File with the class of each image of a folder of images, one a line, by name (with --devkit: by number)."""
-    devkit: str | None = None
-    """ILSVRC2012_devkit_t12.tar.gz: the official numbers of the classes, for --labels and --submission."""
-    test_scales: tuple[int, ...] | None = None  # Q
-    """Smallest sides Q of the images. Default: the paper's, all that its tables 3 and 4 need."""
-    views: tuple[Literal["dense", "crops", "center"], ...] = ("dense",)
-    """What a net sees: the whole image, 5 x 5 crops (both with the mirror image), or the central crop alone."""
-    report: bool = True
-    """Print the paper's tables and write them, as report.md and report.html, beside the posteriors and to MLflow."""
-    submission: str | None = None
-    """File for the ILSVRC test server: the five best classes of each image of a folder of images; needs --devkit."""
-    predict: tuple[str, ...] = ()
-    """Pictures: print the five best classes of each, and nothing else."""
-
-    micro_batch: int = 32
-    """Crops, or as many pixels of whole images, that a worker handles at once."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocast, or fp32. auto: bf16 where the hardware multiplies bf16 matrices."""
-    num_workers: int | None = None
-    """Evaluating processes. Default: one for each GPU of the cluster, or one where there is no GPU."""
-    loader_threads: int | None = None
-    """Threads that decode images, per worker. Default: the CPUs of a worker."""
-    storage_path: str = "runs"
-    """Folder or URL for the posteriors and the report; on several nodes one that all of them see."""
-    name: str = "evaluation"
-    """Name of the evaluation. The same --storage-path and --name again go on with it, with these nets or more."""
-    experiment: str = "vgg_dist"
-    """MLflow experiment."""
-    tracking_uri: str | None = None
-    """MLflow server. Default: an sqlite file in --storage-path."""
-
-    def resolved(self) -> EvalConfig:
-        """With absolute paths. ValueError, one line that names the flag, for what cannot be."""
-        config = dataclasses.replace(
-            self,
-            nets=tuple(net if net.startswith("torchvision://") else absolute(net) for net in self.nets),
-            data=None if self.data is None else data_location(self.data),
-            storage_path=absolute(self.storage_path),
-        )
-        if not self.nets:
-            raise ValueError("no net given: name one or several runs, checkpoints or weights files")
-        for field in ("micro_batch", "num_workers", "loader_threads"):
-            if (value := getattr(self, field)) is not None:
-                at_least(field, value, 1)
-        if self.train_scale is not None:
-            if len(self.train_scale) not in (1, 2):
-                raise ValueError(f"--train-scale takes one or two numbers, not {len(self.train_scale)}")
-            at_least("train_scale", self.train_scale[0], 1)
-            at_least("train_scale", self.train_scale[-1], self.train_scale[0], "S_min")
-        for scale in self.test_scales or ():
-            at_least("test_scales", scale, 1)
-        if not self.views:
-            raise ValueError("--views: at least one of dense, crops, center")
-        if self.submission is not None and self.devkit is None:
-            raise ValueError("--submission: needs --devkit, for the official numbers of the classes")
-        if "/" in self.name or not self.name:
-            raise ValueError(f"--name {self.name!r}: must be the name of a folder, without a slash")
-        return config
-
-
 class TrainingError(RuntimeError):
     """A run that was started and failed; the message is one line for the user."""
-
-
-def at_least(field: str, value: float | None, least: float, what: str = "") -> None:
-    """ValueError, one line that names the flag, if the value is smaller."""
-    if value is None or not value >= least:  # not `<`: NaN is refused too
-        raise ValueError(f"{flag(field)} {value}: must be at least {least}{f', {what}' if what else ''}")
-
-
-def data_location(data: str) -> str:
-    """What --data names, for any folder that a process is in."""
-    return data if data.partition(":")[0] == "synthetic" else absolute(data)
-
-
-def flag(field: str) -> str:
-    """The command line's name of a field."""
-    return "--" + field.replace("_", "-")

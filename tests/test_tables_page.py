@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vgg_dist.report import EvaluatedNet, Report, build_report, write_submission
-from vgg_dist.report.thumbnails import thumbnail
+from vgg_dist.tables import EvaluatedNet, Report, build_report, write_submission
+from vgg_dist.tables.thumbnails import thumbnail
 
 
 class Page(HTMLParser):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from itertools import zip_longest
+from collections.abc import Sequence
 
 from vgg_dist.paper import Errors
-from vgg_dist.report.mistakes import Mistakes
-from vgg_dist.report.tables import Row, Table
+from vgg_dist.tables.mistakes import Mistakes
+from vgg_dist.tables.tables import Row, Table
+from vgg_dist.text_tables import aligned, escaped, piped
 
 TITLE = "Evaluation, the paper's tables beside ours"
 LEGEND = "Errors in percent, difference in points: ours less the paper's."
@@ -67,35 +67,14 @@ def to_text(tables: Sequence[Table], counted: str, mistakes: Mistakes | None, cl
         rows = [(*row.cells, *cells, ", ".join(row.nets)) for row, cells in zip(shown, errors, strict=True)]
         headings = [*table.headings, *(f"{group}\n{top}" for group in groups for top in ("top-1", "top-5")), "run"]
         left = {*range(len(table.headings)), len(headings) - 1}
-        parts.append(f"{table.name}: {table.title}\n{_aligned(headings, rows, left)}")
+        parts.append(f"{table.name}: {table.title}\n{aligned(headings, rows, left)}")
     if mistakes:
         headings = [heading.replace(" ", "\n", 1) for heading in HARDEST_HEADINGS]
         parts += [
-            f"Hardest classes\n{mistakes_line(mistakes)}\n{_aligned(headings, hardest_cells(mistakes, class_names), {0})}",
-            f"Most confused pairs\n{_aligned(PAIR_HEADINGS, pair_cells(mistakes, class_names), {0, 1})}",
+            f"Hardest classes\n{mistakes_line(mistakes)}\n{aligned(headings, hardest_cells(mistakes, class_names), {0})}",
+            f"Most confused pairs\n{aligned(PAIR_HEADINGS, pair_cells(mistakes, class_names), {0, 1})}",
         ]
     return "\n\n".join(parts) + "\n"
-
-
-def _aligned(headings: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) -> str:
-    rows = [[_printable(cell) for cell in row] for row in rows]
-    split = [heading.split("\n") for heading in headings]
-    lines = [list(line) for line in zip_longest(*(reversed(parts) for parts in split), fillvalue="")][::-1]
-    widths = [max(len(row[column]) for row in (*lines, *rows)) for column in range(len(headings))]
-
-    def line(cells: Sequence[str]) -> str:
-        placed = (
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "  ".join(placed).rstrip()
-
-    return "\n".join([*map(line, lines), "  ".join("-" * width for width in widths), *map(line, rows)])
-
-
-def _printable(cell: str) -> str:
-    """Names come from folders and files; control characters would reach the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in cell)
 
 
 def to_markdown(tables: Sequence[Table], counted: str, mistakes: Mistakes | None, class_names: Sequence[str]) -> str:
@@ -105,27 +84,14 @@ def to_markdown(tables: Sequence[Table], counted: str, mistakes: Mistakes | None
         rows = [(*row.cells, *error_cells(row), ", ".join(row.nets)) for row in table.rows]
         headings = [*table.headings, *(f"{group} {top}" for group in GROUPS for top in ("top-1", "top-5")), "run"]
         left = {*range(len(table.headings)), len(headings) - 1}
-        parts += [f"## {table.name}: {table.title}", _escaped(table.measured), _piped(headings, rows, left)]
-        parts += [_escaped(table.note)] if table.note else []
+        parts += [f"## {table.name}: {table.title}", escaped(table.measured), piped(headings, rows, left)]
+        parts += [escaped(table.note)] if table.note else []
     if mistakes:
         parts += [
             "## Hardest classes",
-            _escaped(mistakes_line(mistakes)),
-            _piped(HARDEST_HEADINGS, hardest_cells(mistakes, class_names), {0}),
+            escaped(mistakes_line(mistakes)),
+            piped(HARDEST_HEADINGS, hardest_cells(mistakes, class_names), {0}),
             "## Most confused pairs",
-            _piped(PAIR_HEADINGS, pair_cells(mistakes, class_names), {0, 1}),
+            piped(PAIR_HEADINGS, pair_cells(mistakes, class_names), {0, 1}),
         ]
     return "\n\n".join(parts) + "\n"
-
-
-def _piped(headings: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) -> str:
-    def line(cells: Sequence[str], form: Callable[[str], str]) -> str:
-        return f"| {' | '.join(map(form, cells))} |"
-
-    rule = [":--" if column in left else "--:" for column in range(len(headings))]
-    return "\n".join([line(headings, str), line(rule, str), *(line(row, _escaped) for row in rows)])
-
-
-def _escaped(cell: str) -> str:
-    escaped = re.sub(r"([\\`*_\[\]|#~])", r"\\\1", _printable(cell))
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

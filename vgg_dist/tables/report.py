@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgg_dist import paper
-from vgg_dist.report import page, text
-from vgg_dist.report.mistakes import Mistakes, find_mistakes
-from vgg_dist.report.nets import EvaluatedNet, Measurement, check_names, measure
-from vgg_dist.report.tables import Row, Table, plan_tables
+from vgg_dist.tables import page, text
+from vgg_dist.tables.mistakes import Mistakes, find_mistakes
+from vgg_dist.tables.nets import EvaluatedNet, Measurement, check_names, measure
+from vgg_dist.tables.tables import Row, Table, plan_tables
 
 
 @dataclass(frozen=True, kw_only=True)

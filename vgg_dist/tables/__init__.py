@@ -3,11 +3,11 @@
 From posteriors to tables, in NumPy; it neither computes a posterior nor knows where posteriors are kept.
 """
 
-from vgg_dist.report.errors import mean_posteriors, top_guesses, top_k_errors
-from vgg_dist.report.nets import EvaluatedNet
-from vgg_dist.report.report import Report, build_report
-from vgg_dist.report.submission import write_submission
-from vgg_dist.report.tables import Row, Table
+from vgg_dist.tables.errors import mean_posteriors, top_guesses, top_k_errors
+from vgg_dist.tables.nets import EvaluatedNet
+from vgg_dist.tables.report import Report, build_report
+from vgg_dist.tables.submission import write_submission
+from vgg_dist.tables.tables import Row, Table
 
 __all__ = [
     "EvaluatedNet",

@@ -1,0 +1,90 @@
+"""Trainings side by side: which settings differ, the order, and what the pictures show."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection
+
+from vgg_dist.comparison import compare, draw_curves, draw_parallel, encode, to_html
+from vgg_dist.tracking import RunRecord
+
+
+def record(name: str, errors: list[float], status: str = "FINISHED", note: str = "", **settings: str) -> RunRecord:
+    epochs = [float(k + 1) for k in range(len(errors))]
+    validations = {
+        "val/top1_error": list(zip(epochs, errors, strict=True)),
+        "val/top5_error": [(epoch, error / 10) for epoch, error in zip(epochs, errors, strict=True)],
+        "val/loss": [(epoch, error / 100) for epoch, error in zip(epochs, errors, strict=True)],
+    }
+    metrics = {"epoch": epochs[-1], "images_per_second": 100.0} if errors else {}
+    common = {"name": name, "epochs": "3", "storage_path": f"/runs/{name}", "momentum": "0.9"}
+    return RunRecord(name, name, status, note, 3725.0, common | settings, metrics, validations if errors else {})
+
+
+@pytest.fixture
+def runs() -> list[RunRecord]:
+    return [
+        record("high", [90, 80, 85], arch="A", lr="0.1", train_scale="256"),
+        record("low", [70, 50, 40], arch="A", lr="0.010000000001", train_scale="256-512"),
+        record("<b>lost", [], "FAILED", "its process was lost", arch="A", lr="10.0", train_scale="256"),
+        record("early", [60], "KILLED", "stopped early at epoch 1", arch="A", lr="0.05", train_scale="256"),
+    ]
+
+
+def test_what_differs_is_shown_and_the_best_epoch_counts(runs: list[RunRecord]) -> None:
+    comparison = compare(runs)
+    assert comparison.settings == ("train_scale", "lr")
+    assert comparison.common == {"arch": "A", "epochs": "3", "momentum": "0.9"}
+    assert comparison.cells() == [
+        ("low", "256-512", "0.01", "3", "40.00", "4.00", "0.400", "100", "1:02:05", "finished"),
+        ("early", "256", "0.05", "1", "60.00", "6.00", "0.600", "100", "1:02:05", "stopped early at epoch 1"),
+        ("high", "256", "0.1", "3", "80.00", "8.00", "0.800", "100", "1:02:05", "finished"),
+        ("<b>lost", "256", "10", "-", "-", "-", "-", "-", "1:02:05", "its process was lost"),
+    ]
+    lines = comparison.to_text().splitlines()
+    assert [line.split()[0] for line in lines[-4:]] == ["low", "early", "high", "<b>lost"]
+    assert len({len(line.rstrip()) for line in lines[-5:-4]}) == 1
+
+
+def test_the_page_holds_every_run_and_asks_for_nothing(runs: list[RunRecord]) -> None:
+    page = to_html(compare(runs), "Four & more")
+    assert page.count("<tr") == 5
+    assert "&lt;b&gt;lost" in page
+    assert "<b>lost" not in page
+    assert "<h1>Four &amp; more</h1>" in page
+    assert page.count("data:image/svg+xml;base64,") == 2
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+
+
+def test_curves_are_the_errors(runs: list[RunRecord]) -> None:
+    axes = draw_curves(compare(runs)).axes[0]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+    assert drawn == {
+        "low": [[1, 70], [2, 50], [3, 40]],
+        "early": [[1, 60]],
+        "high": [[1, 90], [2, 80], [3, 85]],
+    }
+
+
+def test_parallel_lines_go_through_each_runs_values() -> None:
+    rates = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
+    runs = [record(f"run{k}", [50 - 10 * k], lr=str(lr), init=["he", "glorot"][k % 2]) for k, lr in enumerate(rates)]
+    figure = draw_parallel(compare(runs))
+    (lines,) = (made for made in figure.axes[0].collections if isinstance(made, LineCollection))
+    found = sorted(np.array(segment)[:, 1].tolist() for segment in lines.get_segments())
+    log = (np.log10(rates) + 3) / 2
+    expected = [[log[k], [0.25, 0.75][k % 2], (4 - k) / 4] for k in range(5)]  # lr, init, error
+    np.testing.assert_allclose(found, sorted(expected), atol=1e-12)
+
+
+def test_two_hundred_runs_and_none_at_all_are_drawn() -> None:
+    many = compare([record(f"run{k}", [90 - k / 10, 80 - k / 10], lr=str(0.001 * (k + 1))) for k in range(200)])
+    axes = draw_curves(many).axes[0]
+    assert len(axes.get_lines()) == 200
+    assert sum(line.get_color() != "0.75" for line in axes.get_lines()) == 10
+    assert encode(draw_parallel(many), "png").startswith(b"\x89PNG")
+    none = compare([record("a", [], lr="1"), record("b", [], lr="2")])
+    assert "2 runs" in to_html(none, "nothing yet")

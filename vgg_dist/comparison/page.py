@@ -1,0 +1,68 @@
+"""The comparison as one self-contained HTML page: the curves, the settings against the error, the table."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+
+from matplotlib.figure import Figure
+
+from vgg_dist.comparison.pictures import draw_curves, draw_parallel, encode
+from vgg_dist.comparison.table import OUTCOMES, Comparison
+from vgg_dist.web_page import web_page
+
+_STYLE = """
+img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 8px; }
+main { max-width: 96rem; } .table { overflow-x: auto; margin-top: 1rem; } tr.best > * { background: var(--better); }
+td { white-space: nowrap; } dl { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; color: var(--soft); margin: .4rem 0; }
+dl div { display: flex; gap: .4rem; } dd { margin: 0; color: var(--text); }
+"""
+
+
+def to_html(comparison: Comparison, title: str) -> str:
+    """The page."""
+    pictures = [
+        f"<h2>{escape(heading)}</h2>\n{_image(draw(comparison), alt)}"
+        for heading, draw, alt in (
+            ("Learning curves", draw_curves, "Validation top-1 error over the epochs, a line for each run"),
+            ("Settings and error", draw_parallel, "A line for each run through its settings to its error"),
+        )
+        if draw is draw_curves or comparison.settings
+    ]
+    common = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in sorted(comparison.common.items()))
+    count = len(comparison.rows)
+    return web_page(
+        title,
+        f"""<p>{count} run{"s" * (count != 1)}, the lowest validation top-1 error first. Errors, in percent, and loss are
+those of the epoch with that error.</p>
+{"".join(pictures)}
+<h2>Runs</h2>
+{_table(comparison)}
+<h2>What they have in common</h2>
+<dl>{common}</dl>""",
+        _STYLE,
+    )
+
+
+def _image(figure: Figure, alt: str) -> str:
+    data = base64.b64encode(encode(figure, "svg")).decode()
+    return f'<img src="data:image/svg+xml;base64,{data}" alt="{escape(alt)}">'
+
+
+def _table(comparison: Comparison) -> str:
+    numbers = set(OUTCOMES[:-1])
+    heads = "".join(
+        f'<th scope="col"{" class=number" if heading in numbers else ""}>{escape(heading.replace("_", " "))}</th>'
+        for heading in comparison.headings
+    )
+    rows = []
+    for place, cells in enumerate(comparison.cells()):
+        name, *others = cells
+        filled = "".join(
+            f"<td{' class=number' if heading in numbers else ''}>{escape(cell)}</td>"
+            for heading, cell in zip(comparison.headings[1:], others, strict=True)
+        )
+        best = ' class="best"' if place == 0 and comparison.rows[0].errors else ""
+        rows.append(f'<tr{best}><th scope="row">{escape(name)}</th>{filled}</tr>')
+    content = "\n".join(rows)
+    return f'<div class="table"><table><thead><tr>{heads}</tr></thead>\n<tbody>\n{content}\n</tbody></table></div>'

@@ -1,0 +1,29 @@
+"""The settings of each command: a frozen, flat dataclass, which is the command line, the MLflow params and config.json.
+
+Defaults are the paper's recipe (section 3). `resolved()` fills in what follows from other settings and checks everything
+that can be checked without data or a cluster; errors name the flag.
+"""
+
+from vgg_dist.config.base import Config, at_least, data_location, flag, parse_scale, scale_word
+from vgg_dist.config.evaluate import EvalConfig
+from vgg_dist.config.reproduce import PaperArch, ReproduceConfig
+from vgg_dist.config.train import Arch, TrainConfig, TrainingError
+from vgg_dist.config.tune import Choices, Range, TuneConfig
+
+__all__ = [
+    "Arch",
+    "Choices",
+    "Config",
+    "EvalConfig",
+    "PaperArch",
+    "Range",
+    "ReproduceConfig",
+    "TrainConfig",
+    "TrainingError",
+    "TuneConfig",
+    "at_least",
+    "data_location",
+    "flag",
+    "parse_scale",
+    "scale_word",
+]

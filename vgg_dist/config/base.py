@@ -1,0 +1,51 @@
+"""What the settings of all commands have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Self
+
+from vgg_dist.storage import absolute
+
+
+class Config:
+    """What the settings of all commands have in common: they are dataclasses, and JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`, also after JSON made lists of the tuples."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
+
+
+def at_least(field: str, value: float | None, least: float, what: str = "") -> None:
+    """ValueError, one line that names the flag, if the value is smaller."""
+    if value is None or not value >= least:  # not `<`: NaN is refused too
+        raise ValueError(f"{flag(field)} {value}: must be at least {least}{f', {what}' if what else ''}")
+
+
+def data_location(data: str) -> str:
+    """What --data names, for any folder that a process is in."""
+    return data if data.partition(":")[0] == "synthetic" else absolute(data)
+
+
+def parse_scale(text: str, flag: str) -> tuple[int, int]:
+    """S as written in a word: 256, or 256-512 for a range. ValueError, one line that begins with `flag`."""
+    parts = text.split("-")
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"{flag} {text}: must be a number of pixels, such as 256, or a range, such as 256-512")
+    return int(parts[0]), int(parts[-1])
+
+
+def scale_word(scale: tuple[int, ...]) -> str:
+    """The inverse of `parse_scale`."""
+    return str(scale[0]) if scale[0] == scale[-1] else f"{scale[0]}-{scale[-1]}"
+
+
+def flag(field: str) -> str:
+    """The command line's name of a field."""
+    return "--" + field.replace("_", "-")

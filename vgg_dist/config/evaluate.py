@@ -1,0 +1,88 @@
+"""The settings of vgg_dist.evaluate."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from vgg_dist.config.base import Config, at_least, data_location
+from vgg_dist.storage import absolute
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(Config):
+    """Evaluate trained nets as the paper does, and print its tables beside ours."""
+
+    nets: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Runs (or checkpoints), weights files, or torchvision://VGG19_Weights.IMAGENET1K_V1; several are fused too."""
+    weights_format: Literal["torchvision", "caffe", "safetensors"] | None = None
+    """What the weights files are, where they do not say it themselves."""
+    class_names: str | None = None
+    """File with the classes of weights that carry none, one a line. Default: the classes of the data, sorted."""
+    train_scale: tuple[int, ...] | None = None  # S
+    """The S that weights were trained at which do not say it; it decides the test scales and the row of the tables."""
+
+    data: str | None = None
+    """Folder (or URL) as for training, of which val/ is taken; or a folder of images. Default: that of the first run."""
+    labels: str | None = None
+    """File with the class of each image of a folder of images, one a line, by name (with --devkit: by number)."""
+    devkit: str | None = None
+    """ILSVRC2012_devkit_t12.tar.gz: the official numbers of the classes, for --labels and --submission."""
+    test_scales: tuple[int, ...] | None = None  # Q
+    """Smallest sides Q of the images. Default: the paper's, all that its tables 3 and 4 need."""
+    views: tuple[Literal["dense", "crops", "center"], ...] = ("dense",)
+    """What a net sees: the whole image, 5 x 5 crops (both with the mirror image), or the central crop alone."""
+    report: bool = True
+    """Print the paper's tables and write them, as report.md and report.html, beside the posteriors and to MLflow."""
+    submission: str | None = None
+    """File for the ILSVRC test server: the five best classes of each image of a folder of images; needs --devkit."""
+    predict: tuple[str, ...] = ()
+    """Pictures: print the five best classes of each, and nothing else."""
+
+    micro_batch: int = 32
+    """Crops, or as many pixels of whole images, that a worker handles at once."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocast, or fp32. auto: bf16 where the hardware multiplies bf16 matrices."""
+    num_workers: int | None = None
+    """Evaluating processes. Default: one for each GPU of the cluster, or one where there is no GPU."""
+    loader_threads: int | None = None
+    """Threads that decode images, per worker. Default: the CPUs of a worker."""
+    storage_path: str = "runs"
+    """Folder or URL for the posteriors and the report; on several nodes one that all of them see."""
+    name: str = "evaluation"
+    """Name of the evaluation. The same --storage-path and --name again go on with it, with these nets or more."""
+    experiment: str = "vgg_dist"
+    """MLflow experiment."""
+    tracking_uri: str | None = None
+    """MLflow server. Default: an sqlite file in --storage-path."""
+
+    def resolved(self) -> EvalConfig:
+        """With absolute paths. ValueError, one line that names the flag, for what cannot be."""
+        config = dataclasses.replace(
+            self,
+            nets=tuple(net if net.startswith("torchvision://") else absolute(net) for net in self.nets),
+            data=None if self.data is None else data_location(self.data),
+            storage_path=absolute(self.storage_path),
+        )
+        if not self.nets:
+            raise ValueError("no net given: name one or several runs, checkpoints or weights files")
+        for field in ("micro_batch", "num_workers", "loader_threads"):
+            if (value := getattr(self, field)) is not None:
+                at_least(field, value, 1)
+        if self.train_scale is not None:
+            if len(self.train_scale) not in (1, 2):
+                raise ValueError(f"--train-scale takes one or two numbers, not {len(self.train_scale)}")
+            at_least("train_scale", self.train_scale[0], 1)
+            at_least("train_scale", self.train_scale[-1], self.train_scale[0], "S_min")
+        for scale in self.test_scales or ():
+            at_least("test_scales", scale, 1)
+        if not self.views:
+            raise ValueError("--views: at least one of dense, crops, center")
+        if self.submission is not None and self.devkit is None:
+            raise ValueError("--submission: needs --devkit, for the official numbers of the classes")
+        if "/" in self.name or not self.name:
+            raise ValueError(f"--name {self.name!r}: must be the name of a folder, without a slash")
+        return config

@@ -1,0 +1,75 @@
+"""What Ray Train's controller does with what the workers report: progress for people, metrics for MLflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray.train
+from ray.train import Checkpoint
+
+from vgg_dist.config import TrainConfig
+from vgg_dist.phases import mark
+from vgg_dist.tracking import Record, TrackedRun, Tracker
+
+SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server that is away
+
+
+class Monitor(ray.train.UserCallback):
+    """Lives on Ray Train's controller: prints what is reported and passes it to MLflow."""
+
+    def __init__(self, run: TrackedRun, config: TrainConfig, silent: bool) -> None:
+        self.config = config
+        self.silent = silent
+        self.tracker = Tracker(run)
+        self.last: Record | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        mark("controller up")
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        """Takes rank 0's records, and how busy each node is."""
+        for record in metrics[0]["records"]:
+            if not self.silent:
+                print(self._line(record), flush=True)
+        self.tracker.log(metrics[0]["records"])
+        for of_worker in metrics:
+            if of_worker["system"]:
+                self.tracker.log_system(of_worker["system"])
+        if checkpoint is not None:
+            self.tracker.persist()
+        if metrics[0]["done"]:
+            self.tracker.close(SERVER_WAIT_S)
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """A worker failed: Ray Train starts the group again from the last checkpoint, or gives up."""
+        for rank, error in worker_exceptions.items():
+            print(f"worker {rank} failed: {str(error).strip().splitlines()[-1]}", flush=True)
+
+    def _line(self, record: Record) -> str:
+        """A record as a line for people."""
+        values, step = record["metrics"], record["step"]
+        if "val/loss" in values:
+            self.last = None  # the time that validation took says nothing of the steps to come
+            return (
+                f"step {step:>6}  validation: loss {values['val/loss']:.3f}"
+                f"  top-1 error {values['val/top1_error']:.2f} %  top-5 error {values['val/top5_error']:.2f} %"
+            )
+        line = (
+            f"step {step:>6}  epoch {values['epoch']:6.2f}/{self.config.epochs}  loss {values['train/loss']:.3f}"
+            f"  {values['images_per_second']:.1f} images/s  lr {values['lr']:.2g}"
+        )
+        if self.last is not None and step > self.last["step"]:
+            per_second = 1 / max(record["time"] - self.last["time"], 1e-9)
+            left = (self.config.epochs - values["epoch"]) / ((values["epoch"] - self.last["metrics"]["epoch"]) * per_second)
+            if self.config.max_steps is not None:
+                left = min(left, (self.config.max_steps - step) / ((step - self.last["step"]) * per_second))
+            line += f"  {duration(left)} left"
+        self.last = record
+        return line
+
+
+def duration(seconds: float) -> str:
+    """3:07 or 2:03:07."""
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

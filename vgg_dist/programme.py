@@ -1,0 +1,152 @@
+"""The paper's programme as a graph of runs (sections 3.1 and 4): which nets, at which S, each started from which.
+
+A and A-LRN at the first scale from nothing; B to E from A's layers; C, D and E at the second scale from their nets at the
+first, and at the jittered one from those at the second, at a tenth of the learning rate ([?] the paper does not give the
+rate for the jittered ones).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from vgg_dist import paper
+from vgg_dist.config import PaperArch, ReproduceConfig, TrainConfig
+from vgg_dist.engine import autocast_dtype, build_state, memory_format
+from vgg_dist.models import MODELS, build_model, macs
+from vgg_dist.text_tables import aligned
+
+DEEP: tuple[PaperArch, ...] = "C", "D", "E"  # the nets that are trained at all scales
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of the programme, and the name of the run it starts from."""
+
+    config: TrainConfig
+    after: str | None
+
+    @property
+    def name(self) -> str:
+        """The run's, and its folder's in the programme's."""
+        return self.config.name or ""
+
+
+def programme(config: ReproduceConfig) -> list[Run]:
+    """The runs that are wanted, `config` being resolved, each behind the one it starts from. ValueError, one line."""
+    assert config.scales is not None
+    first, second, jittered = config.scales
+    runs: dict[str, Run] = {}
+
+    def add(arch: PaperArch, scale: str, after: str | None, lr: float) -> str:
+        run = Run(config.run(arch, scale, after, lr), after)
+        runs[run.name] = run
+        return run.name
+
+    shallow = add("A", first, None, config.lr)
+    add("A-LRN", first, None, config.lr)
+    add("B", first, shallow if config.from_shallow else None, config.lr)
+    for arch in DEEP:
+        name = add(arch, first, shallow if config.from_shallow else None, config.lr)
+        name = add(arch, second, name, config.lr / 10)
+        add(arch, jittered, name, config.lr / 10)
+    return [run for run in runs.values() if run.name in _wanted(runs, config.only)]
+
+
+def _wanted(runs: dict[str, Run], only: Sequence[str]) -> set[str]:
+    """Names of the runs of these configurations, and of all that they start from."""
+    wanted = {name for name, run in runs.items() if not only or run.config.arch in only}
+    for name in list(wanted):
+        after = runs[name].after
+        while after is not None:
+            wanted.add(after)
+            after = runs[after].after
+    return wanted
+
+
+def is_jittered(config: TrainConfig) -> bool:
+    """Whether S is drawn from a range."""
+    assert config.train_scale is not None
+    return config.train_scale[0] != config.train_scale[1]
+
+
+def measure_rate(config: TrainConfig, num_classes: int, steps: int = 2) -> float:
+    """Images/s of training steps of this net on this machine's GPU, or its CPU: forward, backward, optimizer."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batch = min(config.micro_batch, config.global_batch) if device.type == "cuda" else min(8, config.micro_batch)
+    state = build_state(replace(config, init_from=None), num_classes, device)
+    dtype = autocast_dtype(config.precision, device)
+    size = config.image_size or 0
+    images = torch.randn(batch, MODELS[config.arch].in_channels, size, size, device=device)
+    images = images.contiguous(memory_format=memory_format(dtype, device))
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+    start = 0.0
+    for step in range(-1, steps):
+        if step == 0:
+            start = _now(device)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            logits = state.model(images)
+        cross_entropy(logits.float(), labels).backward()
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+    return steps * batch / (_now(device) - start)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def describe_plan(
+    config: ReproduceConfig, runs: Sequence[Run], images: tuple[int, int], rates: dict[str, float], device: str
+) -> str:
+    """The graph as a table. `images`: of training and validation; `rates`: images/s of each arch on one `device`."""
+    num_train, num_val = images
+    rows, total = [], 0.0
+    finish: dict[str | None, float] = {None: 0.0}
+    forward: dict[str, float] = {}
+    for run in runs:
+        epochs = run.config.epochs
+        hours = num_train * epochs / rates[run.config.arch] / 3600
+        size = run.config.image_size or 0
+        gmacs = macs(build_model(run.config.arch, num_classes=1000, head=run.config.head, image_size=size), size) / 1e9
+        forward[run.name] = 3 * rates[run.config.arch]  # a step is a forward pass, and twice that backward
+        finish[run.name] = finish[run.after] + hours
+        total += hours
+        start = run.after or run.config.init
+        rows.append((
+            run.name, start, f"{run.config.lr:g}", str(epochs), f"{num_train * epochs / 1e6:.3g} M", f"{gmacs:.2f}",
+            f"{rates[run.config.arch]:.4g}", f"{hours:.3g}",
+        ))  # fmt: skip
+    evaluation = sum(_evaluation_passes(config, run) / forward[run.name] for run in runs) * num_val / 3600
+    headings = ["run", "starts\nfrom", "lr", "epochs\nat most", "\nimages", "GMACs\nan image", "\nimages/s", "\nhours"]
+    return (
+        f"{aligned(headings, rows, {0, 1})}\n"
+        f"Training: {total:.4g} hours of one {device}, {max(finish.values()):.4g} along the longest chain;"
+        f" evaluation up to {config.upto}, by arithmetic from the same steps: {evaluation:.3g} hours.\n"
+        f"images/s: training steps measured now on one {device}; loading and validation are not in them."
+        " A training ends earlier where its error stalls."
+    )
+
+
+def _evaluation_passes(config: ReproduceConfig, run: Run) -> float:
+    """Forward passes at the net's own size that all views of an image cost, its sides being as 3 to 4."""
+    size = run.config.image_size or 0
+    scale = cast(tuple[int, int], run.config.train_scale)
+    scales = {paper.single_scale(scale)}
+    if config.upto != "table3":
+        scales |= set(paper.several_scales(scale, size))
+    dense = sum(2 * (4 / 3) * Q**2 / size**2 for Q in scales)
+    crops = 50 * len(scales) if wants_crops(config, run.config) else 0
+    return dense + crops
+
+
+def wants_crops(config: ReproduceConfig, run: TrainConfig) -> bool:
+    """Whether the wanted tables have a row with crops for this net: D and E with jittered scale, in Tables 5 and 6."""
+    return config.upto in ("table5", "table6") and run.arch in ("D", "E") and is_jittered(run)

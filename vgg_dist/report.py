@@ -1,0 +1,56 @@
+"""Compare the trainings of an MLflow experiment: a table in the terminal, and a page with their curves.
+
+python -m vgg_dist.report --experiment vgg_dist
+python -m vgg_dist.report --experiment vgg_dist --tracking-uri http://mlflow:5000 --output comparison.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from pipelines.command import fail, one_line_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Compare the trainings of an MLflow experiment."""
+
+    experiment: str = "vgg_dist"
+    """MLflow experiment."""
+    tracking_uri: str | None = None
+    """MLflow server or sqlite:///FILE. Default: MLFLOW_TRACKING_URI, or mlflow.db in --storage-path."""
+    storage_path: str = "runs"
+    """Folder of the runs, for the default of --tracking-uri."""
+    output: str = "comparison.html"
+    """The page's file."""
+
+
+def main() -> None:
+    """The command line."""
+    with one_line_errors("vgg_dist.report"):
+        config = tyro.cli(ReportConfig, prog="python -m vgg_dist.report", description=__doc__)
+    try:
+        report(config)
+    except (ValueError, OSError) as error:
+        fail("vgg_dist.report", error)
+
+
+def report(config: ReportConfig) -> None:
+    """Prints the table and writes the page. ValueError or OSError, one line, for whatever stops it."""
+    from vgg_dist.comparison import compare, to_html
+    from vgg_dist.tracking import read_runs, resolve_tracking_uri
+
+    uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
+    runs = read_runs(uri, config.experiment)
+    if not runs:
+        raise ValueError(f"--experiment {config.experiment}: has no trainings")
+    comparison = compare(runs)
+    Path(config.output).write_text(to_html(comparison, f"Experiment {config.experiment}"))
+    print(f"{comparison.to_text()}\n\npage: {Path(config.output).absolute()}")
+
+
+if __name__ == "__main__":
+    main()

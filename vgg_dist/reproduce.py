@@ -1,0 +1,105 @@
+"""Reproduce the paper: train its networks one from another, evaluate them, and print its tables beside ours.
+
+    python -m vgg_dist.reproduce --data /data/imagenet --plan
+    python -m vgg_dist.reproduce --data /data/imagenet --num-workers 8
+    ray job submit -- python -m vgg_dist.reproduce --data s3://bucket/imagenet --storage-path s3://bucket/runs
+
+All of it is in --storage-path/--name. The same command again goes on where it was killed: what is finished is not run again.
+Runs that do not need each other go in parallel where the cluster has room for several times --num-workers.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import tyro
+
+from pipelines.command import fail, one_line_errors
+from pipelines.store import open_splits
+from vgg_dist.config import EvalConfig, ReproduceConfig, TrainingError
+from vgg_dist.storage import beside
+
+if TYPE_CHECKING:
+    from vgg_dist.paper import AnyView
+    from vgg_dist.programme import Run
+    from vgg_dist.weights import TrainedNet
+
+
+def main() -> None:
+    """The command line."""
+    with one_line_errors("vgg_dist.reproduce"):
+        config = tyro.cli(ReproduceConfig, prog="python -m vgg_dist.reproduce", description=__doc__)
+    try:
+        reproduce(config)
+    except (ValueError, OSError, TrainingError) as error:
+        fail("vgg_dist.reproduce", error)
+    except KeyboardInterrupt:
+        fail("vgg_dist.reproduce", f"interrupted; --name {config.name or 'reproduction'} goes on with it")
+
+
+def reproduce(config: ReproduceConfig) -> None:
+    """Runs the programme, or prints its plan. ValueError, OSError or TrainingError, one line, for whatever stops it."""
+    config = config.resolved()
+    splits = open_splits(config.data) if config.plan or "RAY_ADDRESS" not in os.environ else None
+    # In here, so that --help and mistakes do not wait for the import of torch and Ray.
+    from vgg_dist.programme import programme
+
+    runs = programme(config)
+    if config.plan:
+        assert splits is not None
+        print(plan(config, runs, (len(splits[0]), len(splits[1])), len(splits[0].class_names)))
+        return
+    from vgg_dist.parallel import run_all
+
+    run_all(config, runs)
+    evaluate_all(config, runs)
+
+
+def plan(config: ReproduceConfig, runs: list[Run], images: tuple[int, int], num_classes: int) -> str:
+    """The programme as a table, with steps measured on a GPU of the cluster, or here; and the command of each run."""
+    import torch
+    from tqdm import tqdm
+
+    from vgg_dist.programme import describe_plan, measure_rate
+
+    archs = {run.config.arch: run.config for run in runs}
+    rates = {
+        arch: measure_rate(of_arch, num_classes) for arch, of_arch in tqdm(archs.items(), desc="measuring", leave=False)
+    }
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({torch.get_num_threads()} threads)"
+    commands = "\n".join(run.config.command_line() for run in runs)
+    return f"{describe_plan(config, runs, images, rates, device)}\n\n{commands}"
+
+
+def evaluate_all(config: ReproduceConfig, runs: list[Run]) -> None:
+    """Every posterior that the wanted tables need, and the report."""
+    from vgg_dist.evaluate import evaluate
+    from vgg_dist.paper import single_scale
+    from vgg_dist.programme import wants_crops
+
+    of_run = {run.name: run.config for run in runs}
+
+    def wanted(net: TrainedNet, view: AnyView, scale: int) -> bool:
+        if view == "crops" and not wants_crops(config, of_run[net.name]):
+            return False
+        return config.upto != "table3" or scale == single_scale(net.train_scale or (0, 0))
+
+    evaluate(
+        EvalConfig(
+            nets=tuple(beside(config.folder, run.name) for run in runs),
+            views=("dense", "crops") if any(wants_crops(config, run.config) for run in runs) else ("dense",),
+            storage_path=config.folder,
+            name="evaluation",
+            num_workers=config.num_workers,
+            precision=config.precision,
+            loader_threads=config.loader_threads,
+            experiment=config.experiment,
+            tracking_uri=config.tracking_uri,
+        ),
+        wanted,
+    )
+
+
+if __name__ == "__main__":
+    main()

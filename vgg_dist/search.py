@@ -1,0 +1,227 @@
+"""A search: Ray Tune over trainings, each of which is a run of its own (`driver.run_training`) of one or several workers.
+
+A trial's process on the cluster only waits for Ray Train, so it reserves no CPU: drivers cannot keep workers from starting.
+As many trials run at once as there is room for their workers. All of a search is in its folder: the trials' runs, and what
+Ray Tune needs to go on after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray.train
+from ray import tune
+from ray.tune import Callback, FailureConfig, RunConfig, Tuner
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import BasicVariantGenerator, Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from vgg_dist.config import Range, TrainConfig, TrainingError, TuneConfig
+from vgg_dist.driver import Part, open_training, run_training
+from vgg_dist.nodes import check_storage, groups_at_once, start_ray, worker_resources
+from vgg_dist.storage import beside, read_file, replace_file
+from vgg_dist.tracking import TrackedRun, finish_run, open_run, resolve_tracking_uri
+
+WORST = {"top1_error": 100.0, "top5_error": 100.0, "loss": math.inf}
+DRIVER_MEMORY = 1e9  # bytes that a trial's own process and Ray Train's controller take
+SETTINGS = "search.json"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a trial ended."""
+
+    config: TrainConfig
+    values: dict[str, Any]
+    """The searched settings."""
+    error: float
+    """The least of the metric over its epochs; infinite where there is none."""
+    epochs: float
+    ended: str
+    """finished, stopped early, or failed: why."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """All trials, the best first, and the run that they are nested in."""
+
+    run: TrackedRun
+    trials: list[Trial]
+
+
+def run_search(config: TuneConfig) -> SearchResult:
+    """Runs a search, `config` being resolved, to its end, or on from where it was.
+
+    ValueError for settings, data or a cluster that cannot be; TrainingError where no trial came to a result.
+    """
+    check_storage(config.storage_path)
+    _keep_settings(config)
+    print("vgg_dist.tune: starting Ray", flush=True)
+    start_ray()
+    workers = config.num_workers or 1
+    at_once = min(config.trials_at_once or groups_at_once(workers), config.num_trials())
+    resources = worker_resources(workers * at_once)[:workers]
+    uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
+    tags = {"mlflow.source.name": "vgg_dist.tune", "arch": config.arch}
+    run = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
+    status = "FAILED"
+    try:
+        found = _tuner(config, run, resources, at_once).fit()
+        trials = sorted((_trial(config, result) for result in found), key=lambda trial: trial.error)
+        if not trials or math.isinf(trials[0].error):
+            raise TrainingError(f"no trial came to a result: {'; '.join(sorted({trial.ended for trial in trials}))}")
+        status = "FINISHED"
+    finally:
+        finish_run(run, status)
+    return SearchResult(run, trials)
+
+
+def _keep_settings(config: TuneConfig) -> None:
+    """ValueError where the folder holds another search."""
+    file = beside(config.folder, SETTINGS)
+    settings = json.loads(json.dumps(config.to_dict()))
+    content = read_file(file)
+    earlier = settings if content is None else json.loads(content)
+    fixed = settings.keys() - {"storage_path", "tracking_uri", "experiment", "trials_at_once", "num_workers", "max_failures"}
+    if changed := sorted(name for name in fixed if earlier.get(name) != settings[name]):
+        name = changed[0]
+        raise ValueError(
+            f"--name {config.name}: is a search with {name} {earlier.get(name)}, not {settings[name]};"
+            " give the same settings, or another --name"
+        )
+    replace_file(file, json.dumps(settings, indent=1).encode())
+
+
+def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]], at_once: int) -> Tuner:
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, search=config, parent=run, resources=resources), {"memory": DRIVER_MEMORY}
+    )
+    space = {name: _domain(config, values) for name, values in config.space().items()}
+    run_config = RunConfig(
+        name="tune",
+        storage_path=config.folder,
+        # A trial is started again where its driver was lost with a node; what it finds wrong itself it reports.
+        failure_config=FailureConfig(max_failures=config.max_failures),
+        callbacks=[SearchProgress(config, run)],
+        verbose=0,
+    )
+    state = beside(config.folder, "tune")
+    if Tuner.can_restore(state):
+        return Tuner.restore(state, trainable, resume_unfinished=True, restart_errored=True, param_space=space)
+    algorithm: Searcher | BasicVariantGenerator = BasicVariantGenerator(random_state=config.seed)
+    if config.search == "bayesian":
+        algorithm = OptunaSearch(metric=config.metric, mode="min", seed=config.seed)
+    tune_config = tune.TuneConfig(
+        metric=config.metric,
+        mode="min",
+        search_alg=algorithm,
+        scheduler=_scheduler(config),
+        num_samples=1 if config.search == "grid" else config.trials,
+        max_concurrent_trials=at_once,
+    )
+    return Tuner(trainable, param_space=space, tune_config=tune_config, run_config=run_config)
+
+
+def _domain(config: TuneConfig, values: Any) -> Any:
+    if isinstance(values, Range):
+        return (tune.loguniform if values.log else tune.uniform)(values.low, values.high)
+    return (tune.grid_search if config.search == "grid" else tune.choice)(list(values.values))
+
+
+def _scheduler(config: TuneConfig) -> TrialScheduler:
+    if config.early_stopping == "asha":
+        # One more than there are: what comes to its end by itself is not to be killed there.
+        return ASHAScheduler(time_attr="epoch", max_t=config.epochs + 1, grace_period=config.grace_epochs)
+    if config.early_stopping == "median":
+        return MedianStoppingRule(time_attr="epoch", grace_period=config.grace_epochs)
+    return FIFOScheduler()
+
+
+def run_trial(
+    values: dict[str, Any], search: TuneConfig, parent: TrackedRun, resources: list[dict[str, float]]
+) -> dict[str, Any]:
+    """One trial, in a process of its own: a training, whose validations go to Ray Tune. Returns its last result."""
+    trial = search.trial(values, tune.get_context().get_trial_id())
+    trial = replace(trial, tracking_uri=parent.tracking_uri)
+    part = Part(parent, resources, is_trial=True, callbacks=(TrialReport(),))
+    try:
+        metrics = run_training(trial, part)
+    except (ValueError, TrainingError) as error:  # the settings' own fault: the next start would end so too
+        return {**WORST, "epoch": search.epochs, "ended": f"failed: {error}"}
+    return {name: metrics[f"val/{name}"] for name in WORST} | {"epoch": search.epochs, "ended": "finished"}
+
+
+class TrialReport(ray.train.UserCallback):
+    """On Ray Train's controller: passes each validation on to Ray Tune."""
+
+    def __init__(self) -> None:
+        self.to_tune = TuneReportCallback()
+        self.epoch = 0.0
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Takes rank 0's records; a validation has the epoch of the record before it."""
+        for record in metrics[0]["records"]:
+            values = record["metrics"]
+            self.epoch = values.get("epoch", self.epoch)
+            if "val/loss" in values:
+                result = {name: values[f"val/{name}"] for name in WORST} | {"epoch": self.epoch, "ended": ""}
+                self.to_tune.after_report(run_context, [result], None)
+
+
+class SearchProgress(Callback):
+    """In the search's own process: a line for each validation and for each trial's end."""
+
+    def __init__(self, config: TuneConfig, run: TrackedRun) -> None:
+        self.config = config
+        self.run = run
+        self.best = math.inf
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """A validation, or what a trial returned at its end."""
+        if not result["ended"]:
+            self.best = min(self.best, result[self.config.metric])
+            self._say(
+                trial,
+                f"epoch {result['epoch']:g}/{self.config.epochs}  {self.config.metric} {result[self.config.metric]:.4g}"
+                f"  (best so far {self.best:.4g})",
+            )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial came to its end, or the scheduler stopped it."""
+        result = trial.last_result
+        ended = result.get("ended") or f"stopped early at epoch {result.get('epoch', 0):g}"
+        if ended != "finished" and not ended.startswith("failed"):
+            finish_run(open_training(self._training(trial), self.run), "KILLED", ended)
+        done = sum(other.is_finished() for other in trials)
+        self._say(trial, f"{ended}; {done} of {self.config.num_trials()} trials done")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial whose process was lost too often."""
+        finish_run(open_training(self._training(trial), self.run), "FAILED", "its process was lost")
+        self._say(trial, "failed: its process was lost")
+
+    def _training(self, trial: Any) -> TrainConfig:
+        return replace(self.config.trial(trial.config, trial.trial_id), tracking_uri=self.run.tracking_uri)
+
+    def _say(self, trial: Any, what: str) -> None:
+        print(f"trial {self._training(trial).name}: {what}", flush=True)
+
+
+def _trial(config: TuneConfig, result: Any) -> Trial:
+    """How a trial ended."""
+    last = result.metrics or {}
+    history = result.metrics_dataframe
+    error = math.inf
+    epochs = 0.0
+    if history is not None and config.metric in history:
+        validations = history[history["ended"].fillna("") == ""]
+        error = float(validations[config.metric].min()) if len(validations) else last[config.metric]
+        epochs = float(validations["epoch"].max()) if len(validations) else 0.0
+    ended = last.get("ended") or (f"failed: {result.error}" if result.error else "stopped early")
+    if ended.startswith("failed"):
+        error = math.inf
+    return Trial(config.trial(result.config, last.get("trial_id", "")), result.config, error, epochs, ended)
