@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import tarfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,33 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield filesystem
     finally:
         server.stop()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit status and what it wrote."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Calls a command, such as "vgg_dist.train", in this process: a process of its own takes seconds to start."""
+
+    def call(module: str, *flags: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [module, *map(str, flags)])
+        capfd.readouterr()
+        status = 0
+        try:
+            importlib.import_module(module).main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        written = capfd.readouterr()
+        return Outcome(status, written.out, written.err)
+
+    return call
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -133,6 +133,7 @@ def test_loader_measures_all_and_writes_what_it_belongs_to(
     assert all(name in printed for name in loaders)
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
     data = write_tree(tmp_path, [(60, 80)] * 5)
     victim = data / "train" / "class0" / "2.jpg"

@@ -90,6 +90,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.slow
 def test_a_step_is_sgd_on_the_mean_loss_of_the_global_batch(device: str) -> None:
     """Against autograd on the whole batch and torch's SGD, with gradient accumulation in pieces of 5."""
     worker = Worker(device=torch.device(device))
@@ -129,6 +130,7 @@ def test_validation_counts_every_image_once(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.slow
 def test_a_run_resumed_in_mid_epoch_ends_with_the_undisturbed_runs_weights(device: str, tmp_path: Path) -> None:
     """Bit for bit, with dropout, momentum and metrics; batch norm's statistics too."""
     if device == "cuda":
@@ -148,6 +150,7 @@ def test_a_run_resumed_in_mid_epoch_ends_with_the_undisturbed_runs_weights(devic
     assert comparable(resumed) == comparable(whole)
 
 
+@pytest.mark.slow
 def test_loss_falls_and_metrics_are_those_of_the_epoch() -> None:
     run = Run(change(epochs=6, lr=0.01), Worker()).run()
     losses = [metrics["train/loss"] for _, metrics in run.reports if "train/loss" in metrics]
@@ -159,11 +162,13 @@ def test_loss_falls_and_metrics_are_those_of_the_epoch() -> None:
     assert run.state.epoch == 6
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_the_step() -> None:
     with pytest.raises(NonFiniteLoss, match=r"not finite at step [23] .*--lr"):
         Run(change(lr=1e12, log_every=2, epochs=5), Worker()).run()
 
 
+@pytest.mark.slow
 def test_warm_up_and_drops_reach_the_optimizer() -> None:
     run = Run(change(warmup_epochs=1.0), Worker()).run()
     rates = [metrics["lr"] for _, metrics in run.reports if "lr" in metrics]
@@ -174,6 +179,7 @@ def test_warm_up_and_drops_reach_the_optimizer() -> None:
     assert run.state.schedule.finished
 
 
+@pytest.mark.slow
 def test_max_steps_stops_there_with_a_validation(tmp_path: Path) -> None:
     run = Run(change(max_steps=2), Worker(), save_at=(2, tmp_path)).run()
     assert run.state.step == 2
@@ -215,6 +221,7 @@ def test_two_workers_equal_one_and_may_change_on_the_way(tmp_path: Path) -> None
     assert steps == [3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_restoring_another_nets_checkpoint_is_refused(tmp_path: Path) -> None:
     run = Run(change(max_steps=1), Worker(), save_at=(1, tmp_path)).run()
     state: TrainState = build_state(change(arch="B"), 10, torch.device("cpu"))

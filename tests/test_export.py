@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import safetensors
 import torch
 import torchvision
+from conftest import Outcome
 from networks import build_drawn
 from torch import Tensor, nn
 
@@ -106,6 +108,7 @@ GRAPH_NETS = pytest.mark.parametrize(
 
 
 @GRAPH_NETS
+@pytest.mark.slow
 def test_torch_export_takes_any_batch(arch: str, settings: dict[str, Any], tmp_path: Path) -> None:
     net, output = drawn(arch, **settings), tmp_path / "net.pt2"
     export(net, "torch-export", output)
@@ -147,6 +150,7 @@ def test_onnx_is_compared_where_its_runtime_has_no_build(tmp_path: Path, monkeyp
     assert (tmp_path / "net.onnx").stat().st_size > 30e6
 
 
+@pytest.mark.slow
 def test_a_file_that_gives_other_logits_is_not_kept(tmp_path: Path) -> None:
     net, output = drawn("lenet5"), tmp_path / "net.pt2"
     output.write_bytes(b"an earlier export")
@@ -185,9 +189,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_the_command_writes_and_says_what_the_net_takes(exported: Path, tmp_path: Path) -> None:
-    done = run(exported, "--format", "safetensors", "--output", tmp_path / "again.safetensors")
-    assert (done.returncode, done.stderr) == (0, "")
+def test_the_command_writes_and_says_what_the_net_takes(
+    exported: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    done = call("vgg_dist.export", exported, "--format", "safetensors", "--output", tmp_path / "again.safetensors")
+    assert (done.status, done.stderr) == (0, "")
     assert "again.safetensors: A, 3 classes\nread back, its logits differ by at most 0.0e+00; the largest" in done.stdout
     assert "(N, 3, 32, 32): (pixel - mean) / std of RGB pixels 0 to 255, mean (100.5, 110.25, 120.125)" in done.stdout
     with safetensors.safe_open(tmp_path / "again.safetensors", framework="pt") as opened:
@@ -204,9 +210,11 @@ def test_the_command_writes_and_says_what_the_net_takes(exported: Path, tmp_path
         (["--format", "safetensors", "--output", "{}/net.safetensors", "--opset", "9"], ["--opset"]),
     ],
 )
-def test_a_mistake_is_one_line(flags: list[str], words: list[str], exported: Path, tmp_path: Path) -> None:
-    done = run(exported, *(flag.format(tmp_path) for flag in flags))
-    assert done.returncode == 2
+def test_a_mistake_is_one_line(
+    flags: list[str], words: list[str], exported: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    done = call("vgg_dist.export", exported, *(flag.format(tmp_path) for flag in flags))
+    assert done.status == 2
     assert done.stderr.startswith("vgg_dist.export: ")
     assert done.stderr.count("\n") == 1
     assert all(word in done.stderr for word in words), done.stderr
@@ -224,18 +232,16 @@ def test_a_full_disk_leaves_nothing(format: str, exported: Path, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
-def test_without_the_extra_onnx_is_refused(tmp_path: Path) -> None:
-    code = """if True:
-        import importlib.util, sys
-        found = importlib.util.find_spec
-        importlib.util.find_spec = lambda name, *rest: None if name.startswith("onnx") else found(name, *rest)
-        from vgg_dist.export import main
-        main()
-    """
+def test_without_the_extra_onnx_is_refused(
+    tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name.startswith("onnx") else found(name, *rest)
+    )
     export(drawn("lenet5"), "safetensors", tmp_path / "net.safetensors")
-    flags = [str(tmp_path / "net.safetensors"), "--format", "onnx", "--output", str(tmp_path / "net.onnx")]
-    done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, cwd=ROOT, timeout=300)
-    assert done.returncode == 2
+    done = call("vgg_dist.export", tmp_path / "net.safetensors", "--format", "onnx", "--output", tmp_path / "net.onnx")
+    assert done.status == 2
     assert done.stderr == (
         "vgg_dist.export: --format onnx: needs onnx and onnxscript; install the extra: pip install 'vgg_dist[export]'\n"
     )

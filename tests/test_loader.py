@@ -105,6 +105,7 @@ def photo(height: int = 300, width: int = 400, seed: int = 0) -> Image.Image:
 
 @pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.slow
 def test_real_photographs_as_torchvision_resizes_and_crops_them(
     kind: type[Loader], device: torch.device, imagenet_samples: list[Path]
 ) -> None:

@@ -82,6 +82,7 @@ def test_a_deeper_net_takes_a_s_first_four_convs_and_its_head(arch: str, head: s
     assert copied_layers(model, source) == FIRST_FOUR | (FC if head == "fc" else {"classifier"})
 
 
+@pytest.mark.slow
 def test_another_number_of_classes_keeps_the_last_layer_and_another_size_the_first() -> None:
     source = build_drawn("A", seed=2, image_size=32, num_classes=5)
     larger = build_drawn("B", seed=1, image_size=64, num_classes=6)
@@ -126,6 +127,7 @@ def test_the_same_convolutions_are_copied_whole_into_a_twin_or_another_head(opti
     assert copied_layers(model, source) - FC == set(conv_names(model.features))
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_are_refused() -> None:
     alexnet = build_drawn("alexnet", image_size=67)
     vgg = build_drawn("B-5x5", image_size=32, seed=1, head="gap", num_classes=3)

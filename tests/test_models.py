@@ -136,6 +136,7 @@ def classifier_weights() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("arch", TORCHVISION)
+@pytest.mark.slow
 def test_torchvision_gives_the_same_output(arch: str, batch_norm: bool, classifier_weights: dict[str, Tensor]) -> None:
     with torch.device("meta"):
         theirs = getattr(torchvision.models, TORCHVISION[arch] + ("_bn" if batch_norm else ""))().eval()
@@ -235,6 +236,7 @@ def test_channels_last_changes_neither_output_nor_gradient(arch: str, head: str)
 
 
 @pytest.mark.parametrize(("arch", "size", "head"), [("A-LRN", 32, "gap"), ("lenet5", 32, "fc")])
+@pytest.mark.slow
 def test_compiles_as_one_graph(arch: str, size: int, head: str) -> None:
     model = build_drawn(arch, image_size=size, head=head, num_classes=5)
     images = images_of(size, channels=MODELS[arch].in_channels)

@@ -298,6 +298,7 @@ def test_shard_command_takes_any_location(small_tree: Path, small_shards: Path, 
     assert len(open_store(str(tmp_path / "synthetic"), "train")) == 20
 
 
+@pytest.mark.slow
 def test_shard_command_takes_tars_of_class_folders(real_data: Path, tmp_path: Path) -> None:
     tar = real_data / "mnist-test.tar"
     store = open_class_tar(tar)

@@ -243,6 +243,7 @@ def test_shard_truncated_after_opening_is_an_oserror_with_the_name(cifar_shards:
         store.read(0)
 
 
+@pytest.mark.slow
 def test_reading_in_threads_and_beyond_the_open_file_limit(cifar_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [open_store(str(cifar_shards), "train").read(i) for i in range(300)]
     # Three files stay open, a quarter of the limit; most shards are opened anew for each read.
@@ -253,6 +254,7 @@ def test_reading_in_threads_and_beyond_the_open_file_limit(cifar_shards: Path, m
 
 
 @pytest.mark.parametrize("kind", ["tree", "shards", "synthetic"])
+@pytest.mark.slow
 def test_pickled_store_reads_the_same_and_stays_light(cifar_shards: Path, kind: str) -> None:
     location = {"tree": cifar_shards.parent / "cifar", "shards": cifar_shards, "synthetic": "synthetic:train=300"}[kind]
     store = open_store(str(location), "train")
@@ -411,6 +413,7 @@ def test_bad_synthetic_setting_is_refused_with_what_is_allowed(location: str) ->
         open_store("synthetic:size=8", "train")
 
 
+@pytest.mark.slow
 def test_synthetic_classes_cannot_be_told_by_colour() -> None:
     """The nearest training image by mean colour should do little better than chance, 10 %."""
     features, labels = [], []

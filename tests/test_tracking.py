@@ -85,12 +85,14 @@ def wait_for(condition: Callable[[], object]) -> None:
 # --- where runs are kept
 
 
+@pytest.mark.slow
 def test_storage_that_cannot_be_written_is_one_line(start: Callable[..., TrackedRun], storage: Path) -> None:
     (storage / "a file").write_text("")
     with pytest.raises(ValueError, match=r"^--storage-path: cannot write .*/a file/name/mlflow_training.txt: "):
         open_run(start().tracking_uri, "tests", str(storage / "a file"), "name", {})
 
 
+@pytest.mark.slow
 def test_a_deleted_experiment_is_named(start: Callable[..., TrackedRun], storage: Path) -> None:
     uri = start().tracking_uri
     gone = open_run(uri, "gone", str(storage), "in a deleted experiment", {})
@@ -156,6 +158,7 @@ def test_no_step_is_logged_twice(start: Callable[..., TrackedRun]) -> None:
     assert logged_steps(run, "val/loss") == [9, 19, 29, 39]
 
 
+@pytest.mark.slow
 def test_long_records_fit_mlflows_limits(start: Callable[..., TrackedRun]) -> None:
     run, names = start(), [f"per_class/{index}" for index in range(1000)]
     tracker = Tracker(run)
@@ -167,6 +170,7 @@ def test_long_records_fit_mlflows_limits(start: Callable[..., TrackedRun]) -> No
 METRIC = "system/cpu_utilization_percentage"
 
 
+@pytest.mark.slow
 def test_system_metrics_go_on_after_a_restart(start: Callable[..., TrackedRun]) -> None:
     run = start()
     for _ in range(2):
@@ -357,6 +361,7 @@ def test_a_model_that_cannot_be_logged_is_a_warning(
     assert f"the model is not logged in MLflow, its checkpoint is in {run.folder}: " in caplog.text
 
 
+@pytest.mark.slow
 def test_finished_run_has_its_learning_curves(start: Callable[..., TrackedRun]) -> None:
     run = start()
     tracker = Tracker(run)

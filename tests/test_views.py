@@ -36,6 +36,7 @@ def as_input(image: Image.Image) -> Tensor:
 
 
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (33, 50), (61, 40), (128, 32)])
+@pytest.mark.slow
 def test_the_50_crops_are_the_grid_pixel_for_pixel(net: ConvNet, width: int, height: int) -> None:
     image, crops = picture(width, height), []
     for row in range(5):
@@ -64,6 +65,7 @@ def test_grid_touches_all_edges_and_is_even() -> None:
 
 
 @pytest.mark.parametrize("view", ["dense", "crops", "center"])
+@pytest.mark.slow
 def test_images_of_a_batch_do_not_touch_each_other(net: ConvNet, view: str) -> None:
     images = torch.stack([as_input(picture(45, 38, seed)) for seed in range(3)])
     together = viewer(net).posteriors(view, images)

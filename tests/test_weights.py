@@ -92,6 +92,7 @@ def test_a_torchvision_net_gives_its_own_logits(name: str, batch_norm: bool, tmp
         assert torch.equal(net.model(normalised), theirs(normalised))
 
 
+@pytest.mark.slow
 def test_files_of_earlier_years_and_of_safetensors_hold_the_same_net(tmp_path: Path) -> None:
     today = state_dict_of("A", batch_norm=True, num_classes=3, image_size=32)
     # Before 2018 batch norms did not count; before 2017 dropout came first; torch.save wrote no zip file before 2020.
@@ -120,6 +121,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_torchvision_weights_by_name(hub: Path) -> None:
     torch.save(state_dict_of("A", num_classes=1000), hub / "vgg11-8a719046.pth")
     net = load_net("torchvision://VGG11_Weights.IMAGENET1K_V1")
@@ -144,6 +146,7 @@ def test_torchvision_weights_that_cannot_be_had(hub: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
+@pytest.mark.slow
 def test_a_net_of_the_authors_takes_rgb_here(name: str, tmp_path: Path) -> None:
     weights = state_dict_of(NETS[name], num_classes=5, image_size=64)
     theirs = build_on_meta(NETS[name], num_classes=5, image_size=64).eval()
@@ -222,6 +225,7 @@ def test_a_checkpoint_of_other_weights_is_refused(tmp_path: Path) -> None:
         load_net(str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_the_digest_knows_every_bit(small: dict[str, Tensor], tmp_path: Path) -> None:
     changed = {key: value.clone() for key, value in small.items()}
     changed["features.18.bias"][7] = torch.nextafter(changed["features.18.bias"][7], torch.tensor(9.0))
@@ -308,6 +312,7 @@ def having(key: str, shape: tuple[int, ...]) -> Callable[[dict[str, Tensor]], ob
         (lambda weights: build_drawn("lenet5"), r"holds more than weights \(vgg_dist\S+LeNet5\), which could run code"),
     ],
 )
+@pytest.mark.slow
 def test_what_is_wrong_with_a_file_is_said_in_one_line(
     change: Callable[[dict[str, Tensor]], object], message: str, small: dict[str, Tensor], tmp_path: Path
 ) -> None:
@@ -332,6 +337,7 @@ def test_a_truncated_file(name: str, kept: float, small: dict[str, Tensor], tmp_
     assert "Weights only" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_the_format_is_asked_for_where_it_cannot_be_told(small: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(small, tmp_path / "net.pth")
     safetensors.torch.save_file({key: value.contiguous() for key, value in small.items()}, tmp_path / "net.safetensors")

@@ -46,6 +46,7 @@ def windows(size: int = 224):
     return resized, corner, decode_window(SHAPES, resized, corner, size)
 
 
+@pytest.mark.slow
 def test_windows_lie_in_the_image_and_hold_all_that_the_filter_reads() -> None:
     resized, corner, window = windows()
     ratio = SHAPES / resized
@@ -59,6 +60,7 @@ def test_windows_lie_in_the_image_and_hold_all_that_the_filter_reads() -> None:
     assert (window.start + window.shape >= last).all()
 
 
+@pytest.mark.slow
 def test_windows_are_tight() -> None:
     resized, _, window = windows()
     ratio = SHAPES / resized
@@ -66,6 +68,7 @@ def test_windows_are_tight() -> None:
     assert (window.shape <= np.ceil((224 + 2 * reach) * ratio) + 2).all()
 
 
+@pytest.mark.slow
 def test_the_resize_that_begins_at_a_whole_pixel_hits_the_crop() -> None:
     resized, corner, window = windows()
     ratio = SHAPES / resized

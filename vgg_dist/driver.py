@@ -31,7 +31,16 @@ from vgg_dist.monitor import SERVER_WAIT_S, Monitor
 from vgg_dist.nodes import check_storage, describe_workers, start_ray, worker_resources
 from vgg_dist.phases import mark
 from vgg_dist.storage import beside, read_file, replace_file
-from vgg_dist.tracking import TrackedRun, Tracker, finish_run, log_model, open_run, resolve_tracking_uri, ui_hint
+from vgg_dist.tracking import (
+    TrackedRun,
+    Tracker,
+    check_store,
+    finish_run,
+    log_model,
+    open_run,
+    resolve_tracking_uri,
+    ui_hint,
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     if config.init_from is not None and "RAY_ADDRESS" not in os.environ:
         with local_checkpoint(config.init_from, "--init-from"):
             pass
+    check_store(resolve_tracking_uri(config.tracking_uri, config.storage_path))
     _say(silent, "starting Ray and its workers")
     start_ray()
     mark("Ray up")

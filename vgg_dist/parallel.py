@@ -13,7 +13,7 @@ from vgg_dist.config import ReproduceConfig, TrainConfig, TrainingError
 from vgg_dist.driver import Part, run_training
 from vgg_dist.nodes import check_storage, groups_at_once, start_ray, worker_resources
 from vgg_dist.programme import Run
-from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
+from vgg_dist.tracking import check_store, finish_run, open_run, resolve_tracking_uri
 
 DRIVER_MEMORY = 5e8  # bytes
 
@@ -24,12 +24,13 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run]) -> None:
     ValueError for a cluster or storage that cannot be; TrainingError, with all the reasons, once nothing more can run.
     """
     check_storage(config.storage_path)
+    uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
+    check_store(uri)
     print("vgg_dist.reproduce: starting Ray", flush=True)
     start_ray()
     at_once = groups_at_once(config.num_workers) if config.num_workers else 1
     resources = worker_resources(None if config.num_workers is None else config.num_workers * at_once)
     resources = resources[: len(resources) // at_once]
-    uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     tags = {"mlflow.source.name": "vgg_dist.reproduce"}
     parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
     # Each waits for Ray Train in a process of its own, which needs no CPU; a lost node costs it a start, not its training.

@@ -115,7 +115,8 @@ def describe_plan(
         epochs = run.config.epochs
         hours = num_train * epochs / rates[run.config.arch] / 3600
         size = run.config.image_size or 0
-        gmacs = macs(build_model(run.config.arch, num_classes=1000, head=run.config.head, image_size=size), size) / 1e9
+        with torch.device("meta"):
+            gmacs = macs(build_model(run.config.arch, head=run.config.head, image_size=size), size) / 1e9
         forward[run.name] = 3 * rates[run.config.arch]  # a step is a forward pass, and twice that backward
         finish[run.name] = finish[run.after] + hours
         total += hours

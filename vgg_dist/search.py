@@ -24,7 +24,7 @@ from vgg_dist.config import Range, TrainConfig, TrainingError, TuneConfig
 from vgg_dist.driver import Part, open_training, run_training
 from vgg_dist.nodes import check_storage, groups_at_once, start_ray, worker_resources
 from vgg_dist.storage import beside, read_file, replace_file
-from vgg_dist.tracking import TrackedRun, finish_run, open_run, resolve_tracking_uri
+from vgg_dist.tracking import TrackedRun, check_store, finish_run, open_run, resolve_tracking_uri
 
 WORST = {"top1_error": 100.0, "top5_error": 100.0, "loss": math.inf}
 DRIVER_MEMORY = 1e9  # bytes that a trial's own process and Ray Train's controller take
@@ -60,12 +60,13 @@ def run_search(config: TuneConfig) -> SearchResult:
     """
     check_storage(config.storage_path)
     _keep_settings(config)
+    uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
+    check_store(uri)
     print("vgg_dist.tune: starting Ray", flush=True)
     start_ray()
     workers = config.num_workers or 1
     at_once = min(config.trials_at_once or groups_at_once(workers), config.num_trials())
     resources = worker_resources(workers * at_once)[:workers]
-    uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     tags = {"mlflow.source.name": "vgg_dist.tune", "arch": config.arch}
     run = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
     status = "FAILED"

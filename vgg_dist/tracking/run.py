@@ -25,10 +25,10 @@ from vgg_dist.tracking.store import (
     METRICS_A_REQUEST,
     PARAM_LENGTH,
     PARAMS_A_REQUEST,
+    check_store,
     connect,
     database,
     find_or_create_experiment,
-    prepare_database,
     reason,
     split,
     tracking_errors,
@@ -72,9 +72,8 @@ def open_run(
     TrackingError, within seconds, where the server or database refuses; ValueError where the storage does.
     """
     folder = beside(absolute(storage_path), name)
+    check_store(tracking_uri)
     with tracking_errors(tracking_uri):
-        if file := database(tracking_uri):
-            prepare_database(file)
         client = connect(tracking_uri)
         experiment_id = find_or_create_experiment(client, tracking_uri, experiment)
     token = _training_token(folder)  # after the first contact: a refused start leaves no folder behind

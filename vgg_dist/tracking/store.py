@@ -90,6 +90,15 @@ def prepare_database(path: Path) -> None:
         opened.rollback()
 
 
+def check_store(tracking_uri: str) -> None:
+    """TrackingError, within seconds, where the server or database refuses; a missing database is made."""
+    with tracking_errors(tracking_uri):
+        if file := database(tracking_uri):
+            prepare_database(file)
+        else:
+            connect(tracking_uri).search_experiments(max_results=1)
+
+
 def find_or_create_experiment(client: MlflowClient, tracking_uri: str, name: str) -> str:
     """The experiment's id. A new one in a database keeps its artifacts beside it, not in mlflow's ./mlruns."""
     from mlflow.exceptions import MlflowException
