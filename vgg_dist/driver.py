@@ -94,21 +94,13 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
         ),
     )
     _say(silent, f"run {config.name}, {describe_workers(resources)}; metrics every {config.log_every} steps")
-    status = "FAILED"
     try:
-        result = trainer.fit()
-        if result.return_value and "error" in result.return_value:
-            raise TrainingError(result.return_value["error"])
-        status = "FINISHED"
-    except ray.train.TrainingFailedError as error:
-        raise TrainingError(_root_cause(error)) from None
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise TrainingError(f"interrupted; --name {config.name} resumes it") from None
-    finally:
+        result = _fit(trainer, config)
+    except BaseException as error:
         Tracker(run).close(SERVER_WAIT_S)
-        if status != "FINISHED":
-            finish_run(run, status)
+        finish_run(run, "KILLED" if isinstance(error, Interrupted) else "FAILED", " ".join(str(error).split())[:500])
+        raise
+    Tracker(run).close(SERVER_WAIT_S)
     outcome = result.return_value | {"checkpoint": result.checkpoint.path}
     if not silent:
         _keep_model(run, config, result.checkpoint, outcome["step"])
@@ -116,6 +108,23 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     _write_outcome(config, outcome)
     _say(silent, f"run {config.name} finished{_result(outcome)}\n{ui_hint(run)}")
     return outcome["metrics"]
+
+
+class Interrupted(TrainingError):
+    """A run that its user stopped."""
+
+
+def _fit(trainer: TorchTrainer, config: TrainConfig) -> ray.train.Result:
+    """The training's own result, or its failure as a TrainingError."""
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise TrainingError(_root_cause(error)) from None
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; --name {config.name} resumes it") from None
+    if result.return_value and "error" in result.return_value:
+        raise TrainingError(result.return_value["error"])
+    return result
 
 
 def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> TrackedRun:

@@ -8,16 +8,23 @@ Ray Tune needs to go on after an interruption.
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
 from dataclasses import dataclass, replace
 from typing import Any
+
+# Ray Tune's own output (a box at the start) and its files for TensorBoard and others; read when it is imported.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 
 import ray.train
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, Tuner
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
-from ray.tune.search import BasicVariantGenerator, Searcher
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from vgg_dist.config import Range, TrainConfig, TrainingError, TuneConfig
@@ -64,6 +71,7 @@ def run_search(config: TuneConfig) -> SearchResult:
     check_store(uri)
     print("vgg_dist.tune: starting Ray", flush=True)
     start_ray()
+    logging.getLogger("ray.tune").setLevel(logging.WARNING)
     workers = config.num_workers or 1
     at_once = min(config.trials_at_once or groups_at_once(workers), config.num_trials())
     resources = worker_resources(workers * at_once)[:workers]
@@ -107,22 +115,22 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
         storage_path=config.folder,
         # A trial is started again where its driver was lost with a node; what it finds wrong itself it reports.
         failure_config=FailureConfig(max_failures=config.max_failures),
-        callbacks=[SearchProgress(config, run)],
+        callbacks=[SearchProgress(config, run), JsonLoggerCallback()],
         verbose=0,
     )
     state = beside(config.folder, "tune")
     if Tuner.can_restore(state):
         return Tuner.restore(state, trainable, resume_unfinished=True, restart_errored=True, param_space=space)
-    algorithm: Searcher | BasicVariantGenerator = BasicVariantGenerator(random_state=config.seed)
+    algorithm: Searcher | BasicVariantGenerator = BasicVariantGenerator(max_concurrent=at_once, random_state=config.seed)
     if config.search == "bayesian":
-        algorithm = OptunaSearch(metric=config.metric, mode="min", seed=config.seed)
+        optuna = OptunaSearch(metric=config.metric, mode="min", seed=config.seed)
+        algorithm = ConcurrencyLimiter(optuna, max_concurrent=at_once)
     tune_config = tune.TuneConfig(
         metric=config.metric,
         mode="min",
         search_alg=algorithm,
         scheduler=_scheduler(config),
         num_samples=1 if config.search == "grid" else config.trials,
-        max_concurrent_trials=at_once,
     )
     return Tuner(trainable, param_space=space, tune_config=tune_config, run_config=run_config)
 
@@ -197,7 +205,7 @@ class SearchProgress(Callback):
         ended = result.get("ended") or f"stopped early at epoch {result.get('epoch', 0):g}"
         if ended != "finished" and not ended.startswith("failed"):
             finish_run(open_training(self._training(trial), self.run), "KILLED", ended)
-        done = sum(other.is_finished() for other in trials)
+        done = sum(other is trial or other.is_finished() for other in trials)
         self._say(trial, f"{ended}; {done} of {self.config.num_trials()} trials done")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

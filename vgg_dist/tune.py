@@ -10,6 +10,7 @@ was interrupted. At the end: a table, pictures, and the vgg_dist.train command o
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import tyro
@@ -52,7 +53,9 @@ def search(config: TuneConfig) -> TrainConfig:
         "learning_curves.png": encode(draw_curves(comparison), "png"),
         "parallel_coordinates.png": encode(draw_parallel(comparison), "png"),
     }
-    command = best.config.command_line()
+    # A run of its own: the trial's is at its end.
+    again = dataclasses.replace(best.config, storage_path=config.storage_path, name=f"{config.name}-best")
+    command = again.command_line()
     log_report(found.run, {f"best/{config.metric}": best.error}, {"search.html": page, **pictures, "best.txt": command})
     epochs = sum(trial.epochs for trial in found.trials)
     print(
