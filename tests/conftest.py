@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
 import sys
 import tarfile
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+
+ROOT = Path(__file__).parents[1]
 
 # Test-sized work on many threads is slower, and results should not depend on the machine's core count.
 torch.set_num_threads(min(2, torch.get_num_threads()))
@@ -58,6 +62,17 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield filesystem
     finally:
         server.stop()
+
+
+def kill_once(command: list[str], condition: Callable[[], object], log: Path) -> None:
+    """Starts a command, and SIGKILLs it as soon as the condition holds."""
+    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT) as process:
+        deadline = time.monotonic() + 400
+        while not condition():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.kill()
 
 
 @dataclass(frozen=True)

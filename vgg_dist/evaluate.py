@@ -41,8 +41,8 @@ def main() -> None:
         fail("vgg_dist.evaluate", f"interrupted; --name {config.name} goes on with it")
 
 
-def evaluate(config: EvalConfig, wanted: Wanted | None = None) -> Report | None:
-    """Evaluates and reports; see `evaluation.plan_evaluation` for `wanted`.
+def evaluate(config: EvalConfig, wanted: Wanted | None = None, parent: TrackedRun | None = None) -> Report | None:
+    """Evaluates and reports; `wanted` as in `evaluation.plan_evaluation`, `parent` the run in MLflow that it is nested in.
 
     ValueError or OSError, one line, for whatever stops it; what was computed is kept.
     """
@@ -62,7 +62,7 @@ def evaluate(config: EvalConfig, wanted: Wanted | None = None) -> Report | None:
         raise ValueError(f"--data {config.data}: a folder of images without classes needs --labels, or --submission")
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     tags = {"mlflow.source.name": "vgg_dist.evaluate"}
-    run = open_run(uri, config.experiment, config.storage_path, config.name, config.to_dict(), tags)
+    run = open_run(uri, config.experiment, config.storage_path, config.name, config.to_dict(), tags, parent)
     status = "FAILED"
     try:
         compute(evaluation, config)

@@ -11,56 +11,47 @@ import ray
 
 from vgg_dist.config import ReproduceConfig, TrainConfig, TrainingError
 from vgg_dist.driver import Part, run_training
-from vgg_dist.nodes import check_storage, groups_at_once, start_ray, worker_resources
+from vgg_dist.nodes import groups_at_once, start_ray, worker_resources
 from vgg_dist.programme import Run
-from vgg_dist.tracking import check_store, finish_run, open_run, resolve_tracking_uri
+from vgg_dist.tracking import TrackedRun
 
 DRIVER_MEMORY = 5e8  # bytes
 
 
-def run_all(config: ReproduceConfig, runs: Sequence[Run]) -> None:
+def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
     """Runs them all, `config` being resolved; those that are finished are found by name and not run again.
 
-    ValueError for a cluster or storage that cannot be; TrainingError, with all the reasons, once nothing more can run.
+    `parent` is the run in MLflow that they are nested in. ValueError for a cluster that has no room; TrainingError, with all
+    the reasons, once nothing more can run.
     """
-    check_storage(config.storage_path)
-    uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
-    check_store(uri)
     print("vgg_dist.reproduce: starting Ray", flush=True)
     start_ray()
     at_once = groups_at_once(config.num_workers) if config.num_workers else 1
     resources = worker_resources(None if config.num_workers is None else config.num_workers * at_once)
     resources = resources[: len(resources) // at_once]
-    tags = {"mlflow.source.name": "vgg_dist.reproduce"}
-    parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
     # Each waits for Ray Train in a process of its own, which needs no CPU; a lost node costs it a start, not its training.
     train = ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=config.max_failures)(run_training)
     waiting = list(runs)
     running: dict[ray.ObjectRef, Run] = {}
     done: set[str | None] = {None}
     failures: dict[str, str] = {}
-    status = "FAILED"
-    try:
-        while waiting or running:
-            for run in [run for run in waiting if run.after in done][: at_once - len(running)]:
-                waiting.remove(run)
-                running[train.remote(_with_uri(run.config, uri), Part(parent, resources))] = run
-                print(f"vgg_dist.reproduce: {run.name} (run {len(done)} of {len(runs)})", flush=True)
-            if not running:  # the others start from runs that failed
-                break
-            [finished], _ = ray.wait(list(running))
-            run = running.pop(finished)
-            try:
-                ray.get(finished)
-                done.add(run.name)
-            except ray.exceptions.RayTaskError as error:
-                if not isinstance(error.cause, ValueError | TrainingError):
-                    raise
-                failures[run.name] = str(error.cause)
-                print(f"vgg_dist.reproduce: {run.name} failed: {error.cause}", flush=True)
-        status = "FAILED" if failures else "FINISHED"
-    finally:
-        finish_run(parent, status)
+    while waiting or running:
+        for run in [run for run in waiting if run.after in done][: at_once - len(running)]:
+            waiting.remove(run)
+            running[train.remote(_with_uri(run.config, parent.tracking_uri), Part(parent, resources))] = run
+            print(f"vgg_dist.reproduce: {run.name} (run {len(runs) - len(waiting)} of {len(runs)})", flush=True)
+        if not running:  # the others start from runs that failed
+            break
+        [finished], _ = ray.wait(list(running))
+        run = running.pop(finished)
+        try:
+            ray.get(finished)
+            done.add(run.name)
+        except ray.exceptions.RayTaskError as error:
+            if not isinstance(error.cause, ValueError | TrainingError):
+                raise
+            failures[run.name] = str(error.cause)
+            print(f"vgg_dist.reproduce: {run.name} failed: {error.cause}", flush=True)
     if failures:
         raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in failures.items()))
 

@@ -122,7 +122,7 @@ def describe_plan(
         total += hours
         start = run.after or run.config.init
         rows.append((
-            run.name, start, f"{run.config.lr:g}", str(epochs), f"{num_train * epochs / 1e6:.3g} M", f"{gmacs:.2f}",
+            run.name, start, f"{run.config.lr:g}", str(epochs), f"{num_train * epochs:,}", f"{gmacs:.2f}",
             f"{rates[run.config.arch]:.4g}", f"{hours:.3g}",
         ))  # fmt: skip
     evaluation = sum(_evaluation_passes(config, run) / forward[run.name] for run in runs) * num_val / 3600

@@ -23,6 +23,7 @@ from vgg_dist.storage import beside
 if TYPE_CHECKING:
     from vgg_dist.paper import AnyView
     from vgg_dist.programme import Run
+    from vgg_dist.tracking import TrackedRun
     from vgg_dist.weights import TrainedNet
 
 
@@ -50,10 +51,21 @@ def reproduce(config: ReproduceConfig) -> None:
         assert splits is not None
         print(plan(config, runs, (len(splits[0]), len(splits[1])), len(splits[0].class_names)))
         return
+    from vgg_dist.nodes import check_storage
     from vgg_dist.parallel import run_all
+    from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
 
-    run_all(config, runs)
-    evaluate_all(config, runs)
+    check_storage(config.storage_path)
+    uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
+    tags = {"mlflow.source.name": "vgg_dist.reproduce"}
+    parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
+    status = "FAILED"
+    try:
+        run_all(config, runs, parent)
+        evaluate_all(config, runs, parent)
+        status = "FINISHED"
+    finally:
+        finish_run(parent, status)
 
 
 def plan(config: ReproduceConfig, runs: list[Run], images: tuple[int, int], num_classes: int) -> str:
@@ -72,7 +84,7 @@ def plan(config: ReproduceConfig, runs: list[Run], images: tuple[int, int], num_
     return f"{describe_plan(config, runs, images, rates, device)}\n\n{commands}"
 
 
-def evaluate_all(config: ReproduceConfig, runs: list[Run]) -> None:
+def evaluate_all(config: ReproduceConfig, runs: list[Run], parent: TrackedRun) -> None:
     """Every posterior that the wanted tables need, and the report."""
     from vgg_dist.evaluate import evaluate
     from vgg_dist.paper import single_scale
@@ -95,9 +107,10 @@ def evaluate_all(config: ReproduceConfig, runs: list[Run]) -> None:
             precision=config.precision,
             loader_threads=config.loader_threads,
             experiment=config.experiment,
-            tracking_uri=config.tracking_uri,
+            tracking_uri=parent.tracking_uri,
         ),
         wanted,
+        parent,
     )
 
 

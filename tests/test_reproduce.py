@@ -1,0 +1,80 @@
+"""The programme on a real Ray, killed on the way and resumed; and its errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+from conftest import ROOT, Outcome, kill_once
+
+from vgg_dist.tracking import read_runs
+from vgg_dist.tracking.store import connect
+
+SMALL = """
+    --head linear --image-size 32 --data synthetic:train=96,val=20,size=48 --global-batch 32 --precision fp32 --epochs 20
+    --epochs-scale 0.05 --only B --upto table3 --scales 36 48 36-64 --name small
+""".split()  # noqa: SIM905
+
+
+@pytest.mark.ray
+def test_killed_on_the_way_it_goes_on_to_the_tables(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vgg_dist.reproduce", *SMALL, "--storage-path", str(tmp_path)]
+    finished = tmp_path / "small" / "A-36" / "outcome.json"
+    kill_once(command, finished.exists, tmp_path / "killed.log")
+    written = finished.stat().st_mtime_ns
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=500)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert finished.stat().st_mtime_ns == written  # not trained again
+
+    (shallow,) = (tmp_path / "small" / "A-36").glob("checkpoint-*")
+    (deep,) = (tmp_path / "small" / "B-36").glob("checkpoint-*")
+    assert len(safetensors.torch.load_file(deep / "model.safetensors")) > len(
+        safetensors.torch.load_file(shallow / "model.safetensors")
+    )
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    runs = {run.name: run for run in read_runs(uri, "vgg_dist")}
+    assert {name: (run.status, run.settings["init"]) for name, run in runs.items()} == {
+        "A-36": ("FINISHED", "glorot"),
+        "B-36": ("FINISHED", "from A-36"),
+    }
+    client = connect(uri)
+    (parent,) = {client.get_run(run.run_id).data.tags["mlflow.parentRunId"] for run in runs.values()}
+    assert client.get_run(parent).info.status == "FINISHED"
+    report = (tmp_path / "small" / "evaluation" / "report.md").read_text()
+    for net in ("A-36", "B-36"):
+        assert f"| {net} |" in report.replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--scales", "31", "48", "36-64"], ["--scales 31", "32"]),
+        (["--only", "F"], ["--only", "A-LRN"]),
+        (["--upto", "table9"], ["--upto", "table6"]),
+        (["--arch", "D"], ["--arch"]),
+        (["--data", "/nowhere"], ["/nowhere"]),
+        (["--tracking-uri", "http://127.0.0.1:9"], ["--tracking-uri http://127.0.0.1:9"]),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_started(
+    flags: list[str], words: list[str], tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    done = call("vgg_dist.reproduce", *SMALL, "--storage-path", tmp_path, *flags)
+    assert done.status == 2
+    assert done.stderr.startswith("vgg_dist.reproduce: ")
+    assert done.stderr.count("\n") == 1
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_the_plan_is_printed_without_running(tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    done = call("vgg_dist.reproduce", *SMALL, "--storage-path", tmp_path, "--plan")
+    assert done.status == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[-2:]] == [["python", "-m"], ["python", "-m"]]
+    assert any(line.startswith("A-36 ") and " 96 " in line for line in lines)
+    assert any(line.split()[:2] == ["B-36", "A-36"] for line in lines)
+    assert not list(tmp_path.iterdir())
