@@ -64,9 +64,53 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         server.stop()
 
 
-def kill_once(command: list[str], condition: Callable[[], object], log: Path) -> None:
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """`ray start --head` with token authentication, three CPUs wide; yields what a client of it has in its environment."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    folder = Path(tmp_path_factory.mktemp("ray"))
+    temporary = Path(f"/tmp/vgg{os.getpid()}")  # short: Ray's sockets lie in there
+    env = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+        "RAY_ADDRESS": "http://127.0.0.1:8299",
+        "VGG_DIST_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    start = [
+        ray,
+        "start",
+        "--head",
+        "--port",
+        "6399",
+        "--dashboard-port",
+        "8299",
+        "--dashboard-agent-listen-port",
+        "52399",
+        "--num-cpus",
+        "3",
+        "--num-gpus",
+        "0",
+    ]
+    start += ["--temp-dir", str(temporary), "--disable-usage-stats"]
+    bare = {key: value for key, value in (os.environ | env).items() if key != "RAY_ADDRESS"}
+    subprocess.run(start, env=bare, check=True, capture_output=True, timeout=180)
+    yield env
+    subprocess.run([ray, "stop", "--force"], env=bare, check=False, capture_output=True, timeout=120)
+    subprocess.run(["rm", "-rf", str(temporary)], check=False)
+
+
+def driver(cluster: dict[str, str]) -> dict[str, str]:
+    """The environment of a training started beside the cluster rather than as a job."""
+    return cluster | {"RAY_ADDRESS": "127.0.0.1:6399"}
+
+
+def kill_once(command: list[str], condition: Callable[[], object], log: Path, env: dict[str, str]) -> None:
     """Starts a command, and SIGKILLs it as soon as the condition holds."""
-    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT) as process:
+    with (
+        log.open("w") as file,
+        subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, env=os.environ | env) as process,
+    ):
         deadline = time.monotonic() + 400
         while not condition():
             assert process.poll() is None, log.read_text()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import Outcome
+from conftest import ROOT, Outcome, driver, kill_once
 from networks import build_drawn
 from numpy.typing import NDArray
 from PIL import Image
@@ -31,7 +29,6 @@ from vgg_dist.evaluation import plan_evaluation
 from vgg_dist.models import fully_convolutional
 from vgg_dist.posteriors import decode
 
-ROOT = Path(__file__).parents[1]
 DATA = "synthetic:train=100,val=300,size=48"
 CLASSES = open_store(DATA, "val").class_names
 
@@ -122,20 +119,16 @@ def command(*flags: str, **options: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.ray
-def test_killed_and_resumed_on_two_workers_gives_the_same_numbers(runs: Path) -> None:
+def test_killed_and_resumed_on_two_workers_gives_the_same_numbers(runs: Path, cluster: dict[str, str]) -> None:
     flags = [str(runs / "net-A"), "--storage-path", str(runs), "--precision", "fp32", "--test-scales", "37", "64"]
     whole = command(*flags, "--name", "whole")
     assert whole.returncode == 0, whole.stderr
     line = [sys.executable, "-m", "vgg_dist.evaluate", *flags, "--name", "killed"]
-    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not (parts := sorted((runs / "killed").rglob("part-*.npy"))):
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
+    kill_once(line, lambda: list((runs / "killed").rglob("part-*.npy")), runs / "killed.log", {})
     parts = sorted((runs / "killed").rglob("part-*.npy"))
     assert len(parts) < 6
     before = {part: part.stat().st_mtime_ns for part in parts}
-    resumed = command(*flags, "--name", "killed", "--num-workers", "2")
+    resumed = command(*flags, "--name", "killed", "--num-workers", "2", env=os.environ | driver(cluster))
     assert resumed.returncode == 0, resumed.stderr
     assert {part: part.stat().st_mtime_ns for part in parts} == before
     for part in sorted((runs / "whole").rglob("part-*.npy")):

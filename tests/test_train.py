@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import ray
 import safetensors.torch
 import torch
-from conftest import Outcome
+from conftest import Outcome, driver
 
 ROOT = Path(__file__).parents[1]
 SMALL = """
@@ -103,47 +103,6 @@ def test_mistakes_are_named_before_anything_is_started(
 # On a cluster.
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """`ray start --head` with token authentication, three CPUs wide; yields what a client of it has in its environment."""
-    ray = str(Path(sys.executable).with_name("ray"))
-    folder = Path(tmp_path_factory.mktemp("ray"))
-    temporary = Path(f"/tmp/vgg{os.getpid()}")  # short: Ray's sockets lie in there
-    env = {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
-        "RAY_ADDRESS": "http://127.0.0.1:8299",
-        "VGG_DIST_CACHE": str(folder / "cache"),
-        "OMP_NUM_THREADS": "1",
-    }
-    start = [
-        ray,
-        "start",
-        "--head",
-        "--port",
-        "6399",
-        "--dashboard-port",
-        "8299",
-        "--dashboard-agent-listen-port",
-        "52399",
-        "--num-cpus",
-        "3",
-        "--num-gpus",
-        "0",
-    ]
-    start += ["--temp-dir", str(temporary), "--disable-usage-stats"]
-    bare = {key: value for key, value in (os.environ | env).items() if key != "RAY_ADDRESS"}
-    subprocess.run(start, env=bare, check=True, capture_output=True, timeout=180)
-    yield env
-    subprocess.run([ray, "stop", "--force"], env=bare, check=False, capture_output=True, timeout=120)
-    subprocess.run(["rm", "-rf", str(temporary)], check=False)
-
-
-def driver(cluster: dict[str, str]) -> dict[str, str]:
-    """The environment of a training started beside the cluster rather than as a job."""
-    return cluster | {"RAY_ADDRESS": "127.0.0.1:6399"}
-
-
 def weights(run_folder: Path) -> dict[str, torch.Tensor]:
     last = sorted(run_folder.glob("checkpoint-*"))[-1]
     return safetensors.torch.load_file(last / "model.safetensors")
@@ -220,6 +179,15 @@ def test_a_job_with_the_token_trains_and_is_tracked(undisturbed: Path) -> None:
     artifacts = {path.name for path in undisturbed.rglob("*") if path.is_file()}
     assert "learning_curves.png" in artifacts
     assert "MLmodel" in artifacts
+
+
+@pytest.mark.ray
+def test_a_finished_run_is_not_trained_again(undisturbed: Path, call: Callable[..., Outcome]) -> None:
+    flags = [*SMALL, "--storage-path", undisturbed, "--name", "whole"]
+    again = call("vgg_dist.train", *flags)
+    assert (again.status, again.stderr) == (0, "")
+    assert "run whole was finished before at step 16" in again.stdout
+    assert not ray.is_initialized()
 
 
 @pytest.mark.ray

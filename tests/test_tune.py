@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Outcome, kill_once
+from conftest import ROOT, Outcome, driver, kill_once
 
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.store import connect
@@ -25,7 +26,10 @@ def command(*flags: str) -> list[str]:
 
 
 @pytest.mark.ray
-def test_a_killed_search_goes_on_and_a_diverging_trial_does_not_end_it(tmp_path: Path, call: Callable[..., Outcome]) -> None:
+def test_a_killed_search_goes_on_and_a_diverging_trial_does_not_end_it(
+    cluster: dict[str, str], tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    env = driver(cluster)
     flags = ["--search", "grid", "--search-lr", "0.02", "1e12", "--trials-at-once", "1", "--early-stopping", "none"]
     flags += ["--storage-path", str(tmp_path)]
 
@@ -34,11 +38,11 @@ def test_a_killed_search_goes_on_and_a_diverging_trial_does_not_end_it(tmp_path:
         time.sleep(2 * found)  # Ray Tune writes down what it knows once a second at most
         return found
 
-    kill_once(command(*flags), first_is_finished, tmp_path / "killed.log")
+    kill_once(command(*flags), first_is_finished, tmp_path / "killed.log", env)
     (finished,) = tmp_path.glob("searched/lr0.02*/outcome.json")
     written = finished.stat().st_mtime_ns
 
-    again = subprocess.run(command(*flags), capture_output=True, text=True, cwd=ROOT, timeout=500)
+    again = subprocess.run(command(*flags), capture_output=True, text=True, cwd=ROOT, timeout=500, env=os.environ | env)
     assert again.returncode == 0, again.stdout + again.stderr
     assert finished.stat().st_mtime_ns == written  # not trained again
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
