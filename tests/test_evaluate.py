@@ -119,10 +119,12 @@ def command(*flags: str, **options: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.ray
-def test_killed_and_resumed_on_two_workers_gives_the_same_numbers(runs: Path, cluster: dict[str, str]) -> None:
+def test_killed_and_resumed_on_two_workers_gives_the_same_numbers(
+    runs: Path, cluster: dict[str, str], call: Callable[..., Outcome]
+) -> None:
     flags = [str(runs / "net-A"), "--storage-path", str(runs), "--precision", "fp32", "--test-scales", "37", "64"]
-    whole = command(*flags, "--name", "whole")
-    assert whole.returncode == 0, whole.stderr
+    whole = call("vgg_dist.evaluate", *flags, "--name", "whole")
+    assert whole.status == 0, whole.stderr
     line = [sys.executable, "-m", "vgg_dist.evaluate", *flags, "--name", "killed"]
     kill_once(line, lambda: list((runs / "killed").rglob("part-*.npy")), runs / "killed.log", {})
     parts = sorted((runs / "killed").rglob("part-*.npy"))
