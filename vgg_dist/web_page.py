@@ -15,10 +15,6 @@ main { max-width: 72rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .6rem; letter-spacing: -.01em; }
 h2 { font-size: 1.2rem; margin: 2.8rem 0 .3rem; scroll-margin-top: 1rem; }
 p { max-width: 60rem; margin: 0 0 .9rem; } p.how { color: var(--soft); } p.note { margin-top: .7rem; font-size: .875rem; }
-nav { margin: 1rem 0 0; } nav a { color: var(--accent); margin-right: 1.1rem; text-underline-offset: .2em; }
-.best { display: flex; flex-wrap: wrap; align-items: baseline; gap: .3rem 1.6rem; margin: 1.4rem 0; padding: 1rem 1.2rem;
-  background: var(--panel); border: 1px solid var(--line); border-left: 4px solid var(--accent); border-radius: 8px; }
-.best b { font-size: 1.7rem; font-variant-numeric: tabular-nums; } .best span { color: var(--soft); }
 .table { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: separate; border-spacing: 0; width: 100%; font-variant-numeric: tabular-nums; }
 thead { position: sticky; top: 0; z-index: 1; }
@@ -30,7 +26,6 @@ tbody th { font-weight: 600; min-width: 8rem; } tr.missing > th { font-weight: 4
 tbody tr > * { border-top: 1px solid var(--line); }
 th.number, td.number { text-align: right; }
 td.number, td.what, thead tr + tr th { white-space: nowrap; } th.group { text-align: center; }
-figcaption { color: var(--soft); font-size: .75rem; line-height: 1.25; margin-top: .2rem; overflow-wrap: anywhere; }
 @media (max-width: 60rem) { .table { overflow-x: auto; } }
 @media print { thead { position: static; } .table { border: 0; } }
 """

@@ -12,8 +12,8 @@ from vgg_dist.comparison.table import OUTCOMES, Comparison
 from vgg_dist.web_page import web_page
 
 _STYLE = """
-img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 8px; }
-main { max-width: 96rem; } .table { overflow-x: auto; margin-top: 1rem; } tr.best > * { background: var(--better); }
+img { display: block; width: 100%; max-width: 62rem; background: #fff; border: 1px solid var(--line); border-radius: 8px; }
+main { max-width: 96rem; } .table { overflow-x: auto; margin-top: 1rem; } tr.lowest > * { background: var(--better); }
 td { white-space: nowrap; } dl { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; color: var(--soft); margin: .4rem 0; }
 dl div { display: flex; gap: .4rem; } dd { margin: 0; color: var(--text); }
 """
@@ -62,7 +62,7 @@ def _table(comparison: Comparison) -> str:
             f"<td{' class=number' if heading in numbers else ''}>{escape(cell)}</td>"
             for heading, cell in zip(comparison.headings[1:], others, strict=True)
         )
-        best = ' class="best"' if place == 0 and comparison.rows[0].errors else ""
-        rows.append(f'<tr{best}><th scope="row">{escape(name)}</th>{filled}</tr>')
+        lowest = ' class="lowest"' if place == 0 and comparison.rows[0].errors else ""
+        rows.append(f'<tr{lowest}><th scope="row">{escape(name)}</th>{filled}</tr>')
     content = "\n".join(rows)
     return f'<div class="table"><table><thead><tr>{heads}</tr></thead>\n<tbody>\n{content}\n</tbody></table></div>'

@@ -45,7 +45,7 @@ def draw_curves(comparison: Comparison) -> Figure:
 
 def draw_parallel(comparison: Comparison) -> Figure:
     """Parallel coordinates: a line for each training through its settings to its error, coloured by the error."""
-    rows = [row for row in comparison.rows if row.errors is not None]
+    rows = [row for row in comparison.rows if row.errors is not None][::-1]  # the best is drawn last, over the others
     names = comparison.settings
     errors = np.array([row.errors[0] for row in rows if row.errors])
     columns = [_axis([row.settings[column] for row in rows]) for column in range(len(names))]
@@ -59,7 +59,15 @@ def draw_parallel(comparison: Comparison) -> Figure:
     for place, (_, ticks) in enumerate(columns):
         axes.axvline(place, color="0.3", linewidth=1)
         for position, text in ticks:
-            axes.annotate(text, (place, position), xytext=(4, 0), textcoords="offset points", fontsize=8, va="center")
+            axes.annotate(
+                text,
+                (place, position),
+                xytext=(4, 0),
+                textcoords="offset points",
+                fontsize=8,
+                va="center",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
+            )
     axes.set(xlim=(-0.1, len(columns) - 0.5), ylim=(-0.05, 1.05), yticks=[])
     axes.set_xticks(range(len(columns)), [*names, "top-1 error (%)"])
     for side in ("left", "right", "top", "bottom"):

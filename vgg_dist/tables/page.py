@@ -28,6 +28,10 @@ Picture = Callable[[int], bytes]
 PAPER_ROUNDING = 0.05  # points: the paper gives one digit; a smaller difference is none
 
 _STYLE = """
+nav { margin: 1rem 0 0; } nav a { color: var(--accent); margin-right: 1.1rem; text-underline-offset: .2em; }
+.best { display: flex; flex-wrap: wrap; align-items: baseline; gap: .3rem 1.6rem; margin: 1.4rem 0; padding: 1rem 1.2rem;
+  background: var(--panel); border: 1px solid var(--line); border-left: 4px solid var(--accent); border-radius: 8px; }
+.best b { font-size: 1.7rem; font-variant-numeric: tabular-nums; } .best span { color: var(--soft); }
 .start { border-left: 1px solid var(--line); }
 tr.missing > th, tr.missing > td, td.none, td.run { color: var(--soft); }
 td.run { overflow-wrap: anywhere; min-width: 10rem; }
@@ -36,6 +40,7 @@ td.share { min-width: 5.5rem; }
 td i { display: block; height: 4px; margin: 3px 0 0 auto; border-radius: 2px; background: var(--bar); }
 .examples { display: flex; flex-wrap: wrap; gap: .5rem; min-width: 27.5rem; }
 figure { margin: 0; width: 6.5rem; }
+figcaption { color: var(--soft); font-size: .75rem; line-height: 1.25; margin-top: .2rem; overflow-wrap: anywhere; }
 figure img { display: block; width: 100%; height: 5rem; object-fit: cover; border-radius: 5px; background: var(--head); }
 """
 
