@@ -5,14 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow_server import PATIENCE_S, Server, wait_for
 from PIL import Image
 from torch import nn
 
@@ -41,8 +39,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
 ]
-
-PATIENCE_S = 240  # a server's start takes 20 seconds, on a busy machine minutes
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +69,6 @@ def measured(step: int) -> Record:
 def logged_steps(run: TrackedRun, metric: str = "train/loss") -> list[int]:
     """All of them: MLflow keeps a step twice that was logged twice."""
     return [point.step for point in connect(run.tracking_uri).get_metric_history(run.run_id, metric)]
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 # --- where runs are kept
@@ -223,41 +212,6 @@ def test_a_writer_killed_in_mid_run_goes_on_without_gap_or_repetition(start: Cal
 
 
 # --- a server
-
-
-class Server:
-    """`mlflow ui` on a fixed port, started with the very command that a person is told at the end of a training."""
-
-    def __init__(self, run: TrackedRun, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.uri = f"http://127.0.0.1:{free.getsockname()[1]}"
-        self.command = shlex.split(ui_hint(run).splitlines()[0].removeprefix("MLflow: "))
-        self.folder = folder  # an experiment made by way of the server keeps its artifacts there
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [*self.command, "--port", self.uri.rpartition(":")[2], "--workers", "1"],
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def ready(self) -> bool:
-        assert self.process.poll() is None, "the server did not start"
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
-                return True
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        """The server and its workers."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")
