@@ -42,6 +42,8 @@ from vgg_dist.tracking import (
     ui_hint,
 )
 
+DRIVER_MEMORY = 1e9  # bytes that this and Ray Train's controller take, where a training is a part of something
+
 
 @dataclass(frozen=True)
 class Part:

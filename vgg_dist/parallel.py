@@ -10,12 +10,10 @@ from collections.abc import Sequence
 import ray
 
 from vgg_dist.config import ReproduceConfig, TrainConfig, TrainingError
-from vgg_dist.driver import Part, run_training
+from vgg_dist.driver import DRIVER_MEMORY, Part, run_training
 from vgg_dist.nodes import groups_at_once, start_ray, worker_resources
 from vgg_dist.programme import Run
 from vgg_dist.tracking import TrackedRun
-
-DRIVER_MEMORY = 5e8  # bytes
 
 
 def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:

@@ -28,13 +28,12 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from vgg_dist.config import Range, TrainConfig, TrainingError, TuneConfig
-from vgg_dist.driver import Part, open_training, run_training
+from vgg_dist.driver import DRIVER_MEMORY, Part, open_training, run_training
 from vgg_dist.nodes import check_storage, groups_at_once, start_ray, worker_resources
 from vgg_dist.storage import beside, read_file, replace_file
 from vgg_dist.tracking import TrackedRun, check_store, finish_run, open_run, resolve_tracking_uri
 
 WORST = {"top1_error": 100.0, "top5_error": 100.0, "loss": math.inf}
-DRIVER_MEMORY = 1e9  # bytes that a trial's own process and Ray Train's controller take
 SETTINGS = "search.json"
 
 
@@ -66,9 +65,9 @@ def run_search(config: TuneConfig) -> SearchResult:
     ValueError for settings, data or a cluster that cannot be; TrainingError where no trial came to a result.
     """
     check_storage(config.storage_path)
-    _keep_settings(config)
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     check_store(uri)
+    _keep_settings(config)
     print("vgg_dist.tune: starting Ray", flush=True)
     start_ray()
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
@@ -80,8 +79,10 @@ def run_search(config: TuneConfig) -> SearchResult:
     status = "FAILED"
     try:
         found = _tuner(config, run, resources, at_once).fit()
+        if found.num_terminated + found.num_errors < config.num_trials():  # Ray Tune ends so at Ctrl-C
+            raise TrainingError(f"interrupted; --name {config.name} goes on with it")
         trials = sorted((_trial(config, result) for result in found), key=lambda trial: trial.error)
-        if not trials or math.isinf(trials[0].error):
+        if math.isinf(trials[0].error):
             raise TrainingError(f"no trial came to a result: {'; '.join(sorted({trial.ended for trial in trials}))}")
         status = "FINISHED"
     finally:
