@@ -16,6 +16,10 @@ from typing import Any
 
 import pytest
 import torch
+from trees import make_tree, picture
+
+from pipelines.shard_writer import write_shards
+from pipelines.store import open_store
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,6 +44,33 @@ def imagenet_samples(real_data: Path, tmp_path_factory: pytest.TempPathFactory) 
         tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not before Python 3.11.4
         tar.extractall(folder)
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="session")
+def small_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of JPEGs and PNGs, with names that are hard on tar readers."""
+    files = {
+        f"train/{c}/{i}.JPEG": picture(100 * len(c) + i + 50 * (c == "dog"))
+        for c in ("cat", "dog", "hot dog")
+        for i in range(20)
+    }
+    files |= {
+        "train/cat/a.b.c.jpg": picture(1),
+        "train/cat/a_b_c.jpg": picture(2),
+        "train/cat/a b c.png": picture(3, "PNG"),
+    }
+    files |= {"train/dog/1.png": picture(4, "PNG"), f"train/dog/{'x' * 200}.jpg": picture(5)}
+    files |= {"train/dog/ünï.jpg": picture(6), "train/dog/deeper/1.JPEG": picture(7)}
+    files |= {f"val/{c}/{i}.jpg": picture(1000 * len(c) + i) for c in ("cat", "hot dog") for i in range(3)}
+    return make_tree(tmp_path_factory.mktemp("small"), files)
+
+
+@pytest.fixture(scope="session")
+def small_shards(small_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards")
+    for split in ("train", "val"):
+        write_shards(open_store(str(small_tree), split), split, out, shard_bytes=30_000, seed=0)
+    return out
 
 
 @pytest.fixture

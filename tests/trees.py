@@ -1,0 +1,46 @@
+"""Folders and tars of small images for tests, and what a store holds."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipelines.samples import SampleStore
+
+
+def picture(number: int, extension: str = "JPEG", mode: str = "RGB", **options: object) -> bytes:
+    """A small image that differs for each number."""
+    pixels = np.random.default_rng(number).integers(0, 255, (20, 24, 3), np.uint8)
+    stream = io.BytesIO()
+    image = Image.fromarray(pixels).convert(mode)
+    if mode.endswith("A"):
+        image.putalpha(100)
+    image.save(stream, extension, **options)
+    return stream.getvalue()
+
+
+def tar_of(path: Path, files: dict[str, bytes], mode: str = "w") -> None:
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def make_tree(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def by_content(store: SampleStore) -> dict[bytes, str]:
+    return {store.read(i): store.class_names[store.labels[i]] for i in range(len(store))}
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
