@@ -79,6 +79,7 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     config = config.with_workers(len(resources))
     run = open_training(config, part.parent if part else None)
     mark("MLflow run open")
+    prefix = None if silent else f"{config.name}  " if part else ""
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=config.to_dict(),
@@ -90,7 +91,7 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
             storage_path=config.storage_path,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=config.max_failures),
-            callbacks=[Monitor(run, config, silent), *(part.callbacks if part else ())],
+            callbacks=[Monitor(run, config, prefix), *(part.callbacks if part else ())],
             # Its warnings repeat every second where there is no dashboard; failures reach `Monitor.after_exception`.
             logging_config=LoggingConfig(log_level="ERROR"),
         ),

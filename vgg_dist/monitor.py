@@ -17,9 +17,10 @@ SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server th
 class Monitor(ray.train.UserCallback):
     """Lives on Ray Train's controller: prints what is reported and passes it to MLflow."""
 
-    def __init__(self, run: TrackedRun, config: TrainConfig, silent: bool) -> None:
+    def __init__(self, run: TrackedRun, config: TrainConfig, prefix: str | None) -> None:
+        """`prefix`: of each line; None for no lines at all."""
         self.config = config
-        self.silent = silent
+        self.prefix = prefix
         self.tracker = Tracker(run)
         self.last: Record | None = None
 
@@ -30,8 +31,8 @@ class Monitor(ray.train.UserCallback):
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         """Takes rank 0's records, and how busy each node is."""
         for record in metrics[0]["records"]:
-            if not self.silent:
-                print(self._line(record), flush=True)
+            if self.prefix is not None:
+                print(self.prefix + self._line(record), flush=True)
         self.tracker.log(metrics[0]["records"])
         for of_worker in metrics:
             if of_worker["system"]:
@@ -44,7 +45,7 @@ class Monitor(ray.train.UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """A worker failed: Ray Train starts the group again from the last checkpoint, or gives up."""
         for rank, error in worker_exceptions.items():
-            print(f"worker {rank} failed: {str(error).strip().splitlines()[-1]}", flush=True)
+            print(f"{self.prefix or ''}worker {rank} failed: {str(error).strip().splitlines()[-1]}", flush=True)
 
     def _line(self, record: Record) -> str:
         """A record as a line for people."""
