@@ -29,6 +29,7 @@ from vgg_dist.tracking import (
     finish_run,
     log_model,
     open_run,
+    read_runs,
     resolve_tracking_uri,
     ui_hint,
 )
@@ -209,6 +210,31 @@ def test_a_writer_killed_in_mid_run_goes_on_without_gap_or_repetition(start: Cal
         assert second.wait() == 0
     assert logged_steps(run) == list(range(steps))
     assert logged_steps(run, "val/loss") == list(range(0, steps, 10))
+
+
+@pytest.mark.slow
+def test_trainings_are_read_back_by_experiment_and_by_parent(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    parent = open_run(uri, "read", str(tmp_path), "search", {}, {"mlflow.source.name": "vgg_dist.tune"})
+    for number, of in enumerate((parent, None)):
+        tags = {"train_scale": "36-64", "init": "from A-36"}
+        run = open_run(uri, "read", str(tmp_path), f"run{number}", {"arch": "D", "train_scale": (36, 64)}, tags, of)
+        tracker = Tracker(run)
+        for step in (10, 20, 30):
+            errors = {"val/top1_error": 90.0 - step, "val/top5_error": 50.0 - step, "val/loss": 3.0 - step / 100}
+            tracker.log([{"step": step, "time": time.time(), "metrics": errors | {"epoch": step / 20}}])
+        assert tracker.close(wait_s=PATIENCE_S) == 0
+        finish_run(run, "KILLED", "stopped early")
+    runs = read_runs(uri, "read")
+    assert [run.name for run in runs] == ["run0", "run1"]
+    assert [run.name for run in read_runs(uri, "read", parent)] == ["run0"]
+    assert runs[1].settings == {"arch": "D", "train_scale": "36-64", "init": "from A-36"}
+    assert runs[1].validations["val/top1_error"] == [(0.5, 80.0), (1.0, 70.0), (1.5, 60.0)]
+    assert (runs[1].status, runs[1].note) == ("KILLED", "stopped early")
+    with pytest.raises(ValueError, match=r"--experiment other: there is none of that name; there are Default, read"):
+        read_runs(uri, "other")
+    with pytest.raises(ValueError, match="there is no such database"):
+        read_runs(f"sqlite:///{tmp_path}/missing.db", "read")
 
 
 # --- a server
