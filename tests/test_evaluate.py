@@ -92,25 +92,26 @@ def plain_loop(run: Path, view: str, scale: int, indices: range) -> NDArray[np.f
 
 @pytest.mark.slow
 def test_posteriors_are_those_of_a_plain_loop_and_the_tables_are_means_of_them(runs: Path) -> None:
-    config = settings(runs, name="tables", views=("dense", "crops"))
+    data = "synthetic:train=100,val=120,size=48"  # the first images of DATA's
+    config = settings(runs, name="tables", views=("dense", "crops"), data=data)
     report = evaluate(config)
     assert report is not None
     evaluation = plan_evaluation(config.resolved())
     assert evaluation.tasks() == []
-    some = range(0, 300, 30)
+    some = range(0, 120, 12)
     for net, files in zip("AB", evaluation.files, strict=True):
         assert set(files) == {(view, scale) for view in ("dense", "crops") for scale in (32, 37, 42)}
         for view in ("dense", "crops"):
             expected = plain_loop(runs / f"net-{net}", view, 37, some)
             np.testing.assert_allclose(files[view, 37].read()[list(some)], expected, rtol=5e-3, atol=1e-6)
-    labels = open_store(DATA, "val").labels
+    labels = open_store(data, "val").labels
     total = np.mean([one.read() for files in evaluation.files for one in files.values()], axis=0)
     error = 100 * np.mean(total.argmax(1) != labels)
     assert any(value == pytest.approx(error) for name, value in report.metrics.items() if name.startswith("table6/"))
-    assert report.images == 300
+    assert report.images == 120
     page = (runs / "tables" / "report.html").read_text()
     assert "data:image" in page
-    assert "300 images" in (runs / "tables" / "report.md").read_text()
+    assert "120 images" in (runs / "tables" / "report.md").read_text()
 
 
 def command(*flags: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -194,7 +195,7 @@ EIGHT = [f"vgg{layers}{norm}" for layers in (11, 13, 16, 19) for norm in ("", "_
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", EIGHT if ALL else ["vgg11_bn", "vgg16"])
+@pytest.mark.parametrize("name", EIGHT if ALL else ["vgg11_bn"])
 def test_top_5_of_the_center_crop_is_torchvisions(imagenet_samples: list[Path], tmp_path: Path, name: str) -> None:
     from torchvision.transforms._presets import ImageClassification
 
@@ -277,10 +278,10 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_what_is_there_of_other_settings_is_not_mixed(runs: Path) -> None:
     evaluate(settings(runs, name="precise", nets=(str(runs / "net-A"),), test_scales=(32,)))
-    with pytest.raises(ValueError, match="700 images of 10 classes, not 300 of 10"):
-        evaluate(settings(runs, name="precise", nets=(str(runs / "net-A"),), data="synthetic:train=100,val=300,size=48"))
+    with pytest.raises(ValueError, match="300 images of 10 classes, not 200 of 10"):
+        evaluate(settings(runs, name="precise", nets=(str(runs / "net-A"),), data="synthetic:train=100,val=200,size=48"))
     with pytest.raises(ValueError, match="computed otherwise"):
         evaluate(settings(runs, name="precise", nets=(str(runs / "net-A"),), test_scales=(32,), precision="auto"))
     manifest = next((runs / "precise").rglob("manifest.json"))
-    assert json.loads(manifest.read_text())["num_images"] == 700
+    assert json.loads(manifest.read_text())["num_images"] == 300
     assert os.path.basename(manifest.parent) == "dense-32"
