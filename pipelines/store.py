@@ -134,10 +134,11 @@ def local_root(location: str) -> Path:
 
 
 def _open_folder(root: Path, split: str) -> FolderStore:
-    train, folder = _split_folder(root, "train"), _split_folder(root, split)
+    folder = _split_folder(root, split)
+    train = _split_folder(root, "train") or folder  # to evaluate, val is enough
     if train is None or folder is None:
         raise ValueError(
-            f"--data {root}: no folder '{'train' if train is None else split}' in it; needed are "
+            f"--data {root}: no folder '{split}' in it; needed are "
             f"train/<class>/*.jpg and val/<class>/*.jpg, or shards with train.index.npz and val.index.npz"
         )
     class_names = _list_classes(train)

@@ -108,6 +108,13 @@ def test_test_folder_is_taken_for_val(tree: Path) -> None:
     assert open_store(f"file://{tree}", "val").name(0) == "test/a/v.png"
 
 
+def test_a_validation_set_alone_can_be_opened(tree: Path) -> None:
+    shutil.rmtree(tree / "train")
+    store = open_store(str(tree), "val")
+    assert store.class_names == ["a", "c"]
+    assert [store.read(i) for i in range(len(store))] == [b"val/a/v.png", b"val/c/v.jpg"]
+
+
 def test_unreadable_file_is_an_oserror_with_its_name(tree: Path) -> None:
     store = open_store(str(tree), "train")
     (tree / "train/a/1.JPEG").unlink()
