@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import tyro
+from conftest import driver
 from PIL import Image
 
 from pipelines.reference import ReferenceLoader
@@ -285,7 +286,11 @@ def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_startup_of_a_real_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_startup_of_a_real_training(
+    cluster: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in driver(cluster).items():
+        monkeypatch.setenv(name, value)
     train = TrainConfig(arch="lenet5", data="synthetic:train=16,val=10,size=32", global_batch=8, max_steps=1, flip=False)
     file = tmp_path / "startup.json"
     run(StartupBenchmark(train=train, repeats=1, json=file))
