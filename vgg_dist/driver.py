@@ -27,6 +27,7 @@ from ray.train.torch import TorchTrainer
 
 from vgg_dist.checkpoint import local_checkpoint
 from vgg_dist.config import TrainConfig, TrainingError, scale_word
+from vgg_dist.gauges import Gauges
 from vgg_dist.monitor import SERVER_WAIT_S, Monitor
 from vgg_dist.nodes import check_storage, describe_workers, start_ray, worker_resources
 from vgg_dist.phases import mark
@@ -80,6 +81,8 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     run = open_training(config, part.parent if part else None)
     mark("MLflow run open")
     prefix = None if silent else f"{config.name}  " if part else ""
+    gauges = Gauges(str(config.name))
+    gauges.begin()
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=config.to_dict(),
@@ -91,7 +94,7 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
             storage_path=config.storage_path,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=config.max_failures),
-            callbacks=[Monitor(run, config, prefix), *(part.callbacks if part else ())],
+            callbacks=[Monitor(run, config, prefix, gauges), *(part.callbacks if part else ())],
             # Its warnings repeat every second where there is no dashboard; failures reach `Monitor.after_exception`.
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -100,6 +103,9 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     try:
         result = _fit(trainer, config)
     except BaseException as error:
+        if isinstance(error, NonFinite):
+            gauges.add("non_finite")
+        gauges.end()
         Tracker(run).close(SERVER_WAIT_S)
         finish_run(run, "KILLED" if isinstance(error, Interrupted) else "FAILED", " ".join(str(error).split())[:500])
         raise
@@ -108,6 +114,7 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     if not silent:
         _keep_model(run, config, result.checkpoint, outcome["step"])
     finish_run(run, "FINISHED")
+    gauges.end()
     _write_outcome(config, outcome)
     _say(silent, f"run {config.name} finished{_result(outcome)}\n{ui_hint(run)}")
     return outcome["metrics"]
@@ -115,6 +122,10 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
 
 class Interrupted(TrainingError):
     """A run that its user stopped."""
+
+
+class NonFinite(TrainingError):
+    """A run whose loss became infinite or not a number."""
 
 
 def _fit(trainer: TorchTrainer, config: TrainConfig) -> ray.train.Result:
@@ -126,7 +137,8 @@ def _fit(trainer: TorchTrainer, config: TrainConfig) -> ray.train.Result:
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; --name {config.name} resumes it") from None
     if result.return_value and "error" in result.return_value:
-        raise TrainingError(result.return_value["error"])
+        kind = NonFinite if result.return_value.get("non_finite") else TrainingError
+        raise kind(result.return_value["error"])
     return result
 
 
@@ -137,8 +149,10 @@ def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> Trac
         "train_scale": scale_word(config.train_scale or ()),
         "init": config.init if config.init_from is None else f"from {config.init_from.rstrip('/').rpartition('/')[2]}",
     }
+    # MLflow's compare page plots the first settings that differ: the name, which it shows anyhow, is not to be among them.
+    params = {name: value for name, value in config.to_dict().items() if name != "name"}
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
-    return open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags, parent)
+    return open_run(uri, config.experiment, config.storage_path, config.name or "", params, tags, parent)
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:

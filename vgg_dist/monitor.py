@@ -1,4 +1,4 @@
-"""What Ray Train's controller does with what the workers report: progress for people, metrics for MLflow."""
+"""What Ray Train's controller does with what the workers report: progress for people, metrics for MLflow and Prometheus."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import ray.train
 from ray.train import Checkpoint
 
 from vgg_dist.config import TrainConfig
+from vgg_dist.gauges import Gauges
 from vgg_dist.phases import mark
 from vgg_dist.tracking import Record, TrackedRun, Tracker
 
@@ -15,11 +16,12 @@ SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server th
 
 
 class Monitor(ray.train.UserCallback):
-    """Lives on Ray Train's controller: prints what is reported and passes it to MLflow."""
+    """Lives on Ray Train's controller: prints what is reported and passes it to MLflow and Prometheus."""
 
-    def __init__(self, run: TrackedRun, config: TrainConfig, prefix: str | None) -> None:
+    def __init__(self, run: TrackedRun, config: TrainConfig, prefix: str | None, gauges: Gauges) -> None:
         """`prefix`: of each line; None for no lines at all."""
         self.config = config
+        self.gauges = gauges
         self.prefix = prefix
         self.tracker = Tracker(run)
         self.last: Record | None = None
@@ -34,6 +36,7 @@ class Monitor(ray.train.UserCallback):
             if self.prefix is not None:
                 print(self.prefix + self._line(record), flush=True)
         self.tracker.log(metrics[0]["records"])
+        self.gauges.take(metrics[0]["records"])
         for of_worker in metrics:
             if of_worker["system"]:
                 self.tracker.log_system(of_worker["system"])
@@ -44,6 +47,7 @@ class Monitor(ray.train.UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """A worker failed: Ray Train starts the group again from the last checkpoint, or gives up."""
+        self.gauges.add("worker_failures", len(worker_exceptions))
         for rank, error in worker_exceptions.items():
             print(f"{self.prefix or ''}worker {rank} failed: {str(error).strip().splitlines()[-1]}", flush=True)
 

@@ -53,7 +53,7 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     try:
         trainer.run()
     except (ValueError, NonFiniteLoss) as wrong:  # raised by all workers alike
-        return {"error": str(wrong)}
+        return {"error": str(wrong), "non_finite": isinstance(wrong, NonFiniteLoss)}
     return {"metrics": reporter.validation, "step": trainer.state.step}
 
 

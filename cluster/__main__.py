@@ -1,0 +1,100 @@
+"""The command line: `python -m cluster up|status|down|doctor`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from cluster import local
+from pipelines.command import fail, one_line_errors
+
+
+@dataclass(frozen=True)
+class Status:
+    """Show the cluster that `up` started."""
+
+
+@dataclass(frozen=True)
+class Down:
+    """Stop the cluster that `up` started; runs and MLflow's database stay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Look over a Ray cluster before a job burns GPU hours on it: what is wrong, and the mend. Exit status 1 if any is."""
+
+    data: str | None = None
+    """As for a training. Default: not looked at."""
+    storage_path: str = "runs"
+    """As for a training."""
+    tracking_uri: str | None = None
+    """As for a training. Default: MLFLOW_TRACKING_URI; without one, not looked at."""
+
+
+Command = (
+    Annotated[local.Up, tyro.conf.subcommand("up")]
+    | Annotated[Status, tyro.conf.subcommand("status")]
+    | Annotated[Down, tyro.conf.subcommand("down")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+)
+
+
+def main() -> None:
+    """Runs the command; one line on stderr and exit status 2 for a user's mistake."""
+    with one_line_errors("cluster"):
+        options = tyro.cli(Command, prog="python -m cluster", description=local.__doc__)
+    try:
+        sys.exit(run(options))
+    except (ValueError, local.ClusterError) as error:
+        fail("cluster", error)
+
+
+def run(options: local.Up | Status | Down | Doctor) -> int:
+    """Does it; returns the exit status."""
+    folder = local.default_folder()
+    if isinstance(options, local.Up):
+        print(describe(local.up(options, folder)))
+    elif isinstance(options, Status):
+        cluster = local.Cluster.read(folder)
+        print(describe(cluster) if cluster else "no cluster is up; `python -m cluster up` starts one")
+        return 0 if cluster else 1
+    elif isinstance(options, Down):
+        print(f"{local.down(folder)} processes stopped")
+    else:
+        from cluster.doctor import examine  # in here: Ray and torch take seconds
+        from cluster.verdicts import to_line
+
+        worst = "ok"
+        for verdict in examine(options.data, options.storage_path, options.tracking_uri):
+            print(to_line(verdict), flush=True)
+            worst = "bad" if "bad" in (worst, verdict.level) else worst
+        return int(worst == "bad")
+    return 0
+
+
+def describe(cluster: local.Cluster) -> str:
+    """What is up, and what to do with it."""
+    lines = [
+        f"{service.name:<8} {'up' if service.process() else 'ENDED'}  pid {service.pid}  log {service.log}"
+        for service in cluster.services
+    ]
+    nodes = local.alive_nodes(cluster)
+    cpus = sum(node["raylet"].get("resourcesTotal", {}).get("CPU", 0) for node in nodes)
+    port = "" if cluster.dashboard.endswith(":8265") else f" RAY_API_SERVER_ADDRESS={cluster.dashboard}"
+    return "\n".join(
+        [
+            *lines,
+            f"{len(nodes)} nodes, {cpus:.0f} CPUs",
+            f"dashboard: {cluster.dashboard} (its token: ray get-auth-token)",
+            f"MLflow: {cluster.mlflow}",
+            f"export RAY_AUTH_MODE=token{port}",
+            "ray job submit -- python -m vgg_dist.train --arch A --batch-norm --head gap --image-size 32 --num-workers 2",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

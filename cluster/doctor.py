@@ -1,0 +1,134 @@
+"""Looks over a Ray cluster before a job burns GPU hours on it.
+
+    ray job submit -- python -m cluster doctor --data s3://bucket/imagenet --storage-path s3://bucket/runs
+
+Every node is asked (`cluster.probes`) for its software, GPUs, room and clock; whether it reaches storage, data and MLflow,
+and how fast; and all of them do an all-reduce. Exit status 1 if anything is bad.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import cluster.probes as probes
+from cluster import verdicts
+from cluster.verdicts import Verdict
+from vgg_dist.nodes import start_ray
+from vgg_dist.storage import absolute
+from vgg_dist.tracking import resolve_tracking_uri
+
+PATIENCE_S = 90.0  # for a node's answer; the first has to import torch
+LINK_MB = 32
+
+
+def examine(data: str | None, storage_path: str, tracking_uri: str | None) -> Iterator[Verdict]:
+    """What was found, one after the other; `data` and MLflow where they are given.
+
+    ValueError for a --tracking-uri that cannot be.
+    """
+    start_ray()
+    ray.cloudpickle.register_pickle_by_value(probes)
+    storage = absolute(storage_path)
+    alive = {node["NodeID"]: _name(node) for node in ray.nodes() if node["Alive"]}
+    lost = [_name(node) for node in ray.nodes() if not node["Alive"]]
+    folders = [storage, "/tmp"] if "://" not in storage else ["/tmp"]
+    facts, silent = _ask(alive, probes.look, folders)
+    yield from verdicts.judge_nodes(list(alive.values()), lost, silent)
+    alive = {node_id: name for node_id, name in alive.items() if name in facts}
+    if not alive:
+        return
+    yield from verdicts.judge_versions(facts)
+    yield from verdicts.judge_gpus(facts)
+    yield from verdicts.judge_room(facts)
+    yield from verdicts.judge_clocks(_offsets(alive))
+    yield from _examine_storage(alive, storage)
+    if data is not None:
+        data = data if ":" in data else absolute(data)
+        answers, _ = _ask(alive, probes.read_data, data)
+        yield from verdicts.judge_data(data, answers, {node: len(fact["gpus"]) for node, fact in facts.items()})
+    if tracking_uri or "MLFLOW_TRACKING_URI" in os.environ:
+        uri = resolve_tracking_uri(tracking_uri, storage)
+        errors, _ = _ask(alive, probes.reach_mlflow, uri)
+        yield from verdicts.judge_tracking(uri, errors)
+    yield from _examine_links(alive, gpu=all(fact["gpus"] for fact in facts.values()))
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    """What a node is called in the verdicts; several may share an address (see `cluster.local`)."""
+    return f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
+
+
+def _on(node_id: str) -> dict[str, Any]:
+    """Ray's options for what is to run on this node, however busy that is."""
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False), "max_retries": 0}
+
+
+def _ask(alive: Mapping[str, str], probe: Callable[..., Any], *arguments: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Each node's answer; and of those that gave none, why."""
+    asked = {name: ray.remote(**_on(node_id))(probe).remote(*arguments) for node_id, name in alive.items()}
+    answers, silent, end = {}, {}, time.monotonic() + PATIENCE_S
+    for name, answer in asked.items():
+        try:
+            answers[name] = ray.get(answer, timeout=max(end - time.monotonic(), 1))
+        except (GetTimeoutError, RayError) as error:
+            silent[name] = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return answers, silent
+
+
+def _offsets(alive: Mapping[str, str]) -> dict[str, float]:
+    """By how many seconds each node's clock is ahead of this one, from the quickest of a few answers."""
+    offsets = {}
+    for node_id, name in alive.items():
+        ask = ray.remote(**_on(node_id))(probes.clock)
+        answers = []
+        for _ in range(5):
+            before = time.time()
+            there = ray.get(ask.remote(), timeout=PATIENCE_S)
+            after = time.time()
+            answers.append((after - before, there - (before + after) / 2))
+        offsets[name] = min(answers)[1]
+    return offsets
+
+
+def _examine_storage(alive: Mapping[str, str], storage: str) -> Iterator[Verdict]:
+    marks = {name: f".doctor-{node_id[:12]}" for node_id, name in alive.items()}
+    written: dict[str, str | None] = {}
+    for node_id, name in alive.items():
+        answers, silent = _ask({node_id: name}, probes.write_mark, storage, marks[name])
+        written |= answers | silent
+    answers, silent = _ask(alive, probes.read_marks, storage, list(marks.values()))
+    names = {mark: name for name, mark in marks.items()}
+    read = {node: {names[mark]: error for mark, error in errors.items()} for node, errors in answers.items()}
+    _ask(alive, probes.remove_marks, storage, list(marks.values()))
+    yield from verdicts.judge_storage(storage, written | silent, read)
+
+
+def _examine_links(alive: Mapping[str, str], gpu: bool) -> Iterator[Verdict]:
+    """An all-reduce between the first node and each other, to know which link is slow, and one among all."""
+    options = {"num_cpus": 0, "num_gpus": 1 if gpu else 0}
+    links = {
+        name: ray.remote(probes.Link).options(**options, scheduling_strategy=_on(node_id)["scheduling_strategy"]).remote()
+        for node_id, name in alive.items()
+    }
+    first, *others = links
+    try:
+        pairs = {name: _all_reduce([links[first], links[name]], gpu) for name in others}
+        among_all = _all_reduce(list(links.values()), gpu) if others else None
+    except (GetTimeoutError, RayError) as error:
+        yield from verdicts.judge_links({}, None, str(error).strip().splitlines()[-1], LINK_MB)
+        return
+    yield from verdicts.judge_links(pairs, among_all, None, LINK_MB)
+
+
+def _all_reduce(links: list[Any], gpu: bool) -> float:
+    """Seconds, of the slowest."""
+    address = ray.get(links[0].address.remote(), timeout=PATIENCE_S)
+    asked = [link.seconds.remote(address, rank, len(links), LINK_MB, gpu) for rank, link in enumerate(links)]
+    return max(ray.get(asked, timeout=PATIENCE_S))

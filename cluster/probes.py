@@ -1,0 +1,192 @@
+"""What `doctor` does on each node of a Ray cluster: it looks, and says what it saw; judging is left to `cluster.verdicts`.
+
+Sent to the nodes by value, so that it also runs where the project is missing or another version of it is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import random
+import shutil
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+PACKAGES = "torch", "torchvision", "ray", "nvidia-dali-cuda130", "mlflow", "numpy", "pyarrow"
+ROOMS = "vgg_dist", "pipelines"
+READ_S = 3.0  # how long images are read to know the rate
+READ_THREADS = 8
+
+
+def look(folders: list[str]) -> dict[str, Any]:
+    """The node's software, GPUs, shared memory and free space; `folders`: on whose disks."""
+    versions = {name: _version(name) for name in PACKAGES} | {"Python": platform.python_version(), "vgg_dist code": _code()}
+    disks = {}
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            disks[folder] = shutil.disk_usage(_existing(Path(folder)))._asdict()
+    shm = shutil.disk_usage("/dev/shm")._asdict() if os.path.isdir("/dev/shm") else None
+    return {"host": socket.gethostname(), "versions": versions, "gpus": _gpus(), "shm": shm, "disks": disks}
+
+
+def write_mark(storage_path: str, name: str) -> str | None:
+    """Writes a small file there; what went wrong, or None."""
+    try:
+        from vgg_dist.storage import beside, replace_file
+
+        replace_file(beside(storage_path, name), name.encode())
+    except Exception as error:
+        return _line(error)
+    return None
+
+
+def read_marks(storage_path: str, names: list[str]) -> dict[str, str | None]:
+    """Of each of these files what went wrong at reading it, or None."""
+
+    def wrong(name: str) -> str | None:
+        try:
+            from vgg_dist.storage import beside, read_file
+
+            return None if read_file(beside(storage_path, name)) == name.encode() else "is not seen"
+        except Exception as error:
+            return _line(error)
+
+    return {name: wrong(name) for name in names}
+
+
+def remove_marks(storage_path: str, names: list[str]) -> None:
+    """Removes them again."""
+    from vgg_dist.storage import beside, remove_file
+
+    for name in names:
+        with contextlib.suppress(Exception):
+            remove_file(beside(storage_path, name))
+
+
+def read_data(location: str) -> dict[str, Any]:
+    """How many images there are, and how fast random ones of them are read; or `error`."""
+    try:
+        from pipelines.store import open_splits
+
+        train, val = open_splits(location)
+        order = random.Random(0).sample(range(len(train)), min(len(train), 4096))
+        end = time.monotonic() + READ_S
+
+        def read(index: int) -> int:
+            return len(train.read(index)) if time.monotonic() < end else 0
+
+        started = time.monotonic()
+        with ThreadPoolExecutor(READ_THREADS) as threads:
+            sizes = [size for size in threads.map(read, order) if size]
+        seconds = time.monotonic() - started
+        names = hashlib.sha256("\n".join(train.name(index) for index in order[:256]).encode()).hexdigest()
+    except Exception as error:
+        return {"error": _line(error)}
+    counts = {"train": len(train), "val": len(val), "names": names}
+    return counts | {"images_per_second": len(sizes) / seconds, "bytes_per_second": sum(sizes) / seconds}
+
+
+def reach_mlflow(tracking_uri: str) -> str | None:
+    """What went wrong, or None."""
+    try:
+        from vgg_dist.tracking import check_store
+
+        check_store(tracking_uri)
+    except Exception as error:
+        return _line(error)
+    return None
+
+
+def clock() -> float:
+    """Seconds since 1970, as this node has it."""
+    return time.time()
+
+
+class Link:
+    """A process of a node that takes part in all-reduces."""
+
+    def address(self) -> tuple[str, int]:
+        """Where the others find this one, if it is the first."""
+        import ray
+
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def seconds(self, address: tuple[str, int], rank: int, world_size: int, megabytes: int, gpu: bool) -> float:
+        """How long an all-reduce of so much takes, the best of three after one that opens the connections."""
+        from datetime import timedelta
+
+        import torch
+        import torch.distributed as dist
+
+        backend, device = ("nccl", "cuda:0") if gpu else ("gloo", "cpu")
+        where, patience = f"tcp://{address[0]}:{address[1]}", timedelta(seconds=60)
+        dist.init_process_group(backend, init_method=where, rank=rank, world_size=world_size, timeout=patience)
+        try:
+            values = torch.ones(megabytes * 250_000, device=device)
+            best = float("inf")
+            for repeat in range(4):
+                dist.barrier()
+                started = time.perf_counter()
+                dist.all_reduce(values)
+                if gpu:
+                    torch.cuda.synchronize()
+                if repeat:
+                    best = min(best, time.perf_counter() - started)
+            return best
+        finally:
+            dist.destroy_process_group()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _code() -> str:
+    """A digest of the project's own files: two checkouts of one version may differ."""
+    digest = hashlib.sha256()
+    for room in ROOMS:
+        spec = importlib.util.find_spec(room)
+        if spec is None or not spec.submodule_search_locations:
+            return "missing"
+        folder = Path(next(iter(spec.submodule_search_locations)))
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def _gpus() -> list[dict[str, Any]]:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no package, no driver, no GPU
+        return []
+    found = []
+    for number in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(number)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        name, driver = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlSystemGetDriverVersion()
+        found.append({"name": name, "driver": driver, "total": memory.total, "used": memory.used})
+    return found
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the one that it would be made in."""
+    return folder if folder.exists() or folder == folder.parent else _existing(folder.parent)
+
+
+def _line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

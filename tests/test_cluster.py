@@ -1,0 +1,91 @@
+"""`python -m cluster`: what it refuses, what it starts, and that jobs run there; the files that clusters are made from."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster import local
+
+ROOT = Path(__file__).parents[1]
+HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--nodes", "0"], "cluster: --nodes 0: must be at least 1"),
+        (["--cpus", "0"], "cluster: --cpus 0: must be at least 1"),
+        (["--gpus", "-1"], "cluster: --gpus -1: must be at least 0"),
+        (["--gpus", "900"], r"cluster: --gpus 900 on --nodes 3: this machine has \d+ GPUs"),
+    ],
+)
+def test_flags_that_cannot_be_are_one_line(flags: list[str], message: str, tmp_path: Path) -> None:
+    result = command(tmp_path, "up", *flags)
+    assert result.returncode == 2
+    assert re.fullmatch(message, result.stderr.strip())
+    assert result.stdout == ""
+
+
+def test_a_busy_port_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = command(tmp_path, "up", "--mlflow-port", str(port), "--dashboard-port", "0", "--port", "0")
+    assert result.returncode == 2
+    assert f"--mlflow-port {port}: another program listens there" in result.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_without_a_cluster_status_says_so_and_down_does_nothing(tmp_path: Path) -> None:
+    assert command(tmp_path, "status").returncode == 1
+    assert command(tmp_path, "down").stdout == "0 processes stopped\n"
+
+
+def test_a_token_is_made_once_and_only_its_owner_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    token = local.token()
+    assert len(token) >= 32
+    assert local.token() == token == (tmp_path / ".ray" / "auth_token").read_text()
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
+
+
+def test_the_launcher_file_passes_rays_schema() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(yaml.safe_load((ROOT / "cluster" / "machines.yaml").read_text())))
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="no hadolint")
+def test_the_dockerfile_has_no_lint() -> None:
+    assert subprocess.run([str(HADOLINT), ROOT / "cluster" / "Dockerfile"], check=False).returncode == 0
+
+
+def test_what_the_image_holds_satisfies_the_project() -> None:
+    from packaging.requirements import Requirement
+
+    pinned = dict(
+        re.findall(r"^([\w.-]+)(?:\[.*?\])?==(\S+)", (ROOT / "cluster" / "requirements.txt").read_text(), re.MULTILINE)
+    )
+    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
+        requirement = Requirement(line)
+        assert pinned[requirement.name.replace("_", "-").lower()] in requirement.specifier, line
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m cluster` with its notes in `folder`."""
+    env = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "cluster", *arguments]
+    return subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)

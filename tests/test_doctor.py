@@ -1,0 +1,103 @@
+"""The doctor's verdicts on what nodes said of themselves, and the doctor on real clusters with something wrong."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from cluster import verdicts
+from cluster.verdicts import GIB, Verdict
+
+GPU = {"name": "NVIDIA H100", "driver": "580.1", "total": 80 * GIB, "used": GIB}
+FACT: dict[str, Any] = {
+    "versions": {"torch": "2.14.1", "ray": "2.60.0", "vgg_dist code": "1f00d1f00d"},
+    "gpus": [GPU, GPU],
+    "shm": {"total": 8 * GIB, "free": 8 * GIB},
+    "disks": {"/runs": {"total": 100 * GIB, "free": 50 * GIB}},
+}
+READ = {"train": 1000, "val": 100, "names": "abc", "images_per_second": 2000.0, "bytes_per_second": 2e8}
+
+
+def nodes(**changes: Any) -> dict[str, Any]:
+    """Three nodes, of which c differs."""
+    facts = {name: copy.deepcopy(FACT) for name in "abc"}
+    facts["c"] |= changes
+    return facts
+
+
+def bad(found: list[Verdict]) -> list[str]:
+    return [f"{verdict.level}: {verdict.what}" for verdict in found if verdict.level != "ok"]
+
+
+def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
+    found = [*verdicts.judge_versions(nodes()), *verdicts.judge_gpus(nodes()), *verdicts.judge_room(nodes())]
+    found += verdicts.judge_nodes(["a", "b", "c"], [], {})
+    found += verdicts.judge_clocks({"a": 0.0, "b": 0.1, "c": -0.2})
+    found += verdicts.judge_storage("/runs", dict.fromkeys("ab"), {node: {"a": None, "b": None} for node in "ab"})
+    found += verdicts.judge_data("/data", dict.fromkeys("abc", READ), dict.fromkeys("abc", 2))
+    found += verdicts.judge_tracking("http://mlflow", dict.fromkeys("abc"))
+    found += verdicts.judge_links({"b": 0.01, "c": 0.012}, 0.02, None, 32)
+    assert bad(found) == []
+    assert all(verdict.mend == "" for verdict in found)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (verdicts.judge_nodes(["a"], [], {"b": "timed out"}), "bad: b does not answer: timed out"),
+        (verdicts.judge_nodes(["a"], ["b"], {}), "warn: b has left the cluster"),
+        (
+            verdicts.judge_versions(nodes(versions=FACT["versions"] | {"ray": "2.59.0"})),
+            "bad: c has ray 2.59.0, others 2.60.0",
+        ),
+        (verdicts.judge_versions(nodes(versions=FACT["versions"] | {"torch": "missing"})), "bad: c has no torch"),
+        (verdicts.judge_gpus(nodes(gpus=[GPU | {"driver": "570.2"}])), "bad: c has driver 570.2, others 580.1"),
+        (verdicts.judge_gpus(nodes(gpus=[GPU | {"name": "NVIDIA T4"}])), "warn: c has name NVIDIA T4, others NVIDIA H100"),
+        (verdicts.judge_gpus(nodes(gpus=[GPU | {"used": 40 * GIB}])), "warn: c: 40 of 80 GiB are in use already"),
+        (verdicts.judge_room(nodes(shm={"total": 64e6, "free": 64e6})), "bad: c: 64 MB shared memory; 1 GiB is the least"),
+        (verdicts.judge_room(nodes(shm=None)), "bad: c: no shared memory; 1 GiB is the least"),
+        (
+            verdicts.judge_room(nodes(disks={"/runs": {"total": 100 * GIB, "free": 2 * GIB}})),
+            "bad: c: 2.0 of 100 GiB free at /runs",
+        ),
+        (verdicts.judge_clocks({"a": 0.0, "b": 0.1, "c": -7.0}), "bad: c is -7.0 s off"),
+        (
+            verdicts.judge_storage("/runs", {"a": None, "b": "Permission denied"}, {"a": {"a": None}, "b": {"a": None}}),
+            "bad: b cannot write there: Permission denied",
+        ),
+        (
+            verdicts.judge_storage(
+                "/runs", {"a": None, "b": None}, {"a": {"a": None, "b": None}, "b": {"a": "is not seen", "b": None}}
+            ),
+            "bad: b does not see what a wrote: is not seen",
+        ),
+        (verdicts.judge_data("/data", {"a": READ, "b": {"error": "no such folder"}}, {}), "bad: b: no such folder"),
+        (
+            verdicts.judge_data("/data", {"a": READ, "b": READ, "c": READ | {"train": 999}}, {}),
+            "bad: c has 999 + 100 images, others 1000 + 100",
+        ),
+        (
+            verdicts.judge_data("/data", {"a": READ, "b": READ, "c": READ | {"names": "xyz"}}, {}),
+            "bad: c has images of other names than the others",
+        ),
+        (
+            verdicts.judge_data("/data", {"a": READ, "b": READ | {"images_per_second": 700.0}}, {"a": 2, "b": 2}),
+            "warn: b reads 700 images/s; its GPUs want about 1000",
+        ),
+        (verdicts.judge_tracking("http://mlflow", {"a": None, "b": "403"}), "bad: b: 403"),
+        (verdicts.judge_links({"b": 0.01, "c": 0.2}, 0.2, None, 32), "bad: c: 160 MB/s, others 3200 MB/s"),
+        (verdicts.judge_links({}, None, "connection refused", 32), "bad: no all-reduce: connection refused"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_mend(found: list[Verdict], expected: str) -> None:
+    assert bad(found) == [expected]
+    assert all(verdict.mend for verdict in found if verdict.level != "ok")
+    assert "mend: " in verdicts.to_line(next(verdict for verdict in found if verdict.level != "ok"))
+
+
+def test_a_slow_network_is_told_in_seconds_of_a_step() -> None:
+    [found] = verdicts.judge_links({"b": 1.0}, 1.0, None, 32)
+    assert found.level == "warn"
+    assert "configuration E's gradients take 18.0 s a step" in found.what  # 574.7 MB at 32 MB/s
