@@ -137,8 +137,10 @@ def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> Trac
         "train_scale": scale_word(config.train_scale or ()),
         "init": config.init if config.init_from is None else f"from {config.init_from.rstrip('/').rpartition('/')[2]}",
     }
+    # MLflow's compare page plots the first settings that differ: the name, which it shows anyhow, is not to be among them.
+    params = {name: value for name, value in config.to_dict().items() if name != "name"}
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
-    return open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags, parent)
+    return open_run(uri, config.experiment, config.storage_path, config.name or "", params, tags, parent)
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:

@@ -42,8 +42,6 @@ class Trial:
     """How a trial ended."""
 
     config: TrainConfig
-    values: dict[str, Any]
-    """The searched settings."""
     error: float
     """The least of the metric over its epochs; infinite where there is none."""
     epochs: float
@@ -234,4 +232,4 @@ def _trial(config: TuneConfig, result: Any) -> Trial:
     ended = last.get("ended") or (f"failed: {result.error}" if result.error else "stopped early")
     if ended.startswith("failed"):
         error = math.inf
-    return Trial(config.trial(result.config, last.get("trial_id", "")), result.config, error, epochs, ended)
+    return Trial(config.trial(result.config, last.get("trial_id", "")), error, epochs, ended)
