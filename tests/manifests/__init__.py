@@ -1,0 +1,34 @@
+"""What must hold of the manifests in k8s/: building them with kubectl, and checks that need no cluster.
+
+`problems(objects)` takes all that one user applies, the services and the jobs, and returns a line for each fault, which
+begins with the object and the field.
+"""
+
+from __future__ import annotations
+
+from manifests.monitoring import check_monitoring
+from manifests.network import check_network
+from manifests.objects import ROOT, Object, build, find, kustomize, name_of
+from manifests.pods import check_mlflow, check_pods
+from manifests.ray import check_entrypoints, check_ray
+from manifests.references import check_references, documented_secrets
+from manifests.schemas import check_schema, crds_folder
+
+__all__ = ["ROOT", "Object", "build", "crds_folder", "documented_secrets", "find", "kustomize", "name_of", "problems"]
+
+CHECKS = (
+    check_schema, check_ray, check_entrypoints, check_references, check_pods, check_mlflow, check_network, check_monitoring,
+)  # fmt: skip
+
+
+def problems(objects: list[Object]) -> list[str]:
+    """A line for each fault. Where a schema is hurt, the checks that trust it may not get far: that is a line too."""
+    found: list[str] = []
+    for check in CHECKS:
+        try:
+            found += check(objects)
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            if not found:
+                raise
+            found.append(f"{check.__name__} gave up: {error!r}")
+    return found
