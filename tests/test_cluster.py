@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -84,8 +86,67 @@ def test_what_the_image_holds_satisfies_the_project() -> None:
         assert pinned[requirement.name.replace("_", "-").lower()] in requirement.specifier, line
 
 
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A cluster of two nodes: the folder that it was started in, and what its user's environment has."""
+    folder = tmp_path_factory.mktemp("up")
+    ports = {flag: str(free_port()) for flag in ("--port", "--dashboard-port", "--mlflow-port")}
+    flags = [text for pair in ports.items() for text in pair]
+    try:
+        started = command(folder, "up", "--nodes", "2", "--cpus", "1", *flags)
+        assert started.returncode == 0, started.stderr
+        assert "2 nodes, 2 CPUs" in started.stdout
+        exported = dict(re.findall(r"(RAY_\w+)=(\S+)", started.stdout))
+        yield folder, exported | {"MLFLOW": f"http://127.0.0.1:{ports['--mlflow-port']}"}
+    finally:
+        processes = [psutil.Process(service.pid) for service in notes(folder).services]
+        processes += [child for process in processes for child in process.children(recursive=True)]
+        assert len(processes) >= 8
+        assert command(folder, "down").returncode == 0
+        assert [process for process in processes if process.is_running()] == []
+        assert command(folder, "status").returncode == 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_has_what_it_needs_and_only_with_the_token(up: tuple[Path, dict[str, str]]) -> None:
+    folder, exported = up
+    env = {**os.environ, **exported, "HOME": str(folder)}
+    script = "import os, vgg_dist.train; print('tracked by', os.environ['MLFLOW_TRACKING_URI'])"
+    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--", "python", "-c", f'"{script}"']
+    job = subprocess.run(submit, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert f"tracked by {exported['MLFLOW']}" in job.stdout
+    refused = subprocess.run(
+        submit, env=env | {"RAY_AUTH_TOKEN": "0" * 64}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert refused.returncode != 0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_second_one_is_refused(up: tuple[Path, dict[str, str]]) -> None:
+    second = command(up[0], "up")
+    assert second.returncode == 2
+    assert (
+        second.stderr == "cluster: a cluster is up on this machine; `python -m cluster status` shows it, `down` stops it\n"
+    )
+
+
+def notes(folder: Path) -> local.Cluster:
+    cluster = local.Cluster.read(folder / "state" / "vgg_dist" / "cluster")
+    assert cluster is not None
+    return cluster
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m cluster` with its notes in `folder`."""
-    env = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT)}
+    """`python -m cluster` with its notes, and its user's home, in `folder`."""
+    env = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "HOME": str(folder), "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "cluster", *arguments]
     return subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
