@@ -21,6 +21,7 @@ if shutil.which("kubectl") is None:
 if not crds_folder().is_dir():
     pytest.skip(f"no CRDs of KubeRay: {crds_folder()} does not exist (set VGG_DIST_TEST_DATA)", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
 JOBS = {"cpu": ("first", "evaluate", "cluster"), "gpu": ("train", "tune", "evaluate", "reproduce", "cluster")}
 COMBINATIONS = [
     (flavour, storage, queue, flavour == "gpu")

@@ -96,7 +96,7 @@ def test_a_kill_while_the_database_is_made_leaves_none_behind(tmp_path: Path) ->
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     code = f"from vgg_dist.tracking import open_run; open_run({uri!r}, 'tests', {str(tmp_path)!r}, 'killed', {{}})"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
-        wait_for(lambda: any(path.stat().st_size > 300_000 for path in tmp_path.glob(".mlflow.db.*")))
+        wait_for(lambda: any(path.stat().st_size > 300_000 for path in tmp_path.glob(".mlflow.db.*[0-9a-f]")))
         process.kill()
     assert not (tmp_path / "mlflow.db").exists()
     assert open_run(uri, "tests", str(tmp_path), "killed", {}).folder == f"{tmp_path}/killed"
