@@ -123,8 +123,12 @@ def judge_storage(
         if error
     ]
     writers = [node for node, error in written.items() if not error]
+    seen = {node: frozenset(writer for writer in writers if not marks[writer]) for node, marks in read.items()}
+    # Who sees what the most see is not blamed for the one that writes elsewhere.
+    votes = Counter(seen.values())
+    common = max(votes, key=lambda view: (votes[view], len(view)), default=frozenset()) or frozenset(writers)
     for node, marks in read.items():
-        if unseen := [writer for writer in writers if marks[writer]]:
+        if unseen := sorted(common - seen[node]):
             what = f"{node} does not see what {', '.join(unseen)} wrote: {marks[unseen[0]]}"
             found.append(Verdict(check, "bad", what, "storage that all nodes share: a network file system, or a URL"))
     return found or [Verdict(check, "ok", "written and read by all nodes")]

@@ -46,11 +46,23 @@ class Host:
 
     def run(self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 300) -> str:
         """Runs it there to its end; returns what it printed. AssertionError if it fails."""
-        process = subprocess.run(
-            self.command(arguments), env=env, timeout=timeout, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        process = self.try_run(*arguments, env=env, timeout=timeout)
         assert process.returncode == 0, f"{' '.join(arguments)} on {self.name}: {process.stdout}"
         return process.stdout
+
+    def try_run(
+        self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs it there to its end, however that is; its errors are with its output."""
+        return subprocess.run(
+            self.command(arguments),
+            env=env,
+            timeout=timeout,
+            text=True,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None, log: str) -> subprocess.Popen[bytes]:
         """Starts it there; its output goes to `log` in the host's folder."""

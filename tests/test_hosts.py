@@ -6,30 +6,16 @@ The hosts are namespaces of this machine (see hosts.py): needs root.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
+import re
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
-import hosts
 import pytest
+from host_cluster import PASSWORD, ROOT, TOKEN, Cluster, needs_hosts, opened
+from manifests import monitoring
 from mlflow_server import wait_for
 
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
-POSTGRES = Path(shutil.which("postgres") or "").resolve().parent
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(hosts.WHY_NOT), reason=hosts.WHY_NOT),
-    pytest.mark.skipif(not (POSTGRES / "initdb").exists(), reason="no PostgreSQL"),
-]
-TOKEN, PASSWORD = "0123456789abcdef" * 4, "a-long-password-of-tests"
-NOBODY = "65534"
+pytestmark = [pytest.mark.ray, pytest.mark.slow, needs_hosts]
 # 20 steps in two epochs, a checkpoint every third.
 SMALL = """
     --arch A --head linear --image-size 32 --data synthetic:train=160,val=30,size=40 --global-batch 16 --micro-batch 8
@@ -37,139 +23,9 @@ SMALL = """
 """.split()  # noqa: SIM905
 
 
-class Cluster:
-    """Three hosts: the head with all services, and two that train."""
-
-    def __init__(self, network: hosts.Network) -> None:
-        self.network = network
-        self.head, *self.workers = network.hosts
-        at = self.head.address
-        self.env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "AWS_"))},
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": TOKEN,
-            "RAY_API_SERVER_ADDRESS": f"http://{at}:8265",
-            "MLFLOW_TRACKING_URI": f"http://{at}:5000",
-            "MLFLOW_TRACKING_USERNAME": "admin",
-            "MLFLOW_TRACKING_PASSWORD": PASSWORD,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": f"http://{at}:9000",
-            "OMP_NUM_THREADS": "1",
-        }
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start_postgres(self) -> None:
-        folder = self.head.folder / "postgres"
-        folder.mkdir()
-        os.chmod(self.head.folder, 0o755)
-        shutil.chown(folder, int(NOBODY), int(NOBODY))
-        as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        make = [str(POSTGRES / "initdb"), "-D", "/tmp/postgres", "-U", "mlflow", "-A", "trust", "-N"]
-        self.head.run(*as_nobody, *make, env=self.env)
-        serve = [
-            str(POSTGRES / "postgres"),
-            "-D",
-            "/tmp/postgres",
-            "-k",
-            "/tmp/postgres",
-            "-c",
-            "listen_addresses=127.0.0.1",
-        ]
-        self.processes["postgres"] = self.head.start(*as_nobody, *serve, env=self.env, log="postgres.log")
-        self.wait_for("postgres", "127.0.0.1", 5432)
-        connect = "import psycopg2 as p; c = p.connect('host=127.0.0.1 user=mlflow dbname=postgres'); c.autocommit = True"
-        for database in ("mlflow", "auth"):
-            self.head.run(sys.executable, "-c", f"{connect}; c.cursor().execute('create database {database}')")
-
-    def start_mlflow(self) -> None:
-        auth = self.head.folder / "auth.ini"
-        auth.write_text(
-            "[mlflow]\nadmin_username = admin\ndefault_permission = READ\n"
-            "database_uri = postgresql+psycopg2://mlflow@127.0.0.1/auth\n"
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-        )
-        own = {
-            "MLFLOW_AUTH_CONFIG_PATH": "/tmp/auth.ini",
-            "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-secret-of-tests",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }
-        line = [sys.executable, "-m", "mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1"]
-        line += ["--app-name", "basic-auth", "--allowed-hosts", f"{self.head.address}:*"]
-        line += [
-            "--backend-store-uri",
-            "postgresql+psycopg2://mlflow@127.0.0.1/mlflow",
-            "--artifacts-destination",
-            "/tmp/artifacts",
-        ]
-        self.processes["mlflow"] = self.head.start(*line, env=self.env | own, log="mlflow.log")
-        self.wait_for("mlflow", self.head.address, 5000)
-
-    def start_s3(self) -> None:
-        line = [str(BIN / "moto_server"), "--host", "0.0.0.0", "--port", "9000"]
-        self.processes["s3"] = self.head.start(*line, env=self.env, log="s3.log")
-        self.wait_for("s3", self.head.address, 9000)
-        self.head.run(sys.executable, "-c", "import s3fs; s3fs.S3FileSystem().mkdir('runs')", env=self.env)
-
-    def start_ray(self, host: hosts.Host) -> None:
-        flags = ["--disable-usage-stats", "--node-ip-address", host.address]
-        if host is self.head:
-            flags += ["--head", "--num-cpus", "0", "--port", "6379", "--dashboard-host", "0.0.0.0"]
-        else:
-            flags += ["--num-cpus", "1", "--address", f"{self.head.address}:6379"]
-        host.run(str(BIN / "ray"), "start", *flags, env=self.env)
-
-    def wait_for(self, service: str, address: str, port: int) -> None:
-        """Until the service listens."""
-        probe = self.head.command(
-            [sys.executable, "-c", f"import socket; socket.create_connection(('{address}', {port}), 2)"]
-        )
-
-        def listens() -> bool:
-            assert self.processes[service].poll() is None, (self.head.folder / f"{service}.log").read_text()
-            return subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0
-
-        wait_for(listens)
-
-    def submit(self, *flags: str) -> subprocess.Popen[bytes]:
-        """A job, submitted from the head; its output is in the head's folder, as job.log."""
-        line = [str(BIN / "ray"), "job", "submit", "--", "python", "-m", "vgg_dist.train", *flags]
-        return self.head.start(*line, env=self.env, log="job.log")
-
-    def log(self) -> str:
-        return (self.head.folder / "job.log").read_text(errors="replace")
-
-    def python(self, script: str) -> Any:
-        """What the script prints, as JSON, on the head."""
-        return json.loads(self.head.run(sys.executable, "-c", script, env=self.env).splitlines()[-1])
-
-    def logged(self, name: str) -> dict[str, list[int]]:
-        """Metric -> the steps that MLflow has of it."""
-        return self.python(
-            "import json, mlflow; from mlflow import MlflowClient as C; c = C();"
-            f"[r] = c.search_runs(['1'], \"attributes.run_name = '{name}'\");"
-            "print(json.dumps({k: [m.step for m in c.get_metric_history(r.info.run_id, k)] for k in r.data.metrics}))"
-        )
-
-    def weights(self, name: str) -> str:
-        """A digest of the last checkpoint's."""
-        return self.python(
-            "import hashlib, json; from vgg_dist.storage import *;"
-            f"f = 's3://runs/{name}';"
-            "n = [x for x in list_folder(f) if x.startswith('checkpoint-')][-1];"
-            "print(json.dumps(hashlib.sha256(read_file(beside(beside(f, n), 'model.safetensors'))).hexdigest()))"
-        )
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    folder = Path(f"/tmp/vgg{os.getpid()}-hosts")  # short: Ray's sockets lie in there
-    with hosts.network(3, folder) as network:
-        cluster = Cluster(network)
+    with opened() as cluster:
         cluster.start_postgres()
         cluster.start_s3()
         cluster.start_ray(cluster.head)
@@ -177,16 +33,14 @@ def cluster() -> Iterator[Cluster]:
         for host in cluster.workers:
             cluster.start_ray(host)
         yield cluster
-    for process in cluster.processes.values():
-        process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def train(cluster: Cluster, name: str, disturb: Callable[[], None] | None = None) -> None:
-    """A job to its end; `disturb` is called once its second epoch has begun."""
+    """A job to its end; `disturb` is called in the middle of its second epoch."""
     job = cluster.submit(*SMALL, "--storage-path", "s3://runs", "--name", name)
     if disturb is not None:
-        wait_for(lambda: job.poll() is not None or "step     12 " in cluster.log())
+        wait_for(lambda: job.poll() is not None or "step     14 " in cluster.log())
+        assert job.poll() is None, cluster.log()
         disturb()
     assert job.wait(600) == 0, cluster.log()
 
@@ -197,15 +51,51 @@ def undisturbed(cluster: Cluster) -> str:
     return cluster.weights("whole")
 
 
-def assert_whole(cluster: Cluster, name: str) -> None:
-    """Every step logged once, every validation too."""
+def assert_whole(cluster: Cluster, name: str) -> dict[str, list[int]]:
+    """Every step logged once, and every validation; returns all that was logged."""
     steps = cluster.logged(name)
     assert sorted(steps["train/loss"]) == list(range(1, 21))
     assert sorted(steps["val/top1_error"]) == [10, 20]
+    return steps
 
 
 def test_a_job_trains_on_two_hosts_and_is_tracked(cluster: Cluster, undisturbed: str) -> None:
-    assert_whole(cluster, "whole")
+    steps = assert_whole(cluster, "whole")
+    assert {f"system/{host.name}/cpu_utilization_percentage" for host in cluster.workers} <= steps.keys()
+
+
+def test_who_has_no_token_or_password_is_refused(cluster: Cluster, undisturbed: str) -> None:
+    jobs, server = f"http://{cluster.head.address}:8265/api/jobs/", f"http://{cluster.head.address}:5000"
+    experiments = f"{server}/api/2.0/mlflow/experiments/get?experiment_id=1"
+    login = ["--user", f"admin:{PASSWORD}"]
+    assert cluster.status("--header", f"Authorization: Bearer {TOKEN}", jobs) == 200
+    assert cluster.status(jobs) == 401
+    assert cluster.status("--header", f"Authorization: Bearer {'0' * 64}", jobs) == 403
+    assert cluster.status(*login, experiments) == 200
+    assert cluster.status(experiments) == 401
+    assert cluster.status("--user", "admin:password1234", experiments) == 401
+    assert cluster.status(*login, "--header", "Host: rebound.example:5000", experiments) == 403
+
+
+def test_prometheus_finds_the_metrics_that_alerts_and_dashboard_name(cluster: Cluster, undisturbed: str) -> None:
+    folder = ROOT / "k8s" / "components" / "monitoring"
+    queries = (folder / "rules.yaml").read_text() + (folder / "dashboard.json").read_text()
+    wanted = set(re.findall(r"ray_(?:node|vgg_dist)_\w+", queries)) - {"ray_node_gpus_utilization", "ray_node_gram_used"}
+    # Where Ray itself tells Prometheus to look.
+    file = cluster.head.folder / "ray" / "prom_metrics_service_discovery.json"
+    targets = [target for group in json.loads(file.read_text()) for target in group["targets"]]
+    scraped = "".join(cluster.head.run("curl", "--silent", f"http://{target}/metrics") for target in targets)
+    names = set(re.findall(r"^(\w+)[{ ]", scraped, re.MULTILINE))
+    assert sorted(monitoring.PROJECT_METRICS - names) == []
+    assert sorted(wanted - names) == []
+    assert 'run="whole"' in scraped
+
+
+def test_a_worker_process_is_killed(cluster: Cluster, undisturbed: str) -> None:
+    train(cluster, "killed", lambda: cluster.workers[1].run("pkill", "-KILL", "-f", "RayTrainWorker") and None)
+    assert_whole(cluster, "killed")
+    assert "failed" in cluster.log()
+    assert cluster.weights("killed") == undisturbed
 
 
 def test_a_worker_host_is_cut_off(cluster: Cluster, undisturbed: str) -> None:
@@ -213,11 +103,51 @@ def test_a_worker_host_is_cut_off(cluster: Cluster, undisturbed: str) -> None:
 
     def cut() -> None:
         cluster.network.cut(lost)
-        time.sleep(45)  # Ray gives a node up after half a minute
+        wait_for(lambda: cluster.nodes() == 2)
         cluster.network.mend(lost)
-        lost.run("sh", "-c", f"{BIN / 'ray'} stop --force || true", env=cluster.env)
+        cluster.stop_ray(lost)
         cluster.start_ray(lost)
 
     train(cluster, "cut", cut)
     assert_whole(cluster, "cut")
     assert cluster.weights("cut") == undisturbed
+
+
+def test_mlflow_is_away_for_a_minute(cluster: Cluster, undisturbed: str) -> None:
+    def stop() -> None:
+        cluster.head.run("pkill", "-KILL", "-f", "mlflow")
+        cluster.processes["mlflow"].wait()
+        time.sleep(60)
+        cluster.start_mlflow()
+
+    train(cluster, "untracked", stop)
+    assert_whole(cluster, "untracked")
+    assert cluster.weights("untracked") == undisturbed
+
+
+def test_storage_refuses_for_a_while(cluster: Cluster, undisturbed: str) -> None:
+    switch = cluster.head.folder / "s3-down"
+
+    def refuse() -> None:
+        switch.touch()
+        time.sleep(20)
+        switch.unlink()
+
+    train(cluster, "refused", refuse)
+    assert "refused: " in (cluster.head.folder / "s3.log").read_text()
+    assert_whole(cluster, "refused")
+    assert cluster.weights("refused") == undisturbed
+
+
+def test_the_head_is_started_anew_and_the_job_submitted_again(cluster: Cluster, undisturbed: str) -> None:
+    job = cluster.submit(*SMALL, "--storage-path", "s3://runs", "--name", "headless")
+    wait_for(lambda: job.poll() is not None or "step     14 " in cluster.log())
+    cluster.stop_ray(cluster.head)
+    assert job.wait(120) != 0
+    for host in cluster.network.hosts:
+        cluster.stop_ray(host)
+        cluster.start_ray(host)
+    train(cluster, "headless")
+    assert "step      1 " not in cluster.log()  # it went on from a checkpoint
+    assert_whole(cluster, "headless")
+    assert cluster.weights("headless") == undisturbed

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
 import resource
 import signal
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mlflow_server import wait_for
 from pyarrow import fs
 
-from vgg_dist.storage import list_folder, local_folder, write_folder
+from vgg_dist.storage import list_folder, local_folder, open_storage, write_folder
 
 MARK = "config.json"
 
@@ -57,3 +63,32 @@ def test_a_full_disk_leaves_the_earlier_folder_and_no_half_of_a_new_one(tmp_path
             write_folder(fs.LocalFileSystem(), f"{tmp_path}/{name}", writer(b"x" * 2000), MARK)
     assert list_folder(str(tmp_path)) == ["c1"]
     assert (tmp_path / "c1" / "big").read_bytes() == b"whole"
+
+
+@pytest.mark.slow
+def test_an_object_store_that_refuses_for_seconds_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("moto.server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "testing")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    down, log = tmp_path / "down", tmp_path / "log"
+    server = Path(__file__).with_name("s3_server.py")
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, server, "127.0.0.1", str(port), down], stdout=output, stderr=output)
+    try:
+        wait_for(lambda: b"Running on" in log.read_bytes() or process.poll() is not None)
+        filesystem, path = open_storage("s3://bucket/run?region=us-east-1&allow_bucket_creation=true")
+        filesystem.create_dir("bucket")
+        down.touch()
+        threading.Timer(8, down.unlink).start()
+        # As Ray passes it on to its workers.
+        write_folder(pickle.loads(pickle.dumps(filesystem)), path, writer(b"patient"), MARK)
+        assert not down.exists()
+        assert log.read_text().count("refused") >= 4
+        assert list_folder("s3://bucket/run?region=us-east-1") == ["big", MARK]
+    finally:
+        process.kill()
+        process.wait()

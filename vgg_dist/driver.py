@@ -31,7 +31,7 @@ from vgg_dist.gauges import Gauges
 from vgg_dist.monitor import SERVER_WAIT_S, Monitor
 from vgg_dist.nodes import check_storage, describe_workers, start_ray, worker_resources
 from vgg_dist.phases import mark
-from vgg_dist.storage import beside, read_file, replace_file
+from vgg_dist.storage import beside, open_storage, read_file, replace_file
 from vgg_dist.tracking import (
     TrackedRun,
     Tracker,
@@ -83,6 +83,7 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     prefix = None if silent else f"{config.name}  " if part else ""
     gauges = Gauges(str(config.name))
     gauges.begin()
+    filesystem, path = open_storage(config.storage_path)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=config.to_dict(),
@@ -91,7 +92,8 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
         ),
         run_config=RunConfig(
             name=config.name,
-            storage_path=config.storage_path,
+            storage_path=path,
+            storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=config.max_failures),
             callbacks=[Monitor(run, config, prefix, gauges), *(part.callbacks if part else ())],

@@ -12,11 +12,37 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pyarrow import fs
 
 from pipelines.remote import is_remote
+
+
+S3_ATTEMPTS = 14  # with waits from 25 ms on, each twice the one before: seven minutes in all
+
+
+class PatientS3(fs.S3FileSystem):
+    """An S3 filesystem that sits out a server's bad minutes, also where it was sent to another process: pyarrow's own tries
+    for a second there, and a run would end for it.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__(**options, retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=S3_ATTEMPTS))
+        self.options = options
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PatientS3, (self.options,)
+
+
+def open_storage(url: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem of an absolute path or a URL, and the path in it. OSError or ValueError where there is none."""
+    filesystem, path = fs.FileSystem.from_uri(url)
+    if isinstance(filesystem, fs.S3FileSystem):
+        _, (options,) = filesystem.__reduce__()  # as the URL and the environment have them
+        filesystem = PatientS3(options)
+    return filesystem, path
 
 
 def absolute(location: str) -> str:
@@ -26,7 +52,7 @@ def absolute(location: str) -> str:
 
 def check_writable(folder: str) -> None:
     """Makes the folder if need be, and tries it. OSError or ValueError where nothing can be written."""
-    filesystem, path = fs.FileSystem.from_uri(folder)
+    filesystem, path = fs.FileSystem.from_uri(folder)  # at once: a mistake is to be told in seconds
     filesystem.create_dir(path, recursive=True)
     probe = f"{path}/.vgg_dist-{os.getpid()}"
     with filesystem.open_output_stream(probe) as stream:
@@ -44,7 +70,7 @@ def beside(folder: str, name: str) -> str:
 
 def read_file(url: str) -> bytes | None:
     """The file's content; None where there is none. OSError or ValueError where the storage does not answer."""
-    filesystem, path = fs.FileSystem.from_uri(url)
+    filesystem, path = open_storage(url)
     try:
         with filesystem.open_input_stream(path) as stream:
             return stream.read()
@@ -54,7 +80,7 @@ def read_file(url: str) -> bytes | None:
 
 def replace_file(url: str, content: bytes) -> None:
     """Write the file in one piece, whatever kills this process. OSError or ValueError where the storage refuses."""
-    filesystem, path = fs.FileSystem.from_uri(url)
+    filesystem, path = open_storage(url)
     filesystem.create_dir(path.rpartition("/")[0], recursive=True)
     unfinished = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
@@ -69,7 +95,7 @@ def replace_file(url: str, content: bytes) -> None:
 
 def remove_file(url: str) -> None:
     """Remove the file if it is there."""
-    filesystem, path = fs.FileSystem.from_uri(url)
+    filesystem, path = open_storage(url)
     with contextlib.suppress(FileNotFoundError):
         filesystem.delete_file(path)
 
@@ -104,7 +130,7 @@ def write_folder(filesystem: fs.FileSystem, path: str, write: Callable[[Path], N
 @contextlib.contextmanager
 def local_folder(url: str) -> Iterator[Path]:
     """The files of a folder (not of folders in it) on this machine: where they are, or a copy for the while."""
-    filesystem, path = fs.FileSystem.from_uri(url)
+    filesystem, path = open_storage(url)
     if isinstance(filesystem, fs.LocalFileSystem):
         yield Path(path)
         return
@@ -117,5 +143,5 @@ def local_folder(url: str) -> Iterator[Path]:
 
 def list_folder(url: str) -> list[str]:
     """The names of what is in a folder, in order; FileNotFoundError where there is none."""
-    filesystem, path = fs.FileSystem.from_uri(url)
+    filesystem, path = open_storage(url)
     return sorted(entry.base_name for entry in filesystem.get_file_info(fs.FileSelector(path)))
