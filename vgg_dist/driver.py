@@ -35,6 +35,8 @@ from vgg_dist.storage import beside, open_storage, read_file, replace_file
 from vgg_dist.tracking import (
     TrackedRun,
     Tracker,
+    TrackingError,
+    await_store,
     check_store,
     finish_run,
     log_model,
@@ -43,6 +45,7 @@ from vgg_dist.tracking import (
     ui_hint,
 )
 
+TRACKING_WAIT_S = 600.0  # for a tracking server that is away when a run has come to its end
 DRIVER_MEMORY = 1e9  # bytes that this and Ray Train's controller take, where a training is a part of something
 
 
@@ -111,7 +114,7 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
         Tracker(run).close(SERVER_WAIT_S)
         finish_run(run, "KILLED" if isinstance(error, Interrupted) else "FAILED", " ".join(str(error).split())[:500])
         raise
-    Tracker(run).close(SERVER_WAIT_S)
+    _log_the_rest(run)
     outcome = result.return_value | {"checkpoint": result.checkpoint.path}
     if not silent:
         _keep_model(run, config, result.checkpoint, outcome["step"])
@@ -120,6 +123,15 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     _write_outcome(config, outcome)
     _say(silent, f"run {config.name} finished{_result(outcome)}\n{ui_hint(run)}")
     return outcome["metrics"]
+
+
+def _log_the_rest(run: TrackedRun) -> None:
+    """What MLflow has not been told yet; TrainingError if it stays away. Here that holds up no GPU any more."""
+    try:
+        await_store(run.tracking_uri, TRACKING_WAIT_S)
+    except TrackingError as error:
+        raise TrainingError(f"{error}; the run is whole, and the same command logs what is missing") from None
+    Tracker(run).close(SERVER_WAIT_S)
 
 
 class Interrupted(TrainingError):

@@ -19,7 +19,7 @@ from vgg_dist.tracking.model import log_model
 from vgg_dist.tracking.outbox import Record
 from vgg_dist.tracking.query import RunRecord, read_runs
 from vgg_dist.tracking.run import TrackedRun, finish_run, log_report, open_run, ui_hint
-from vgg_dist.tracking.store import TrackingError, check_store, resolve_tracking_uri
+from vgg_dist.tracking.store import TrackingError, await_store, check_store, resolve_tracking_uri
 from vgg_dist.tracking.system_metrics import SystemSampler
 from vgg_dist.tracking.tracker import Tracker
 
@@ -30,6 +30,7 @@ __all__ = [
     "TrackedRun",
     "Tracker",
     "TrackingError",
+    "await_store",
     "check_store",
     "finish_run",
     "log_model",

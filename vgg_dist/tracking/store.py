@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -97,6 +98,22 @@ def check_store(tracking_uri: str) -> None:
             prepare_database(file)
         else:
             connect(tracking_uri).search_experiments(max_results=1)
+
+
+def await_store(tracking_uri: str, wait_s: float) -> None:
+    """Returns as soon as the server or database answers; TrackingError where it has not within `wait_s` seconds."""
+    end = time.monotonic() + wait_s
+    waiting = False
+    while True:
+        try:
+            return check_store(tracking_uri)
+        except TrackingError as error:
+            if time.monotonic() > end:
+                raise
+            if not waiting:
+                _logger.warning("%s; waiting for it, %.0f minutes at most", error, wait_s / 60)
+            waiting = True
+            time.sleep(min(5.0, wait_s / 10))
 
 
 def find_or_create_experiment(client: MlflowClient, tracking_uri: str, name: str) -> str:
