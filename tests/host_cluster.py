@@ -18,7 +18,7 @@ from mlflow_server import wait_for
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-POSTGRES = Path(shutil.which("postgres") or "").resolve().parent
+POSTGRES = Path(shutil.which("postgres") or next(Path("/usr/lib/postgresql").glob("*/bin/postgres"), "")).resolve().parent
 TOKEN, PASSWORD = "0123456789abcdef" * 4, "a-long-password-of-tests"
 NOBODY = "65534"
 SERVICE = f"{hosts.SUBNET}.50"

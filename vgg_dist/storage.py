@@ -19,7 +19,6 @@ from pyarrow import fs
 
 from pipelines.remote import is_remote
 
-
 S3_ATTEMPTS = 14  # with waits from 25 ms on, each twice the one before: seven minutes in all
 
 
