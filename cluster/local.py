@@ -128,12 +128,14 @@ def up(options: Up, folder: Path) -> Cluster:
         cluster = _start(cluster, folder, "mlflow", _mlflow_command(options, storage), environment)
         cluster = _start(cluster, folder, "head", _node_command(options, head=True), _with_gpus(environment, options, 0))
         _say("waiting for the head node")
-        _wait(cluster, "the head node", lambda: not _free(options.port))
+        _wait(cluster, "the head node", _joined(cluster, 1))
+        # One after the other: Ray gives up a node that is not there after 30 s, which several at once may take on a laptop.
         for number in range(1, options.nodes):
             command, name = _node_command(options, head=False), f"node-{number}"
             cluster = _start(cluster, folder, name, command, _with_gpus(environment, options, number))
-        _say(f"waiting for {options.nodes} nodes, the job server and MLflow")
-        _wait(cluster, "all nodes", lambda: len(alive_nodes(cluster)) == options.nodes)
+            _say(f"waiting for node {number + 1} of {options.nodes}")
+            _wait(cluster, name, _joined(cluster, number + 1))
+        _say("waiting for the job server and MLflow")
         _wait(cluster, "the job server", lambda: get(f"{cluster.dashboard}/api/jobs/") is not None)
         _wait(cluster, "MLflow", lambda: get(f"{cluster.mlflow}/health") is not None)
     except BaseException:
@@ -182,6 +184,10 @@ def alive_nodes(cluster: Cluster) -> list[dict[str, Any]]:
     answer = get(f"{cluster.dashboard}/nodes?view=summary")
     nodes = json.loads(answer)["data"]["summary"] if answer else []
     return [node for node in nodes if node["raylet"].get("state") == "ALIVE"]
+
+
+def _joined(cluster: Cluster, nodes: int) -> Callable[[], bool]:
+    return lambda: len(alive_nodes(cluster)) == nodes
 
 
 def get(url: str) -> bytes | None:
