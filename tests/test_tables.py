@@ -200,6 +200,33 @@ def test_seven_nets_are_the_submission(labels: NDArray[np.int64]) -> None:
     assert len([row for row in report.tables[2].rows if row.ours]) == 1  # D/[256;512], dense: crops were not run
 
 
+def test_a_smaller_programme_is_fused_as_the_papers(labels: NDArray[np.int64]) -> None:
+    """S of 36, 48 and [36;64] stand for 256, 384 and [256;512]; a net of another kind takes no part."""
+    tens = labels % 10
+    files = {
+        (arch, scale): made_up_files(seed, several_scales(scale, 32), tens, 10)
+        for seed, (arch, scale) in enumerate([(a, s) for a in "CDE" for s in ((36, 36), (48, 48), (36, 64))])
+    }
+    nets = [net_of(f"{arch}-{scale[1]}", arch, scale, of_net, image_size=32) for (arch, scale), of_net in files.items()]
+    bn = net_of("bn", "D", (36, 64), files["D", (36, 64)], image_size=32, batch_norm=True)
+    report = build_report([*nets, bn], tens, CLASS_NAMES[:10])
+    rows = {row.cells: row for row in report.tables[3].rows if row.ours}
+
+    def several(net: tuple[str, tuple[int, int]], view: str) -> NDArray[np.float64]:
+        return np.mean([p.astype(np.float64) for (v, _), p in files[net].items() if v == view], axis=0)
+
+    pair = [("D", (36, 64)), ("E", (36, 64))]
+    submitted = [(arch, scale) for arch, scale in files if (scale != (36, 64) or arch == "D")]
+    both = np.mean([several(net, view) for net in pair for view in ("dense", "crops")], axis=0)
+    dense = np.mean([several(net, "dense") for net in submitted], axis=0)
+    assert len(submitted) == 7
+    fused = rows["D + E, [36;64], 32 px", "multi-crop & dense"]
+    assert (fused.nets, fused.paper) == (("D-64", "E-64"), None)
+    assert fused.ours == pytest.approx(brute_force_errors(both, tens))
+    assert rows["as the submission, 7 nets, 32 px", "dense"].ours == pytest.approx(brute_force_errors(dense, tens))
+    assert "table6/D_E_32_px/both/top5_error" in report.metrics
+
+
 def test_nets_weigh_the_same_in_a_fusion_whatever_their_scales(labels: NDArray[np.int64]) -> None:
     tens = labels % 10
     two, three = (made_up_files(len(scales), scales, tens, 10, hint=0) for scales in ((32, 37), (35, 40, 45)))

@@ -62,6 +62,23 @@ def test_a_killed_search_goes_on_and_a_diverging_trial_does_not_end_it(
     assert other.stderr.startswith("vgg_dist.tune: --name searched: is a search with epochs 2, not 3")
 
 
+@pytest.mark.ray
+def test_a_trial_that_falls_behind_is_stopped_and_makes_room(cluster: dict[str, str], tmp_path: Path) -> None:
+    flags = ["--batch-norm", "--search", "grid", "--search-lr", "0.001", "1", "0.0009", "--trials-at-once", "1"]
+    flags += ["--metric", "loss", "--storage-path", str(tmp_path)]
+    env = os.environ | driver(cluster)
+    done = subprocess.run(command(*flags), capture_output=True, text=True, cwd=ROOT, timeout=500, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = {run.name.partition("_")[0]: run for run in read_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "vgg_dist")}
+    assert len(runs) == 3
+    assert runs["lr0.001"].status == "FINISHED"
+    assert (runs["lr1"].status, runs["lr1"].note) == ("KILLED", "stopped early at epoch 1")
+    # What it was stopped for is on record.
+    (epoch, loss), (_, others) = (runs[name].validations["val/loss"][0] for name in ("lr1", "lr0.001"))
+    assert epoch == 1
+    assert loss > others
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

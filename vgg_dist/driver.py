@@ -158,13 +158,15 @@ def _fit(trainer: TorchTrainer, config: TrainConfig) -> ray.train.Result:
 
 def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> TrackedRun:
     """The MLflow run of a training, with the tags by which runs are told apart."""
+    origin = None if config.init_from is None else config.init_from.rstrip("/").rpartition("/")[2]
     tags = {
         "arch": config.arch,
         "train_scale": scale_word(config.train_scale or ()),
-        "init": config.init if config.init_from is None else f"from {config.init_from.rstrip('/').rpartition('/')[2]}",
+        "init": config.init if origin is None else f"from {origin}",
     }
-    # MLflow's compare page plots the first settings that differ: the name, which it shows anyhow, is not to be among them.
-    params = {name: value for name, value in config.to_dict().items() if name != "name"}
+    # MLflow's compare page plots the first settings that differ: the name, which it shows anyhow, is not to be among them,
+    # and of a path it would show the first letters.
+    params = {name: value for name, value in config.to_dict().items() if name != "name"} | {"init_from": origin}
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     return open_run(uri, config.experiment, config.storage_path, config.name or "", params, tags, parent)
 

@@ -12,6 +12,7 @@ from vgg_dist.gauges import Gauges
 from vgg_dist.phases import mark
 from vgg_dist.tracking import Record, TrackedRun, Tracker
 
+FLUSH_WAIT_S = 10.0  # for a trial's metrics to be logged: its search may end it at any validation
 SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server that is away
 
 
@@ -19,7 +20,7 @@ class Monitor(ray.train.UserCallback):
     """Lives on Ray Train's controller: prints what is reported and passes it to MLflow and Prometheus."""
 
     def __init__(self, run: TrackedRun, config: TrainConfig, prefix: str | None, gauges: Gauges) -> None:
-        """`prefix`: of each line; None for no lines at all."""
+        """`prefix`: of each line; None for a trial, which prints none."""
         self.config = config
         self.gauges = gauges
         self.prefix = prefix
@@ -40,6 +41,8 @@ class Monitor(ray.train.UserCallback):
         for of_worker in metrics:
             if of_worker["system"]:
                 self.tracker.log_system(of_worker["system"])
+        if self.prefix is None and any("val/loss" in record["metrics"] for record in metrics[0]["records"]):
+            self.tracker.flush(FLUSH_WAIT_S)
         if checkpoint is not None:
             self.tracker.persist()
         if metrics[0]["done"]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
+import socket
 
 import ray
 
@@ -18,14 +20,28 @@ def start_ray() -> None:
     if ray.is_initialized():  # by the command that this one is a part of, or this is one of Ray's own processes
         return
     if "RAY_ADDRESS" not in os.environ:
-        ray.init()
+        # Ray Train frees what a stopped trial holds once the dashboard says that it is gone. Where it is not told of the
+        # dashboard, it looks for it among the machine's processes, and gives up if another Ray is up there.
+        port = _free_port(8265)
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        ray.init(dashboard_port=port)
         return
-    # A cluster's processes do not inherit this one's environment, and the tracking server may want a password. What the
-    # job was submitted with is there already, and Ray refuses to be told it twice.
+    # A cluster's processes do not inherit this one's environment: the tracking server may want a password, and where the
+    # cluster is they have to know as above. What the job was submitted with is there already, and Ray refuses to be told
+    # it twice.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     known = job.get("env_vars") or {}
-    variables = {k: v for k, v in os.environ.items() if k.startswith(("MLFLOW_", "VGG_DIST_")) and k not in known}
-    ray.init(runtime_env={"env_vars": variables} if variables else None)
+    passed = "MLFLOW_", "VGG_DIST_", "RAY_ADDRESS"
+    ray.init(runtime_env={"env_vars": {k: v for k, v in os.environ.items() if k.startswith(passed) and k not in known}})
+
+
+def _free_port(usual: int) -> int:
+    """The usual port of this machine, or if it is taken any other."""
+    for port in (usual, 0):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise ValueError("this machine has no free port for Ray's dashboard")
 
 
 def groups_at_once(num_workers: int) -> int:

@@ -34,12 +34,17 @@ class EvaluatedNet:
     """(view, Q) to the posteriors of all images: (N, num_classes)."""
 
     @property
-    def label(self) -> str:
-        """The net in a word: as the paper names it, with what is not the paper's."""
+    def kind(self) -> str:
+        """What is not the paper's about the net, such as "32 px, batch norm"; nets of a kind are compared and fused."""
         extras = [f"{self.image_size} px"] if self.image_size != paper.IMAGE_SIZE else []
         extras += ["batch norm"] if self.batch_norm else []
         extras += [f"{self.head} head"] if self.head != "fc" else []
-        return ", ".join([self.arch, *extras])
+        return ", ".join(extras)
+
+    @property
+    def label(self) -> str:
+        """The net in a word: as the paper names it, with what is not the paper's."""
+        return f"{self.arch}, {self.kind}" if self.kind else self.arch
 
     def as_in_paper(self, num_classes: int) -> paper.Net | None:
         """The net of the paper's tables that this one repeats, if it does."""
@@ -146,4 +151,19 @@ def by_paper_net(nets: Iterable[EvaluatedNet], num_classes: int) -> Mapping[pape
     for net in nets:
         if repeated := net.as_in_paper(num_classes):
             found.setdefault(repeated, []).append(net)
+    return found
+
+
+def by_counterpart(nets: Iterable[EvaluatedNet]) -> Mapping[paper.Net, list[EvaluatedNet]]:
+    """Nets of one kind under those of the paper that they stand for: the lesser of two fixed S is its 256, a range its S."""
+    scales = sorted({net.train_scale for net in nets if net.train_scale})
+    fixed = [scale for scale in scales if scale[0] == scale[1]]
+    ranges = [scale for scale in scales if scale[0] < scale[1]]
+    if len(fixed) > 2 or len(ranges) > 1:
+        return {}
+    stands_for = dict(zip([*fixed, *ranges], [*(paper.S256, paper.S384)[: len(fixed)], paper.JITTERED], strict=False))
+    found: dict[paper.Net, list[EvaluatedNet]] = {}
+    for net in nets:
+        if net.train_scale:
+            found.setdefault(paper.Net(net.arch, stands_for[net.train_scale]), []).append(net)
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vgg_dist import paper
 from vgg_dist.paper import AnyView, Errors, several_scales, single_scale
-from vgg_dist.tables.nets import EvaluatedNet, Mean, Measurement, Scales, by_paper_net
+from vgg_dist.tables.nets import EvaluatedNet, Mean, Measurement, Scales, by_counterpart, by_paper_net
 
 VIEW_NAMES: dict[AnyView, str] = {
     "dense": "dense",
@@ -212,22 +212,38 @@ def _view_rows(nets: Sequence[EvaluatedNet], repeated: Mapping[paper.Net, list[E
 
 
 def _fusion_rows(nets: Sequence[EvaluatedNet], repeated: Mapping[paper.Net, list[EvaluatedNet]]) -> tuple[Row, ...]:
-    """The paper's fusions, of the first net given for each of theirs, and our own of all nets where that is another."""
+    """The paper's fusions, of the first net given for each of theirs; the same of nets of another kind; and of all nets."""
     rows: list[Row] = []
     for fusion in paper.TABLE_6:
         name = "submission, 7 nets" if fusion.nets == paper.SUBMISSION else "D + E, [256;512]"
-        ready = [
-            [net for net in repeated.get(member, []) if Mean((net,), fusion.view, "several").available]
-            for member in fusion.nets
-        ]
-        means = [Mean(tuple(candidates[0] for candidates in ready), fusion.view, "several")] if all(ready) else []
-        rows += _beside(fusion.name, (name, VIEW_NAMES[fusion.view]), fusion.errors, means, suffix=f"/{fusion.view}")
+        cells = (name, VIEW_NAMES[fusion.view])
+        rows += _beside(fusion.name, cells, fusion.errors, _fused(fusion, repeated), suffix=f"/{fusion.view}")
+    kinds: dict[str, list[EvaluatedNet]] = {}
+    for net in nets:
+        if not any(net in of_paper for of_paper in repeated.values()):
+            kinds.setdefault(net.kind, []).append(net)
+    for kind, of_kind in kinds.items():
+        for fusion in paper.TABLE_6:
+            for mean in _fused(fusion, by_counterpart(of_kind)):
+                scales = scale_text(mean.nets[0].train_scale)
+                name = "as the submission, 7 nets" if fusion.nets == paper.SUBMISSION else f"D + E, {scales}"
+                metric = f"{fusion.name.partition('_256')[0]}_{metric_name(kind or 'others')}/{fusion.view}"
+                cells = (", ".join(filter(None, [name, kind])), VIEW_NAMES[fusion.view])
+                rows.append(Row(cells=cells, metric=metric, paper=None, mean=mean))
     theirs = {(frozenset(row.nets), row.mean.view) for row in rows if row.mean}
     for view in paper.VIEWS if len(nets) > 1 else ():
         mean = Mean(tuple(nets), view, "several")
         if mean.available and (frozenset(net.name for net in nets), view) not in theirs:
             rows.append(Row(cells=(f"all {len(nets)} nets", VIEW_NAMES[view]), metric=f"all/{view}", paper=None, mean=mean))
     return tuple(rows)
+
+
+def _fused(fusion: paper.Fusion, of_net: Mapping[paper.Net, list[EvaluatedNet]]) -> list[Mean]:
+    """The fusion of the first net that there is for each of the paper's; none where one is missing."""
+    ready = [
+        [net for net in of_net.get(member, []) if Mean((net,), fusion.view, "several").available] for member in fusion.nets
+    ]
+    return [Mean(tuple(candidates[0] for candidates in ready), fusion.view, "several")] if all(ready) else []
 
 
 def _each_row(nets: Sequence[EvaluatedNet]) -> tuple[Row, ...]:

@@ -82,6 +82,11 @@ class Outbox:
         except Exception as error:  # a full disk or a lost bucket must not end the training
             _logger.warning("cannot write %d unsent metric records to %s: %s", len(unsent), self.backlog, error)
 
+    def flush(self, wait_s: float) -> None:
+        """Wait until what is queued is sent, at most `wait_s` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pending, timeout=wait_s)
+
     def close(self, wait_s: float) -> int:
         """Send what is queued, in at most `wait_s` seconds; the rest goes to the backlog. Returns how many that is."""
         with self._changed:
