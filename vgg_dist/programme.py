@@ -123,7 +123,7 @@ def describe_plan(
         start = run.after or run.config.init
         rows.append((
             run.name, start, f"{run.config.lr:g}", str(epochs), f"{num_train * epochs:,}", f"{gmacs:.2f}",
-            f"{rates[run.config.arch]:.4g}", f"{_hours(hours)}",
+            f"{rates[run.config.arch]:.4g}", _hours(hours),
         ))  # fmt: skip
     evaluation = sum(_evaluation_passes(config, run) / forward[run.name] for run in runs) * num_val / 3600
     headings = ["run", "starts\nfrom", "lr", "epochs\nat most", "\nimages", "GMACs\nan image", "\nimages/s", "\nhours"]
