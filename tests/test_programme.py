@@ -100,7 +100,7 @@ def test_hours_of_the_plan_are_images_by_rate() -> None:
     # Dense, with the mirror image, of images of 4:3 at Q = 224, 256, 288 on forward passes at three times the rate.
     passes = sum(2 * 4 / 3 * Q**2 / 224**2 for Q in (224, 256, 288))
     evaluation = sum(passes * images[1] / (3 * rate) / 3600 for rate in (800, 400))
-    assert f"Training: {sum(hours):.4g} hours of one GPU, {sum(hours):.4g} along the longest chain" in text
+    assert f"Training: {sum(hours):.3g} hours of one GPU, {sum(hours):.3g} along the longest chain" in text
     assert f"{evaluation:.3g} hours" in text
 
 

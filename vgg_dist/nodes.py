@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
@@ -37,11 +36,12 @@ def start_ray() -> None:
 
 def _free_port(usual: int) -> int:
     """The usual port of this machine, or if it is taken any other."""
-    for port in (usual, 0):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise ValueError("this machine has no free port for Ray's dashboard")
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", usual))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def groups_at_once(num_workers: int) -> int:

@@ -123,14 +123,14 @@ def describe_plan(
         start = run.after or run.config.init
         rows.append((
             run.name, start, f"{run.config.lr:g}", str(epochs), f"{num_train * epochs:,}", f"{gmacs:.2f}",
-            f"{rates[run.config.arch]:.4g}", f"{hours:.3g}",
+            f"{rates[run.config.arch]:.4g}", _hours(hours),
         ))  # fmt: skip
     evaluation = sum(_evaluation_passes(config, run) / forward[run.name] for run in runs) * num_val / 3600
     headings = ["run", "starts\nfrom", "lr", "epochs\nat most", "\nimages", "GMACs\nan image", "\nimages/s", "\nhours"]
     return (
         f"{aligned(headings, rows, {0, 1})}\n"
-        f"Training: {total:.4g} hours of one {device}, {max(finish.values()):.4g} along the longest chain;"
-        f" evaluation up to {config.upto}, by arithmetic from the same steps: {evaluation:.3g} hours.\n"
+        f"Training: {_hours(total)} hours of one {device}, {_hours(max(finish.values()))} along the longest chain;"
+        f" evaluation up to {config.upto}, by arithmetic from the same steps: {_hours(evaluation)} hours.\n"
         f"images/s: training steps measured now on one {device}; loading and validation are not in them."
         " A training ends earlier where its error stalls."
     )
@@ -151,3 +151,8 @@ def _evaluation_passes(config: ReproduceConfig, run: Run) -> float:
 def wants_crops(config: ReproduceConfig, run: TrainConfig) -> bool:
     """Whether the wanted tables have a row with crops for this net: D and E with jittered scale, in Tables 5 and 6."""
     return config.upto in ("table5", "table6") and run.arch in ("D", "E") and is_jittered(run)
+
+
+def _hours(hours: float) -> str:
+    """32.9, or 309,800: nobody reads 3.098e+05."""
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"

@@ -161,7 +161,7 @@ def by_counterpart(nets: Iterable[EvaluatedNet]) -> Mapping[paper.Net, list[Eval
     ranges = [scale for scale in scales if scale[0] < scale[1]]
     if len(fixed) > 2 or len(ranges) > 1:
         return {}
-    stands_for = dict(zip([*fixed, *ranges], [*(paper.S256, paper.S384)[: len(fixed)], paper.JITTERED], strict=False))
+    stands_for = dict(zip(fixed, (paper.S256, paper.S384), strict=False)) | dict.fromkeys(ranges, paper.JITTERED)
     found: dict[paper.Net, list[EvaluatedNet]] = {}
     for net in nets:
         if net.train_scale:

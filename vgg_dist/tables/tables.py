@@ -223,8 +223,9 @@ def _fusion_rows(nets: Sequence[EvaluatedNet], repeated: Mapping[paper.Net, list
         if not any(net in of_paper for of_paper in repeated.values()):
             kinds.setdefault(net.kind, []).append(net)
     for kind, of_kind in kinds.items():
+        counterparts = by_counterpart(of_kind)
         for fusion in paper.TABLE_6:
-            for mean in _fused(fusion, by_counterpart(of_kind)):
+            for mean in _fused(fusion, counterparts):
                 scales = scale_text(mean.nets[0].train_scale)
                 name = "as the submission, 7 nets" if fusion.nets == paper.SUBMISSION else f"D + E, {scales}"
                 metric = f"{fusion.name.partition('_256')[0]}_{metric_name(kind or 'others')}/{fusion.view}"
