@@ -124,20 +124,19 @@ def up(options: Up, folder: Path) -> Cluster:
     mlflow = f"http://{HOST}:{options.mlflow_port}"
     cluster = Cluster(f"http://{HOST}:{options.dashboard_port}", mlflow, ())
     environment = _environment(mlflow)
+    begun = time.monotonic()
+    _say(f"starting {options.nodes} nodes and MLflow")
     try:
         cluster = _start(cluster, folder, "mlflow", _mlflow_command(options, storage), environment)
         cluster = _start(cluster, folder, "head", _node_command(options, head=True), _with_gpus(environment, options, 0))
-        _say("waiting for the head node")
-        _wait(cluster, "the head node", _joined(cluster, 1))
+        _wait(cluster, "the head node", _joined(cluster, 1), begun)
         # One after the other: Ray gives up a node that is not there after 30 s, which several at once may take on a laptop.
         for number in range(1, options.nodes):
             command, name = _node_command(options, head=False), f"node-{number}"
             cluster = _start(cluster, folder, name, command, _with_gpus(environment, options, number))
-            _say(f"waiting for node {number + 1} of {options.nodes}")
-            _wait(cluster, name, _joined(cluster, number + 1))
-        _say("waiting for the job server and MLflow")
-        _wait(cluster, "the job server", lambda: get(f"{cluster.dashboard}/api/jobs/") is not None)
-        _wait(cluster, "MLflow", lambda: get(f"{cluster.mlflow}/health") is not None)
+            _wait(cluster, f"node {number + 1} of {options.nodes}", _joined(cluster, number + 1), begun)
+        _wait(cluster, "the job server", lambda: get(f"{cluster.dashboard}/api/jobs/") is not None, begun)
+        _wait(cluster, "MLflow", lambda: get(f"{cluster.mlflow}/health") is not None, begun)
     except BaseException:
         stop(cluster)
         raise
@@ -274,7 +273,7 @@ def _start(cluster: Cluster, folder: Path, name: str, command: Sequence[str], en
     return cluster
 
 
-def _wait(cluster: Cluster, what: str, ready: Callable[[], bool]) -> None:
+def _wait(cluster: Cluster, what: str, ready: Callable[[], bool], begun: float) -> None:
     """Returns when `ready`; ClusterError if that takes too long or one of the processes ends before."""
     end = time.monotonic() + PATIENCE_S
     while not ready():
@@ -284,6 +283,7 @@ def _wait(cluster: Cluster, what: str, ready: Callable[[], bool]) -> None:
         if time.monotonic() > end:
             raise ClusterError(f"{what}: not there after {PATIENCE_S:.0f} s; see {Path(cluster.services[-1].log).parent}")
         time.sleep(0.2)
+    _say(f"{what} is there, {time.monotonic() - begun:.0f} s after the start")
 
 
 def _last_line(log: str) -> str:

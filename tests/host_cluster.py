@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,16 +53,17 @@ class Cluster:
             "OMP_NUM_THREADS": "1",
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.s3_down = self.head.folder / "s3-down"
+        """S3 answers 503 as long as this file is there."""
 
     def start_postgres(self) -> None:
         folder = self.head.folder / "postgres"
         folder.mkdir()
-        os.chmod(self.head.folder, 0o755)
         shutil.chown(folder, int(NOBODY), int(NOBODY))
         as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        make = [str(POSTGRES / "initdb"), "-D", "/tmp/postgres", "-U", "mlflow", "-A", "trust", "-N"]
+        make = [str(POSTGRES / "initdb"), "-D", str(folder), "-U", "mlflow", "-A", "trust", "-N"]
         self.head.run(*as_nobody, *make, env=self.env)
-        serve = f"{POSTGRES}/postgres -D /tmp/postgres -k /tmp/postgres -c listen_addresses=127.0.0.1".split()
+        serve = f"{POSTGRES}/postgres -D {folder} -k {folder} -c listen_addresses=127.0.0.1".split()
         self.processes["postgres"] = self.head.start(*as_nobody, *serve, env=self.env, log="postgres.log")
         self.wait_for("postgres", "127.0.0.1", 5432)
         connect = "import psycopg2 as p; c = p.connect('host=127.0.0.1 user=mlflow dbname=postgres'); c.autocommit = True"
@@ -77,7 +79,7 @@ class Cluster:
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         )
         own = {
-            "MLFLOW_AUTH_CONFIG_PATH": "/tmp/auth.ini",
+            "MLFLOW_AUTH_CONFIG_PATH": str(auth),
             "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-secret-of-tests",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -85,12 +87,12 @@ class Cluster:
         line = [sys.executable, "-m", "mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1"]
         line += ["--app-name", "basic-auth", "--allowed-hosts", f"{self.head.address}:*,{SERVICE}:*"]
         line += ["--backend-store-uri", "postgresql+psycopg2://mlflow@127.0.0.1/mlflow"]
-        line += ["--artifacts-destination", "/tmp/artifacts"]
+        line += ["--artifacts-destination", str(self.head.folder / "artifacts")]
         self.processes["mlflow"] = self.head.start(*line, env=self.env | own, log="mlflow.log")
         self.wait_for("mlflow", self.head.address, 5000)
 
     def start_s3(self) -> None:
-        line = [sys.executable, str(Path(__file__).with_name("s3_server.py")), "0.0.0.0", "9000", "/tmp/s3-down"]
+        line = [sys.executable, str(Path(__file__).with_name("s3_server.py")), "0.0.0.0", "9000", str(self.s3_down)]
         self.processes["s3"] = self.head.start(*line, env=self.env, log="s3.log")
         self.wait_for("s3", self.head.address, 9000)
         self.head.run(sys.executable, "-c", "import s3fs; s3fs.S3FileSystem().mkdir('runs')", env=self.env)
@@ -141,12 +143,13 @@ class Cluster:
         """The HTTP status of curl's answer, asked from a worker's host."""
         return int(self.workers[0].run("curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", *request))
 
-    def logged(self, name: str) -> dict[str, list[int]]:
-        """Metric -> the steps that MLflow has of it."""
+    def logged(self, name: str) -> dict[str, list[tuple[int, float]]]:
+        """Metric -> the steps, in order, and values that MLflow has of it."""
         return self.python(
             "import json, mlflow; from mlflow import MlflowClient as C; c = C();"
             f"[r] = c.search_runs(['1'], \"attributes.run_name = '{name}'\");"
-            "print(json.dumps({k: [m.step for m in c.get_metric_history(r.info.run_id, k)] for k in r.data.metrics}))"
+            "h = {k: c.get_metric_history(r.info.run_id, k) for k in r.data.metrics};"
+            "print(json.dumps({k: sorted((m.step, m.value) for m in h[k]) for k in h}))"
         )
 
     def weights(self, name: str) -> str:
@@ -162,10 +165,10 @@ class Cluster:
 @contextmanager
 def opened() -> Iterator[Cluster]:
     """Three hosts for the while, on which nothing runs yet."""
-    folder = Path(f"/tmp/vgg{os.getpid()}-hosts")  # short: Ray's sockets lie in there
-    with hosts.network(3, folder) as network:
-        cluster = Cluster(network)
-        yield cluster
-    for process in cluster.processes.values():
-        process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="vgg-hosts-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)  # PostgreSQL does not run as root
+        with hosts.network(3, Path(folder)) as network:
+            cluster = Cluster(network)
+            yield cluster
+        for process in cluster.processes.values():
+            process.wait()

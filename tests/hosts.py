@@ -1,7 +1,7 @@
 """Several hosts on one machine: a namespace each for network, mounts, host name and processes, and a switch between them.
 
-Each has an address, a /tmp and a /dev/shm of its own; links can be cut or made slow, and a host can be lost with what runs
-on it. Needs root, iproute2 and util-linux.
+Each has an address, a /tmp/ray and a /dev/shm of its own; links can be cut or made slow, and a host can be lost with what
+runs on it. Needs root, iproute2 and util-linux.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Host:
 
     def __init__(self, number: int, folder: Path) -> None:
         self.name, self.address, self.folder = f"host{number}", f"{SUBNET}.{10 + number}", folder
-        folder.mkdir(parents=True)
+        (folder / "ray").mkdir(parents=True)
+        Path("/tmp/ray").mkdir(exist_ok=True)
         flags = ["--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]
         # Whatever becomes of this process, nothing of the hosts is left behind.
         line = ["setpriv", "--pdeathsig", "KILL", "unshare", *flags, sys.executable, "-c", INIT]
@@ -37,7 +38,7 @@ class Host:
         self.init = int(pids[0])
         names = [f"{SUBNET}.{10 + other} host{other}" for other in range(1, 10)]
         (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *names, ""]))
-        own = f"mount --bind {folder}/hosts /etc/hosts && mount --bind {folder} /tmp && mount -t tmpfs x /dev/shm"
+        own = f"mount --bind {folder}/hosts /etc/hosts && mount --bind {folder}/ray /tmp/ray && mount -t tmpfs x /dev/shm"
         self.run("sh", "-c", f"hostname {self.name} && ip link set lo up && {own}")
 
     def command(self, arguments: Sequence[str]) -> list[str]:
@@ -67,9 +68,7 @@ class Host:
     def start(self, *arguments: str, env: Mapping[str, str] | None = None, log: str) -> subprocess.Popen[bytes]:
         """Starts it there; its output goes to `log` in the host's folder."""
         with (self.folder / log).open("wb") as output:
-            return subprocess.Popen(
-                self.command(arguments), env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/tmp"
-            )
+            return subprocess.Popen(self.command(arguments), env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
     def lose(self) -> None:
         """The host is gone, with all its processes."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +126,14 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 
 @pytest.fixture
-def shared() -> Iterator[Path]:
+def shared(tmp_path: Path) -> Path:
     """A folder that all hosts see, with a copy of the project, data, and room for runs."""
-    folder = Path(f"/var/tmp/vgg{os.getpid()}-shared")
+    folder = tmp_path / "shared"
     for room in ("vgg_dist", "pipelines", "cluster"):
         shutil.copytree(ROOT / room, folder / "other" / room)
     (folder / "other" / "vgg_dist" / "metrics.py").write_text("# an earlier version\n")
     (folder / "runs").mkdir()
-    yield folder
-    shutil.rmtree(folder)
+    return folder
 
 
 def doctor(cluster: Cluster, shared: Path) -> tuple[int, list[str]]:
@@ -182,7 +179,7 @@ def test_ten_faults_of_real_hosts_are_found_and_nothing_else(shared: Path, small
         third.run("mount", "-t", "tmpfs", "-o", "size=100m", "none", str(shared / "runs"))
         shutil.copytree(small_tree, third.folder / "data")
         next((third.folder / "data" / "train").glob("*/*")).unlink()
-        third.run("mount", "--bind", "/tmp/data", str(shared / "data"))
+        third.run("mount", "--bind", str(third.folder / "data"), str(shared / "data"))
         cluster.network.slow(third, megabits=100)
         status, lines = doctor(cluster, shared)
         assert status == 1

@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 from host_cluster import PASSWORD, ROOT, TOKEN, Cluster, needs_hosts, opened
@@ -45,26 +46,35 @@ def train(cluster: Cluster, name: str, disturb: Callable[[], None] | None = None
     assert job.wait(600) == 0, cluster.log()
 
 
+@dataclass(frozen=True)
+class Left:
+    """What a run left behind."""
+
+    weights: str
+    curves: dict[str, list[tuple[int, float]]]
+    """Of each metric that does not tell the time, the steps and values. Errors of an epoch count all of its images."""
+
+
+def left(cluster: Cluster, name: str) -> Left:
+    logged = cluster.logged(name)
+    of_images = {metric: values for metric, values in logged.items() if metric.startswith(("train/", "epoch/", "val/"))}
+    return Left(cluster.weights(name), of_images)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster) -> str:
+def undisturbed(cluster: Cluster) -> Left:
     train(cluster, "whole")
-    return cluster.weights("whole")
+    return left(cluster, "whole")
 
 
-def assert_whole(cluster: Cluster, name: str) -> dict[str, list[int]]:
-    """Every step logged once, and every validation; returns all that was logged."""
-    steps = cluster.logged(name)
-    assert sorted(steps["train/loss"]) == list(range(1, 21))
-    assert sorted(steps["val/top1_error"]) == [10, 20]
-    return steps
-
-
-def test_a_job_trains_on_two_hosts_and_is_tracked(cluster: Cluster, undisturbed: str) -> None:
-    steps = assert_whole(cluster, "whole")
+def test_a_job_trains_on_two_hosts_and_is_tracked(cluster: Cluster, undisturbed: Left) -> None:
+    steps = {metric: [step for step, _ in values] for metric, values in cluster.logged("whole").items()}
+    assert steps["train/loss"] == list(range(1, 21))
+    assert steps["epoch/train_top1_error"] == steps["val/top1_error"] == [10, 20]
     assert {f"system/{host.name}/cpu_utilization_percentage" for host in cluster.workers} <= steps.keys()
 
 
-def test_who_has_no_token_or_password_is_refused(cluster: Cluster, undisturbed: str) -> None:
+def test_who_has_no_token_or_password_is_refused(cluster: Cluster, undisturbed: Left) -> None:
     jobs, server = f"http://{cluster.head.address}:8265/api/jobs/", f"http://{cluster.head.address}:5000"
     experiments = f"{server}/api/2.0/mlflow/experiments/get?experiment_id=1"
     login = ["--user", f"admin:{PASSWORD}"]
@@ -77,7 +87,7 @@ def test_who_has_no_token_or_password_is_refused(cluster: Cluster, undisturbed: 
     assert cluster.status(*login, "--header", "Host: rebound.example:5000", experiments) == 403
 
 
-def test_prometheus_finds_the_metrics_that_alerts_and_dashboard_name(cluster: Cluster, undisturbed: str) -> None:
+def test_prometheus_finds_the_metrics_that_alerts_and_dashboard_name(cluster: Cluster, undisturbed: Left) -> None:
     folder = ROOT / "k8s" / "components" / "monitoring"
     queries = (folder / "rules.yaml").read_text() + (folder / "dashboard.json").read_text()
     wanted = set(re.findall(r"ray_(?:node|vgg_dist)_\w+", queries)) - {"ray_node_gpus_utilization", "ray_node_gram_used"}
@@ -91,14 +101,13 @@ def test_prometheus_finds_the_metrics_that_alerts_and_dashboard_name(cluster: Cl
     assert 'run="whole"' in scraped
 
 
-def test_a_worker_process_is_killed(cluster: Cluster, undisturbed: str) -> None:
+def test_a_worker_process_is_killed(cluster: Cluster, undisturbed: Left) -> None:
     train(cluster, "killed", lambda: cluster.workers[1].run("pkill", "-KILL", "-f", "RayTrainWorker") and None)
-    assert_whole(cluster, "killed")
     assert "failed" in cluster.log()
-    assert cluster.weights("killed") == undisturbed
+    assert left(cluster, "killed") == undisturbed
 
 
-def test_a_worker_host_is_cut_off(cluster: Cluster, undisturbed: str) -> None:
+def test_a_worker_host_is_cut_off(cluster: Cluster, undisturbed: Left) -> None:
     lost = cluster.workers[1]
 
     def cut() -> None:
@@ -109,11 +118,10 @@ def test_a_worker_host_is_cut_off(cluster: Cluster, undisturbed: str) -> None:
         cluster.start_ray(lost)
 
     train(cluster, "cut", cut)
-    assert_whole(cluster, "cut")
-    assert cluster.weights("cut") == undisturbed
+    assert left(cluster, "cut") == undisturbed
 
 
-def test_mlflow_is_away_for_a_minute(cluster: Cluster, undisturbed: str) -> None:
+def test_mlflow_is_away_for_a_minute(cluster: Cluster, undisturbed: Left) -> None:
     def stop() -> None:
         cluster.head.run("pkill", "-KILL", "-f", "mlflow")
         cluster.processes["mlflow"].wait()
@@ -121,25 +129,21 @@ def test_mlflow_is_away_for_a_minute(cluster: Cluster, undisturbed: str) -> None
         cluster.start_mlflow()
 
     train(cluster, "untracked", stop)
-    assert_whole(cluster, "untracked")
-    assert cluster.weights("untracked") == undisturbed
+    assert left(cluster, "untracked") == undisturbed
 
 
-def test_storage_refuses_for_a_while(cluster: Cluster, undisturbed: str) -> None:
-    switch = cluster.head.folder / "s3-down"
-
+def test_storage_refuses_for_a_while(cluster: Cluster, undisturbed: Left) -> None:
     def refuse() -> None:
-        switch.touch()
+        cluster.s3_down.touch()
         time.sleep(20)
-        switch.unlink()
+        cluster.s3_down.unlink()
 
     train(cluster, "refused", refuse)
     assert "refused: " in (cluster.head.folder / "s3.log").read_text()
-    assert_whole(cluster, "refused")
-    assert cluster.weights("refused") == undisturbed
+    assert left(cluster, "refused") == undisturbed
 
 
-def test_the_head_is_started_anew_and_the_job_submitted_again(cluster: Cluster, undisturbed: str) -> None:
+def test_the_head_is_started_anew_and_the_job_submitted_again(cluster: Cluster, undisturbed: Left) -> None:
     job = cluster.submit(*SMALL, "--storage-path", "s3://runs", "--name", "headless")
     wait_for(lambda: job.poll() is not None or "step     14 " in cluster.log())
     cluster.stop_ray(cluster.head)
@@ -149,5 +153,4 @@ def test_the_head_is_started_anew_and_the_job_submitted_again(cluster: Cluster, 
         cluster.start_ray(host)
     train(cluster, "headless")
     assert "step      1 " not in cluster.log()  # it went on from a checkpoint
-    assert_whole(cluster, "headless")
-    assert cluster.weights("headless") == undisturbed
+    assert left(cluster, "headless") == undisturbed
