@@ -92,7 +92,7 @@ def judge_room(facts: Facts) -> list[Verdict]:
     for node, fact in facts.items():
         for folder, disk in fact["disks"].items():
             if disk["free"] < DISK_NEEDED or disk["free"] < DISK_SHARE * disk["total"]:
-                what = f"{node}: {disk['free'] / GIB:.1f} of {disk['total'] / GIB:.0f} GiB free at {folder}"
+                what = f"{node}: {disk['free'] / GIB:.1f} of {disk['total'] / GIB:.1f} GiB free at {folder}"
                 full.append(
                     Verdict("disk", "bad", what, "5 GiB and a twentieth of the disk: remove old runs, or a larger one")
                 )

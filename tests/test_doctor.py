@@ -64,7 +64,7 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
         (verdicts.judge_room(nodes(shm=None)), "bad: c: no shared memory; 1 GiB is the least"),
         (
             verdicts.judge_room(nodes(disks={"/runs": {"total": 100 * GIB, "free": 2 * GIB}})),
-            "bad: c: 2.0 of 100 GiB free at /runs",
+            "bad: c: 2.0 of 100.0 GiB free at /runs",
         ),
         (verdicts.judge_clocks({"a": 0.0, "b": 0.1, "c": -7.0}), "bad: c is -7.0 s off"),
         (
@@ -157,6 +157,7 @@ def doctor(cluster: Cluster, shared: Path) -> tuple[int, list[str]]:
 @pytest.mark.ray
 @pytest.mark.slow
 @needs_hosts
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(FAKETIME is None, reason="no libfaketime")
 def test_ten_faults_of_real_hosts_are_found_and_nothing_else(shared: Path, small_tree: Path) -> None:
     shutil.copytree(small_tree, shared / "data")
@@ -192,7 +193,7 @@ def test_ten_faults_of_real_hosts_are_found_and_nothing_else(shared: Path, small
             ["--storage-path", "host2 cannot write there", "Read-only file system"],
             ["--data", "host2"],
             ["/dev/shm: host3: 67 MB shared memory"],
-            ["disk: host3: 0.1 of 0 GiB free at"],
+            ["disk: host3: 0.1 of 0.1 GiB free at"],
             ["--storage-path", "host3 does not see what host1"],
             ["--data", "host3 has", "others"],
             ["network: host3: ", "MB/s, others"],

@@ -16,7 +16,7 @@ from host_cluster import PASSWORD, ROOT, TOKEN, Cluster, needs_hosts, opened
 from manifests import monitoring
 from mlflow_server import wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, needs_hosts]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200), needs_hosts]
 # 20 steps in two epochs, a checkpoint every third.
 SMALL = """
     --arch A --head linear --image-size 32 --data synthetic:train=160,val=30,size=40 --global-batch 16 --micro-batch 8
@@ -92,8 +92,8 @@ def test_prometheus_finds_the_metrics_that_alerts_and_dashboard_name(cluster: Cl
     queries = (folder / "rules.yaml").read_text() + (folder / "dashboard.json").read_text()
     wanted = set(re.findall(r"ray_(?:node|vgg_dist)_\w+", queries)) - {"ray_node_gpus_utilization", "ray_node_gram_used"}
     # Where Ray itself tells Prometheus to look.
-    file = cluster.head.folder / "ray" / "prom_metrics_service_discovery.json"
-    targets = [target for group in json.loads(file.read_text()) for target in group["targets"]]
+    found = json.loads(cluster.head.run("cat", "/tmp/ray/prom_metrics_service_discovery.json"))
+    targets = [target for group in found for target in group["targets"]]
     scraped = "".join(cluster.head.run("curl", "--silent", f"http://{target}/metrics") for target in targets)
     names = set(re.findall(r"^(\w+)[{ ]", scraped, re.MULTILINE))
     assert sorted(monitoring.PROJECT_METRICS - names) == []

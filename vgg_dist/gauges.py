@@ -63,7 +63,8 @@ class Gauges:
         self.run = run
         self.keeper: Any = None
         if "RAY_ADDRESS" in os.environ:
-            keeper = ray.remote(num_cpus=0, max_restarts=-1)(_Keeper)
+            # With the head: workers' nodes come and go, and what was kept on them would go too.
+            keeper = ray.remote(num_cpus=0, max_restarts=-1, resources={"node:__internal_head__": 0.001})(_Keeper)
             known = {"name": "gauges", "namespace": "vgg_dist", "get_if_exists": True, "lifetime": "detached"}
             self.keeper = keeper.options(**known).remote()
 
