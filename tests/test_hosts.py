@@ -94,11 +94,15 @@ def test_prometheus_finds_the_metrics_that_alerts_and_dashboard_name(cluster: Cl
     # Where Ray itself tells Prometheus to look.
     found = json.loads(cluster.head.run("cat", "/tmp/ray/prom_metrics_service_discovery.json"))
     targets = [target for group in found for target in group["targets"]]
+    time.sleep(25)  # Ray drops a gauge that is not set again for 20 s
     scraped = "".join(cluster.head.run("curl", "--silent", f"http://{target}/metrics") for target in targets)
     names = set(re.findall(r"^(\w+)[{ ]", scraped, re.MULTILINE))
     assert sorted(monitoring.PROJECT_METRICS - names) == []
     assert sorted(wanted - names) == []
-    assert 'run="whole"' in scraped
+    values = dict(re.findall(r'^ray_vgg_dist_(\w+)\{.*run="whole".*\} (\S+)$', scraped, re.MULTILINE))
+    assert float(values["running"]) == 0
+    assert float(values["step"]) == 20
+    assert float(values["train_loss"]) == pytest.approx(undisturbed.curves["train/loss"][-1][1])
 
 
 def test_a_worker_process_is_killed(cluster: Cluster, undisturbed: Left) -> None:

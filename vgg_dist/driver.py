@@ -85,7 +85,6 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     mark("MLflow run open")
     prefix = None if silent else f"{config.name}  " if part else ""
     gauges = Gauges(str(config.name))
-    gauges.begin()
     filesystem, path = open_storage(config.storage_path)
     trainer = TorchTrainer(
         train_worker,
@@ -106,11 +105,11 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     )
     _say(silent, f"run {config.name}, {describe_workers(resources)}; metrics every {config.log_every} steps")
     try:
-        result = _fit(trainer, config)
+        with gauges.running():
+            result = _fit(trainer, config)
     except BaseException as error:
         if isinstance(error, NonFinite):
             gauges.add("non_finite")
-        gauges.end()
         Tracker(run).close(SERVER_WAIT_S)
         finish_run(run, "KILLED" if isinstance(error, Interrupted) else "FAILED", " ".join(str(error).split())[:500])
         raise
@@ -119,7 +118,6 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     if not silent:
         _keep_model(run, config, result.checkpoint, outcome["step"])
     finish_run(run, "FINISHED")
-    gauges.end()
     _write_outcome(config, outcome)
     _say(silent, f"run {config.name} finished{_result(outcome)}\n{ui_hint(run)}")
     return outcome["metrics"]

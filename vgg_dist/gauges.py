@@ -1,14 +1,16 @@
 """Trainings as Prometheus finds them at a Ray cluster's metrics ports: `ray_vgg_dist_train_loss{run="e-256"}` and others.
 
 One process of the cluster keeps them and outlives the jobs: how a run ended must still be there when Prometheus next looks.
+And it says them again and again: Ray drops a gauge that is not set for a while.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections import Counter
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
@@ -28,32 +30,59 @@ FROM_RECORDS = {
     "val_top5_error": ("val/top5_error", "top-5 error of the last validation, percent"),
 }
 OTHERS = {
-    "running": "1 from a run's start to its end",
+    "running": "1 while the run trains",
     "step": "the last step that was reported",
     "report_time_seconds": "when that was, seconds since 1970",
-    # Counts, which begin with 0 so that there is something to compare with: Ray's counters cannot.
+}
+# They begin with 0 so that there is something to compare with: Ray's counters cannot.
+COUNTS = {
     "bad_images": "images met in training that cannot be decoded",
     "worker_failures": "workers that failed, were lost or were killed",
     "non_finite": "times that the run ended because its loss was not finite",
 }
 
 
+REPEAT_S = 5.0  # Ray forgets a value that is not set again within 20 s
+SIGN_S = 15.0  # a run gives a sign of life so often
+SILENT_S = 60.0  # without one it is over: its process was killed
+FORGET_S = 600.0  # then there was time for Prometheus to come by
+
+
 class _Keeper:
     """The process that keeps them."""
 
     def __init__(self) -> None:
-        texts = {name: text for name, (_, text) in FROM_RECORDS.items()} | OTHERS
+        texts = {name: text for name, (_, text) in FROM_RECORDS.items()} | OTHERS | COUNTS
         self.gauges = {name: Gauge(f"vgg_dist_{name}", text, ("run",)) for name, text in texts.items()}
-        self.counts: Counter[tuple[str, str]] = Counter()
+        self.runs: dict[str, dict[str, float]] = {}
+        self.heard: dict[str, float] = {}
+        self.lock = threading.Lock()
+        threading.Thread(target=self._repeat, daemon=True).start()
 
     def set(self, run: str, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.gauges[name].set(value, {"run": run})
+        with self.lock:
+            self.runs.setdefault(run, {}).update(values)
+            self.heard[run] = time.monotonic()
 
-    def add(self, run: str, values: dict[str, int]) -> None:
-        for name, value in values.items():
-            self.counts[run, name] += value
-            self.set(run, {name: self.counts[run, name]})
+    def add(self, run: str, values: dict[str, float]) -> None:
+        known = self.runs.get(run, {})
+        self.set(run, {name: known.get(name, 0) + value for name, value in values.items()})
+
+    def _repeat(self) -> None:
+        while True:
+            with self.lock:
+                for run in list(self.runs):
+                    self._export(run, time.monotonic() - self.heard[run])
+            time.sleep(REPEAT_S)
+
+    def _export(self, run: str, silent_s: float) -> None:
+        if silent_s > FORGET_S:
+            del self.runs[run], self.heard[run]
+            return
+        if silent_s > SILENT_S:
+            self.runs[run]["running"] = 0
+        for name, value in self.runs[run].items():
+            self.gauges[name].set(value, {"run": run})
 
 
 class Gauges:
@@ -68,10 +97,25 @@ class Gauges:
             known = {"name": "gauges", "namespace": "vgg_dist", "get_if_exists": True, "lifetime": "detached"}
             self.keeper = keeper.options(**known).remote()
 
-    def begin(self) -> None:
-        """The run starts."""
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """For the while that the run trains."""
+        over = threading.Event()
+
+        def give_signs() -> None:
+            while not over.wait(SIGN_S):
+                self._tell("set", {"running": 1})
+
         self._tell("set", {"running": 1})
-        self._tell("add", {"bad_images": 0, "worker_failures": 0, "non_finite": 0})
+        self._tell("add", dict.fromkeys(COUNTS, 0))
+        signs = threading.Thread(target=give_signs, daemon=True)
+        signs.start()
+        try:
+            yield
+        finally:
+            over.set()
+            signs.join()
+            self._tell("set", {"running": 0})
 
     def take(self, records: Sequence[Record]) -> None:
         """What the workers reported."""
@@ -79,17 +123,12 @@ class Gauges:
             metrics = record["metrics"]
             known = {name: metrics[key] for name, (key, _) in FROM_RECORDS.items() if key in metrics}
             self._tell("set", known | {"step": record["step"], "report_time_seconds": record["time"]})
-            self._tell("add", {"bad_images": int(metrics.get("epoch/bad_images", 0))})
+            self._tell("add", {"bad_images": metrics.get("epoch/bad_images", 0)})
 
     def add(self, name: str, more: int = 1) -> None:
         """To one of the counts."""
         self._tell("add", {name: more})
 
-    def end(self) -> None:
-        """The run is over, however it ended."""
-        if (said := self._tell("set", {"running": 0})) is not None:
-            with contextlib.suppress(ray.exceptions.RayError):  # a run's end does not fail for it
-                ray.get(said, timeout=5)  # what was said before is then said too
-
-    def _tell(self, what: str, values: dict[str, Any]) -> Any:
-        return None if self.keeper is None else getattr(self.keeper, what).remote(self.run, values)
+    def _tell(self, what: str, values: dict[str, float]) -> None:
+        if self.keeper is not None:
+            getattr(self.keeper, what).remote(self.run, values)
