@@ -37,10 +37,11 @@ def examine(data: str | None, storage_path: str, tracking_uri: str | None) -> It
     ray.cloudpickle.register_pickle_by_value(probes)
     storage = absolute(storage_path)
     alive = {node["NodeID"]: _name(node) for node in ray.nodes() if node["Alive"]}
-    lost = [_name(node) for node in ray.nodes() if not node["Alive"]]
     folders = [storage, "/tmp"] if "://" not in storage else ["/tmp"]
     facts, silent = _ask(alive, probes.look, folders)
-    yield from verdicts.judge_nodes(list(alive.values()), lost, silent)
+    lost = [_name(node) for node in ray.nodes() if not node["Alive"]]
+    silent = {name: why for name, why in silent.items() if name not in lost}
+    yield from verdicts.judge_nodes([name for name in alive.values() if name not in lost], lost, silent)
     alive = {node_id: name for node_id, name in alive.items() if name in facts}
     if not alive:
         return
@@ -111,20 +112,24 @@ def _examine_storage(alive: Mapping[str, str], storage: str) -> Iterator[Verdict
 
 
 def _examine_links(alive: Mapping[str, str], gpu: bool) -> Iterator[Verdict]:
-    """An all-reduce between the first node and each other, to know which link is slow, and one among all."""
+    """All-reduces between neighbours in a ring, to know which node is slow to reach, and one among all."""
     options = {"num_cpus": 0, "num_gpus": 1 if gpu else 0}
     links = {
         name: ray.remote(probes.Link).options(**options, scheduling_strategy=_on(node_id)["scheduling_strategy"]).remote()
         for node_id, name in alive.items()
     }
-    first, *others = links
+    seconds = dict.fromkeys(links, float("inf"))
+    among_all = None
     try:
-        pairs = {name: _all_reduce([links[first], links[name]], gpu) for name in others}
-        among_all = _all_reduce(list(links.values()), gpu) if others else None
+        if len(links) > 1:
+            for pair in zip(links, [*list(links)[1:], next(iter(links))], strict=True):
+                needed = _all_reduce([links[name] for name in pair], gpu)
+                seconds |= {name: min(needed, seconds[name]) for name in pair}
+            among_all = _all_reduce(list(links.values()), gpu)
     except (GetTimeoutError, RayError) as error:
         yield from verdicts.judge_links({}, None, str(error).strip().splitlines()[-1], LINK_MB)
         return
-    yield from verdicts.judge_links(pairs, among_all, None, LINK_MB)
+    yield from verdicts.judge_links(seconds, among_all, None, LINK_MB)
 
 
 def _all_reduce(links: list[Any], gpu: bool) -> float:

@@ -146,7 +146,8 @@ def judge_data(location: str, data: Facts, gpus: Mapping[str, int]) -> list[Verd
     if not good:
         return found
     kinds = {node: (fact["train"], fact["val"], fact["names"]) for node, fact in good.items()}
-    common = Counter(kinds.values()).most_common(1)[0][0]
+    votes = Counter(kinds.values())
+    common = max(votes, key=lambda kind: (votes[kind], kind[0] + kind[1]))  # of as many, what misses no images
     for node, fact in good.items():
         if kinds[node] != common:
             what = f"{node} has {fact['train']} + {fact['val']} images, others {common[0]} + {common[1]}"
@@ -169,8 +170,8 @@ def judge_tracking(tracking_uri: str, errors: Mapping[str, str | None]) -> list[
     return found or [Verdict(check, "ok", "answers every node")]
 
 
-def judge_links(pairs: Mapping[str, float], all_s: float | None, error: str | None, megabytes: int) -> list[Verdict]:
-    """`pairs`: node -> seconds of an all-reduce of `megabytes` between it and the first; `all_s`: among all of them."""
+def judge_links(seconds: Mapping[str, float], all_s: float | None, error: str | None, megabytes: int) -> list[Verdict]:
+    """`seconds`: of an all-reduce of `megabytes` between each node and its quicker neighbour; `all_s`: among all of them."""
     mend = (
         "the firewall between nodes (all ports); NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME where there are several networks"
     )
@@ -179,10 +180,10 @@ def judge_links(pairs: Mapping[str, float], all_s: float | None, error: str | No
     if all_s is None:
         return [Verdict("network", "ok", "one node")]
     found = []
-    usual = sorted(pairs.values())[(len(pairs) - 1) // 2]
-    for node, seconds in pairs.items():
-        if len(pairs) > 1 and seconds > SLOW_LINK * usual:
-            what = f"{node}: {megabytes / seconds:.0f} MB/s, others {megabytes / usual:.0f} MB/s"
+    usual = sorted(seconds.values())[(len(seconds) - 1) // 2]
+    for node, own in seconds.items():
+        if own > SLOW_LINK * usual:
+            what = f"{node}: {megabytes / own:.0f} MB/s, others {megabytes / usual:.0f} MB/s"
             found.append(Verdict("network", "bad", what, "its cable, switch port or placement: it sets the pace of all"))
     step_s = all_s * E_BYTES / (megabytes * 1e6)
     speed = f"all-reduce of {megabytes} MB in {all_s:.2f} s; configuration E's gradients take {step_s:.1f} s a step"

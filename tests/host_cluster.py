@@ -169,6 +169,9 @@ def opened() -> Iterator[Cluster]:
         os.chmod(folder, 0o755)  # PostgreSQL does not run as root
         with hosts.network(3, Path(folder)) as network:
             cluster = Cluster(network)
-            yield cluster
-        for process in cluster.processes.values():
-            process.wait()
+            try:
+                yield cluster
+            finally:
+                network.close()
+                for process in cluster.processes.values():
+                    process.wait()

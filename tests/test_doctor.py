@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from host_cluster import BIN, ROOT, SERVICE, Cluster, needs_hosts, opened
+from mlflow_server import wait_for
 
 from cluster import verdicts
 from cluster.verdicts import GIB, Verdict
@@ -42,7 +43,7 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
     found += verdicts.judge_storage("/runs", dict.fromkeys("ab"), {node: {"a": None, "b": None} for node in "ab"})
     found += verdicts.judge_data("/data", dict.fromkeys("abc", READ), dict.fromkeys("abc", 2))
     found += verdicts.judge_tracking("http://mlflow", dict.fromkeys("abc"))
-    found += verdicts.judge_links({"b": 0.01, "c": 0.012}, 0.02, None, 32)
+    found += verdicts.judge_links({"a": 0.01, "b": 0.01, "c": 0.012}, 0.02, None, 32)
     assert bad(found) == []
     assert all(verdict.mend == "" for verdict in found)
 
@@ -98,6 +99,10 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
             "bad: c has 999 + 100 images, others 1000 + 100",
         ),
         (
+            verdicts.judge_data("/data", {"a": READ | {"train": 999}, "b": READ}, {}),
+            "bad: a has 999 + 100 images, others 1000 + 100",
+        ),
+        (
             verdicts.judge_data("/data", {"a": READ, "b": READ, "c": READ | {"names": "xyz"}}, {}),
             "bad: c has images of other names than the others",
         ),
@@ -106,7 +111,7 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
             "warn: b reads 700 images/s; its GPUs want about 1000",
         ),
         (verdicts.judge_tracking("http://mlflow", {"a": None, "b": "403"}), "bad: b: 403"),
-        (verdicts.judge_links({"b": 0.01, "c": 0.2}, 0.2, None, 32), "bad: c: 160 MB/s, others 3200 MB/s"),
+        (verdicts.judge_links({"a": 0.01, "b": 0.01, "c": 0.2}, 0.2, None, 32), "bad: c: 160 MB/s, others 3200 MB/s"),
         (verdicts.judge_links({}, None, "connection refused", 32), "bad: no all-reduce: connection refused"),
     ],
 )
@@ -117,21 +122,20 @@ def test_what_is_wrong_is_named_with_its_mend(found: list[Verdict], expected: st
 
 
 def test_a_slow_network_is_told_in_seconds_of_a_step() -> None:
-    [found] = verdicts.judge_links({"b": 1.0}, 1.0, None, 32)
+    [found] = verdicts.judge_links({"a": 1.0, "b": 1.0}, 1.0, None, 32)
     assert found.level == "warn"
     assert "configuration E's gradients take 18.0 s a step" in found.what  # 574.7 MB at 32 MB/s
 
 
-FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-
-
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A folder that all hosts see, with a copy of the project, data, and room for runs."""
+    """A folder that all hosts see, with another state of the project, data, and room for runs."""
     folder = tmp_path / "shared"
     for room in ("vgg_dist", "pipelines", "cluster"):
         shutil.copytree(ROOT / room, folder / "other" / room)
     (folder / "other" / "vgg_dist" / "metrics.py").write_text("# an earlier version\n")
+    # Half a minute slow, for all that is Python (libfaketime hangs in its time.sleep).
+    (folder / "other" / "sitecustomize.py").write_text("import time\nnow = time.time\ntime.time = lambda: now() - 30\n")
     (folder / "runs").mkdir()
     return folder
 
@@ -158,7 +162,6 @@ def doctor(cluster: Cluster, shared: Path) -> tuple[int, list[str]]:
 @pytest.mark.slow
 @needs_hosts
 @pytest.mark.timeout(1200)
-@pytest.mark.skipif(FAKETIME is None, reason="no libfaketime")
 def test_ten_faults_of_real_hosts_are_found_and_nothing_else(shared: Path, small_tree: Path) -> None:
     shutil.copytree(small_tree, shared / "data")
     with opened() as cluster:
@@ -168,8 +171,7 @@ def test_ten_faults_of_real_hosts_are_found_and_nothing_else(shared: Path, small
         cluster.start_mlflow()
         cluster.start_ray(head)
         # The second host: another checkout, a clock that is wrong, no way to MLflow, storage to read only, no data.
-        wrong_clock = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": "-30", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        cluster.start_ray(second, PYTHONPATH=str(shared / "other"), **wrong_clock)
+        cluster.start_ray(second, PYTHONPATH=str(shared / "other"))
         second.run("ip", "route", "add", "unreachable", f"{SERVICE}/32")
         second.run("mount", "--bind", str(shared / "runs"), str(shared / "runs"))
         second.run("mount", "-o", "remount,bind,ro", str(shared / "runs"))
@@ -206,9 +208,9 @@ def test_ten_faults_of_real_hosts_are_found_and_nothing_else(shared: Path, small
             host.run("umount", *(str(shared / folder) for folder in folders))
         third.run("tc", "qdisc", "del", "dev", "eth0", "root")
         cluster.network.slow(third, megabits=10_000)
+        wait_for(lambda: cluster.nodes() == 2)
         cluster.start_ray(second)
         status, lines = doctor(cluster, shared)
+        # Ray remembers the one that was stopped.
+        assert [line for line in lines if not line.startswith("ok ")] == ["warn  nodes: host2 has left the cluster"]
         assert status == 0
-        assert [line for line in lines if not line.startswith("ok ")] == [
-            line for line in lines if "host2 has left the cluster" in line
-        ]
