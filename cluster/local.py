@@ -127,7 +127,9 @@ def up(options: Up, folder: Path) -> Cluster:
     begun = time.monotonic()
     _say(f"starting {options.nodes} nodes and MLflow")
     try:
-        cluster = _start(cluster, folder, "mlflow", _mlflow_command(options, storage), environment)
+        # Without the processes for MLflow's evaluations of language models, whose start takes 28 s of CPU time.
+        lean = environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        cluster = _start(cluster, folder, "mlflow", _mlflow_command(options, storage), lean)
         cluster = _start(cluster, folder, "head", _node_command(options, head=True), _with_gpus(environment, options, 0))
         _wait(cluster, "the head node", _joined(cluster, 1), begun)
         # One after the other: Ray gives up a node that is not there after 30 s, which several at once may take on a laptop.
@@ -248,8 +250,8 @@ def _node_command(options: Up, head: bool) -> list[str]:
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     # Port 0: any that is free. The usual one is the same for all nodes, and this is one machine.
     own = ["--num-cpus", str(options.cpus), "--num-gpus", str(options.gpus), "--dashboard-agent-listen-port", "0"]
-    if not head:
-        return [*ray, *own, "--address", f"{HOST}:{options.port}"]
+    if not head:  # Of several log monitors on one machine each would send every line.
+        return [*ray, *own, "--address", f"{HOST}:{options.port}", "--include-log-monitor", "false"]
     server = ["--dashboard-host", HOST, "--dashboard-port", str(options.dashboard_port)]
     return [*ray, *own, "--head", "--port", str(options.port), *server]
 
