@@ -52,12 +52,13 @@ def examine(data: str | None, storage_path: str, tracking_uri: str | None) -> It
     yield from _examine_storage(alive, storage)
     if data is not None:
         data = data if ":" in data else absolute(data)
-        answers, _ = _ask(alive, probes.read_data, data)
+        answers, silent = _ask(alive, probes.read_data, data)
+        answers |= {name: {"error": why} for name, why in silent.items()}
         yield from verdicts.judge_data(data, answers, {node: len(fact["gpus"]) for node, fact in facts.items()})
     if tracking_uri or "MLFLOW_TRACKING_URI" in os.environ:
         uri = resolve_tracking_uri(tracking_uri, storage)
-        errors, _ = _ask(alive, probes.reach_mlflow, uri)
-        yield from verdicts.judge_tracking(uri, errors)
+        errors, silent = _ask(alive, probes.reach_mlflow, uri)
+        yield from verdicts.judge_tracking(uri, errors | silent)
     yield from _examine_links(alive, gpu=all(fact["gpus"] for fact in facts.values()))
 
 

@@ -19,6 +19,8 @@ SUBNET = "10.213.77"
 INIT = "import os, time\nwhile True:\n try: os.waitpid(-1, 0)\n except ChildProcessError: time.sleep(0.2)"
 MISSING = [tool for tool in ("ip", "unshare", "nsenter", "mount", "setpriv") if shutil.which(tool) is None]
 WHY_NOT = "not root" if os.geteuid() else f"no {', '.join(MISSING)}" if MISSING else ""
+if not WHY_NOT and subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], check=False).returncode:
+    WHY_NOT = "root may not make namespaces here"
 
 
 class Host:
