@@ -23,6 +23,7 @@ PACKAGES = "torch", "torchvision", "ray", "nvidia-dali-cuda130", "mlflow", "nump
 ROOMS = "vgg_dist", "pipelines"
 READ_S = 3.0  # how long images are read to know the rate
 READ_THREADS = 8
+READ_BYTES = 8_000_000  # at a time, of a large file
 
 
 def look(folders: list[str]) -> dict[str, Any]:
@@ -71,12 +72,15 @@ def remove_marks(storage_path: str, names: list[str]) -> None:
 
 
 def read_data(location: str) -> dict[str, Any]:
-    """How many images there are, and how fast random ones of them are read; or `error`."""
+    """How many images there are, and how fast random ones, or what is to be copied here first, are read; or `error`."""
     try:
+        from pipelines.remote import cache_folder
         from pipelines.store import open_splits
 
         train, val = open_splits(location)
         order = random.Random(0).sample(range(len(train)), min(len(train), 4096))
+        names = hashlib.sha256("\n".join(train.name(index) for index in order[:256]).encode()).hexdigest()
+        to_fetch = train.to_fetch() | val.to_fetch()
         end = time.monotonic() + READ_S
 
         def read(index: int) -> int:
@@ -84,13 +88,29 @@ def read_data(location: str) -> dict[str, Any]:
 
         started = time.monotonic()
         with ThreadPoolExecutor(READ_THREADS) as threads:
-            sizes = [size for size in threads.map(read, order) if size]
+            if to_fetch:
+                sizes = list(threads.map(lambda url: _read_until(end, url, to_fetch[url]), to_fetch))
+            else:
+                sizes = [size for size in threads.map(read, order) if size]
         seconds = time.monotonic() - started
-        names = hashlib.sha256("\n".join(train.name(index) for index in order[:256]).encode()).hexdigest()
+        cache = str(cache_folder(None))
+        free = shutil.disk_usage(_existing(Path(cache))).free
     except Exception as error:
         return {"error": _line(error)}
-    counts = {"train": len(train), "val": len(val), "names": names}
-    return counts | {"images_per_second": len(sizes) / seconds, "bytes_per_second": sum(sizes) / seconds}
+    counts = {"train": len(train), "val": len(val), "names": names, "cache": cache, "free": free}
+    counts |= {"to_fetch": sum(to_fetch.values()), "images_per_second": len(sizes) / seconds}
+    return counts | {"bytes_per_second": sum(sizes) / seconds}
+
+
+def _read_until(end: float, url: str, size: int) -> int:
+    """How many bytes of the file have come by then."""
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(url)
+    read = 0
+    while read < size and time.monotonic() < end:
+        read += len(filesystem.cat_file(path, start=read, end=min(read + READ_BYTES, size)))
+    return read
 
 
 def reach_mlflow(tracking_uri: str) -> str | None:

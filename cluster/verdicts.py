@@ -102,6 +102,8 @@ def judge_room(facts: Facts) -> list[Verdict]:
 
 def judge_clocks(offsets: Mapping[str, float]) -> list[Verdict]:
     """`offsets`: seconds by which each node's clock is ahead of this process's."""
+    if not offsets:
+        return []
     middle = sorted(offsets.values())[len(offsets) // 2]
     found = [
         Verdict("clocks", "bad", f"{node} is {offset - middle:+.1f} s off", "run an NTP client on it (chrony)")
@@ -154,12 +156,24 @@ def judge_data(location: str, data: Facts, gpus: Mapping[str, int]) -> list[Verd
             if kinds[node][:2] == common[:2]:
                 what = f"{node} has images of other names than the others"
             found.append(Verdict(check, "bad", what, "copy the data there again"))
-        if (needed := GPU_IMAGES_PER_S * gpus.get(node, 0)) > fact["images_per_second"]:
+        if fact["to_fetch"] > fact["free"]:
+            sizes = (
+                f"{fact['to_fetch'] / GIB:.1f} GiB are to be copied to {fact['cache']}, {fact['free'] / GIB:.1f} are free"
+            )
+            found.append(
+                Verdict(check, "bad", f"{node}: {sizes}", "a larger disk there; VGG_DIST_CACHE names another folder")
+            )
+        elif not fact["to_fetch"] and (needed := GPU_IMAGES_PER_S * gpus.get(node, 0)) > fact["images_per_second"]:
             what = f"{node} reads {fact['images_per_second']:.0f} images/s; its GPUs want about {needed}"
             found.append(Verdict(check, "warn", what, "shards (pipelines.prepare shard), a local disk, a nearer store"))
-    slowest = min(good.values(), key=lambda fact: fact["images_per_second"])
-    rate = f"{slowest['images_per_second']:.0f} images/s ({slowest['bytes_per_second'] / 1e6:.0f} MB/s)"
-    return found or [Verdict(check, "ok", f"{common[0]} + {common[1]} images; at least {rate} a node")]
+    slowest = min(good.values(), key=lambda fact: fact["bytes_per_second"])
+    rate = f"{slowest['bytes_per_second'] / 1e6:.0f} MB/s"
+    if slowest["to_fetch"]:
+        minutes = slowest["to_fetch"] / slowest["bytes_per_second"] / 60
+        how = f"{slowest['to_fetch'] / 1e9:.1f} GB are copied to a node at first, at {rate} in {minutes:.0f} min"
+    else:
+        how = f"at least {slowest['images_per_second']:.0f} images/s ({rate}) a node"
+    return found or [Verdict(check, "ok", f"{common[0]} + {common[1]} images; {how}")]
 
 
 def judge_tracking(tracking_uri: str, errors: Mapping[str, str | None]) -> list[Verdict]:

@@ -95,6 +95,13 @@ class SampleStore(ABC):
         """Indices of the samples with these names, ascending; names that are not there are passed over."""
         return np.array([index for index in range(len(self)) if self.name(index) in names], dtype=np.int64)
 
-    def prefetch(self, threads: int = 8) -> None:
-        """Brings what lies on other machines to this one, with a progress bar; local data need nothing."""
+    def to_fetch(self) -> dict[str, int]:
+        """Files, by URL, that are still to be copied to this machine before all samples can be read, and their bytes."""
+        return {}
+
+    def prefetch(self, part: int = 0, parts: int = 1, threads: int = 8) -> None:
+        """Copies them now, with a progress bar, so that no batch has to wait; the `part`-th of `parts` processes its share.
+
+        Raises ValueError where there is no room for them, OSError where a copy fails.
+        """
         return

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+import shutil
+import sys
 import threading
 from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +74,10 @@ class CachedShards(ShardFolder):
         fetch(f"{self.url}/{shard}", path, self.sizes[shard])
         return path
 
+    def missing(self) -> dict[str, int]:
+        """The shards that are not in the cache, and their bytes."""
+        return {shard: size for shard, size in self.sizes.items() if size_of(os.path.join(self.folder, shard)) != size}
+
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.folder, self.url, self.sizes)
 
@@ -119,12 +125,37 @@ class ShardStore(SampleStore):
         found = [i for i, member in enumerate(self.index.names) if member in members and self.name(i) in names]
         return np.array(found, dtype=np.int64)
 
-    def prefetch(self, threads: int = 8) -> None:
-        """Copies every shard behind a URL into this node's cache now, so that no batch has to wait for one."""
-        if isinstance(self._shards, CachedShards):
-            names = self.index.shard_names
-            with ThreadPoolExecutor(threads) as pool:
-                list(tqdm(pool.map(self._shards.path, names), "fetching shards", len(names), unit="shard"))
+    def to_fetch(self) -> dict[str, int]:
+        """The URLs of shards that are not in this node's cache yet, and their bytes."""
+        if not isinstance(self._shards, CachedShards):
+            return {}
+        return {f"{self._shards.url}/{shard}": size for shard, size in self._shards.missing().items()}
+
+    def prefetch(self, part: int = 0, parts: int = 1, threads: int = 8) -> None:
+        """Copies shards behind a URL into this node's cache. ValueError where it has no room, OSError where a copy fails."""
+        shards = self._shards
+        if not isinstance(shards, CachedShards) or not (missing := shards.missing()):
+            return
+        os.makedirs(shards.folder, exist_ok=True)
+        needed, free = sum(missing.values()), shutil.disk_usage(shards.folder).free
+        if needed > free:
+            raise ValueError(
+                f"{shards.url}: {needed / 1e9:.1f} GB are to be copied to {shards.folder}, where {free / 1e9:.1f} GB are "
+                "free; VGG_DIST_CACHE names another folder"
+            )
+        # Of all shards, not of the missing: the others may have begun.
+        share = [shard for shard in list(shards.sizes)[part::parts] if shard in missing]
+        bar = tqdm(
+            desc=f"copying {shards.url}",
+            total=sum(missing[shard] for shard in share),
+            unit="B",
+            unit_scale=True,
+            mininterval=0.1 if sys.stderr.isatty() else 10,
+            disable=part > 0,  # one for all of them
+        )
+        with bar, ThreadPoolExecutor(threads) as pool:
+            for shard, _ in zip(share, pool.map(shards.path, share), strict=True):
+                bar.update(missing[shard])
 
 
 def open_shards(location: str, splits: Sequence[str], *, cache: str | None = None) -> ShardStore | None:

@@ -97,13 +97,21 @@ class Cluster:
         self.wait_for("s3", self.head.address, 9000)
         self.head.run(sys.executable, "-c", "import s3fs; s3fs.S3FileSystem().mkdir('runs')", env=self.env)
 
+    def put_shards(self, data: str, url: str) -> None:
+        """As docs/operations.md says: shards are written to a folder, and copied to the bucket."""
+        folder = str(self.head.folder / "shards")
+        self.head.run(sys.executable, "-m", "pipelines.prepare", "shard", "--data", data, "--out", folder, env=self.env)
+        put = f"import s3fs; s3fs.S3FileSystem().put('{folder}', '{url}', recursive=True)"
+        self.head.run(sys.executable, "-c", put, env=self.env)
+
     def start_ray(self, host: hosts.Host, **env: str) -> None:
         flags = ["--disable-usage-stats", "--node-ip-address", host.address]
         if host is self.head:
             flags += ["--head", "--num-cpus", "0", "--port", "6379", "--dashboard-host", "0.0.0.0"]
         else:
             flags += ["--num-cpus", "1", "--address", f"{self.head.address}:6379"]
-        host.run(str(BIN / "ray"), "start", *flags, env=self.env | env)
+        own = {"VGG_DIST_CACHE": str(host.folder / "cache")}
+        host.run(str(BIN / "ray"), "start", *flags, env=self.env | own | env)
 
     def stop_ray(self, host: hosts.Host) -> None:
         # Ray says with its exit status whether it had to kill.

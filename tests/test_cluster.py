@@ -113,13 +113,10 @@ def test_a_job_has_what_it_needs_and_only_with_the_token(up: tuple[Path, dict[st
     folder, exported = up
     env = {**os.environ, **exported, "HOME": str(folder)}
     script = "import os, vgg_dist.train; print('tracked by', os.environ['MLFLOW_TRACKING_URI'])"
-    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--", "python", "-c", f'"{script}"']
+    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--", "python", "-c", script]
     job = subprocess.run(submit, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert job.returncode == 0, job.stdout + job.stderr
-    # Not job.stdout: now and then Ray ends it before the first line of a short job.
-    [name] = set(re.findall(r"raysubmit_\w+", job.stdout))
-    logs = subprocess.run([submit[0], "job", "logs", name], env=env, capture_output=True, text=True, timeout=300, check=True)
-    assert f"tracked by {exported['MLFLOW']}" in logs.stdout
+    assert f"tracked by {exported['MLFLOW']}" in job.stdout
     refused = subprocess.run(
         submit, env=env | {"RAY_AUTH_TOKEN": "0" * 64}, capture_output=True, text=True, timeout=300, check=False
     )

@@ -12,8 +12,10 @@ import pytest
 from host_cluster import BIN, ROOT, SERVICE, Cluster, needs_hosts, opened
 from mlflow_server import wait_for
 
-from cluster import verdicts
+from cluster import probes, verdicts
 from cluster.verdicts import GIB, Verdict
+from pipelines.shard_writer import write_shards
+from pipelines.store import open_splits, open_store
 
 GPU = {"name": "NVIDIA H100", "driver": "580.1", "total": 80 * GIB, "used": GIB}
 FACT: dict[str, Any] = {
@@ -22,7 +24,16 @@ FACT: dict[str, Any] = {
     "shm": {"total": 8 * GIB, "free": 8 * GIB},
     "disks": {"/runs": {"total": 100 * GIB, "free": 50 * GIB}},
 }
-READ = {"train": 1000, "val": 100, "names": "abc", "images_per_second": 2000.0, "bytes_per_second": 2e8}
+READ = {
+    "train": 1000,
+    "val": 100,
+    "names": "abc",
+    "images_per_second": 2000.0,
+    "bytes_per_second": 2e8,
+    "to_fetch": 0,
+    "free": 0,
+}
+AFAR = READ | {"images_per_second": 3.0, "to_fetch": 10**11, "free": 2 * 10**11, "cache": "/cache"}
 
 
 def nodes(**changes: Any) -> dict[str, Any]:
@@ -110,6 +121,10 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
             verdicts.judge_data("/data", {"a": READ, "b": READ | {"images_per_second": 700.0}}, {"a": 2, "b": 2}),
             "warn: b reads 700 images/s; its GPUs want about 1000",
         ),
+        (
+            verdicts.judge_data("s3://data", {"a": AFAR, "b": AFAR | {"free": GIB}}, {"a": 8, "b": 8}),
+            "bad: b: 93.1 GiB are to be copied to /cache, 1.0 are free",
+        ),
         (verdicts.judge_tracking("http://mlflow", {"a": None, "b": "403"}), "bad: b: 403"),
         (verdicts.judge_links({"a": 0.01, "b": 0.01, "c": 0.2}, 0.2, None, 32), "bad: c: 160 MB/s, others 3200 MB/s"),
         (verdicts.judge_links({}, None, "connection refused", 32), "bad: no all-reduce: connection refused"),
@@ -119,6 +134,35 @@ def test_what_is_wrong_is_named_with_its_mend(found: list[Verdict], expected: st
     assert bad(found) == [expected]
     assert all(verdict.mend for verdict in found if verdict.level != "ok")
     assert "mend: " in verdicts.to_line(next(verdict for verdict in found if verdict.level != "ok"))
+
+
+def test_data_from_afar_are_told_in_minutes() -> None:
+    [found] = verdicts.judge_data("s3://data", {"a": AFAR, "b": AFAR | {"bytes_per_second": 1e8}}, {"a": 8, "b": 8})
+    assert found.level == "ok"
+    assert found.what == "1000 + 100 images; 100.0 GB are copied to a node at first, at 100 MB/s in 17 min"
+
+
+def test_data_behind_a_url_are_read_without_copying_them(
+    small_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "cache"))
+    sizes = {}
+    for split in ("train", "val"):
+        write_shards(open_store(str(small_tree), split), split, tmp_path / "shards", shard_bytes=40_000, seed=0)
+        sizes |= {tar.name: tar.stat().st_size for tar in (tmp_path / "shards").glob(f"{split}-*.tar")}
+    url = f"local://{tmp_path}/shards"
+    found = probes.read_data(url)
+    assert found["to_fetch"] == sum(sizes.values())
+    assert found["cache"] == str(tmp_path / "cache")
+    assert 0 < found["free"] <= shutil.disk_usage(tmp_path).total
+    assert found["bytes_per_second"] > 0
+    assert not (tmp_path / "cache").exists()
+    for store in open_splits(url):
+        store.prefetch()
+    here = probes.read_data(url)
+    assert here["to_fetch"] == 0
+    assert (here["train"], here["val"], here["names"]) == (found["train"], found["val"], found["names"])
+    assert here["images_per_second"] > 0
 
 
 def test_a_slow_network_is_told_in_seconds_of_a_step() -> None:

@@ -19,7 +19,7 @@ from mlflow_server import wait_for
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200), needs_hosts]
 # 20 steps in two epochs, a checkpoint every third.
 SMALL = """
-    --arch A --head linear --image-size 32 --data synthetic:train=160,val=30,size=40 --global-batch 16 --micro-batch 8
+    --arch A --head linear --image-size 32 --data s3://runs/data --global-batch 16 --micro-batch 8
     --lr 0.002 --precision fp32 --log-every 1 --epochs 2 --checkpoint-every 3 --num-workers 2
 """.split()  # noqa: SIM905
 
@@ -29,6 +29,7 @@ def cluster() -> Iterator[Cluster]:
     with opened() as cluster:
         cluster.start_postgres()
         cluster.start_s3()
+        cluster.put_shards("synthetic:train=160,val=30,size=40", "s3://runs/data")
         cluster.start_ray(cluster.head)
         cluster.start_mlflow()
         for host in cluster.workers:
@@ -72,6 +73,9 @@ def test_a_job_trains_on_two_hosts_and_is_tracked(cluster: Cluster, undisturbed:
     assert steps["train/loss"] == list(range(1, 21))
     assert steps["epoch/train_top1_error"] == steps["val/top1_error"] == [10, 20]
     assert {f"system/{host.name}/cpu_utilization_percentage" for host in cluster.workers} <= steps.keys()
+    for host in cluster.workers:
+        assert {path.name for path in host.folder.glob("cache/*/*.tar")} == {"train-00000.tar", "val-00000.tar"}
+    assert not (cluster.head.folder / "cache").exists()
 
 
 def test_who_has_no_token_or_password_is_refused(cluster: Cluster, undisturbed: Left) -> None:

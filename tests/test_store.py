@@ -287,7 +287,10 @@ def test_shards_behind_a_url_are_copied_once(memory_url: str, cifar_shards: Path
     assert not cache.exists()  # nothing is fetched before it is read
     store.read(0)
     assert [path.name for path in cache.glob("*/*.tar")] == ["train-00000.tar"]
+    tars = {f"{memory_url}/{tar.name}": tar.stat().st_size for tar in sorted(cifar_shards.glob("train-*.tar"))[1:]}
+    assert store.to_fetch() == tars
     store.prefetch(threads=3)
+    assert store.to_fetch() == {}
     assert contents(store) == contents(open_store(str(cifar_shards), "train"))
     assert not list(cache.glob("*/*.part"))
 
@@ -295,6 +298,28 @@ def test_shards_behind_a_url_are_copied_once(memory_url: str, cifar_shards: Path
     for path in filesystem.glob("/bucket/cifar/train-*.tar"):
         filesystem.rm(path)
     assert contents(open_store(memory_url, "train", cache=str(cache))) == contents(store)
+
+
+def test_processes_share_the_copying(memory_url: str, tmp_path: Path) -> None:
+    store = open_store(memory_url, "train", cache=str(tmp_path))
+    shards = len(store.to_fetch())
+    assert shards > 3
+    store.prefetch(1, 3)
+    assert len(store.to_fetch()) == shards - len(range(1, shards, 3))
+    store.prefetch(0, 3)
+    store.prefetch(2, 3)
+    assert store.to_fetch() == {}
+
+
+def test_no_room_for_copies_is_told_before_the_first(
+    memory_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    store = open_store(memory_url, "train", cache=str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=rf"^{memory_url}: .* GB .* {tmp_path}/cache.* 0.0 GB are free; VGG_DIST_CACHE"):
+        store.prefetch()
+    assert not list(tmp_path.glob("cache/*/*"))
 
 
 def test_cache_folder_from_the_environment(memory_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,10 @@ def _gather(value: str | None) -> list[str | None]:
 def _set_up(config: TrainConfig, worker: Worker, reporter: Reporter) -> Trainer:
     train, val = open_splits(config.data)
     check_images(config, len(train), len(val), worker.world_size)
+    context = ray.train.get_context()
+    for store in (train, val):
+        # Batches are of images from all over: the first would wait for almost every shard.
+        store.prefetch(context.get_local_rank(), context.get_local_world_size())
     reporter.class_names = train.class_names
     state = build_state(config, len(train.class_names), worker.device)
     checkpoint = ray.train.get_checkpoint()
