@@ -126,7 +126,10 @@ def logged(storage: Path, name: str) -> dict[str, list[int]]:
 
 
 def kill_in_mid_epoch(flags: list[str], env: dict[str, str], run_folder: Path) -> None:
-    """Starts a training, and SIGKILLs its driver and its workers once a checkpoint within an epoch is there."""
+    """Starts a training, and SIGKILLs its controller, workers and driver the moment a checkpoint within an epoch is there.
+
+    The controller has not heard of that checkpoint then, nor of the steps before it.
+    """
     run_folder.mkdir(parents=True, exist_ok=True)
     output = run_folder / "killed.log"
     with output.open("w") as file:
@@ -135,9 +138,7 @@ def kill_in_mid_epoch(flags: list[str], env: dict[str, str], run_folder: Path) -
     while not any((path / "config.json").exists() for path in run_folder.glob("checkpoint-*")):
         assert process.poll() is None, output.read_text()
         assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.kill()
-    process.wait()
+        time.sleep(0.01)
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             title = (folder / "cmdline").read_bytes()
@@ -145,6 +146,8 @@ def kill_in_mid_epoch(flags: list[str], env: dict[str, str], run_folder: Path) -
             continue
         if title.startswith((b"ray::RayTrainWorker", b"ray::TrainController")):
             os.kill(int(folder.name), signal.SIGKILL)
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture(scope="module")

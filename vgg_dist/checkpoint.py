@@ -1,8 +1,9 @@
 """TrainState: what a run is, saved to a folder and restored from one.
 
-A checkpoint is a folder of three files: `model.safetensors` (the net's whole tensors, keys as torchvision's), `state.pt`
-(optimizer, schedule, counters; read with `weights_only=True`) and `config.json` (the run's settings and class names). None
-of them can run code when read. How many workers wrote it is not part of it.
+A checkpoint is a folder of files: `model.safetensors` (the net's whole tensors, keys as torchvision's), `state.pt`
+(optimizer, schedule, counters; read with `weights_only=True`) and `config.json` (the run's settings and class names); the
+worker adds `records.json` (what was measured since the checkpoint before). None of them can run code when read. How many
+workers wrote it is not part of it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from vgg_dist.config import TrainConfig
 from vgg_dist.optim import PlateauSchedule
 from vgg_dist.storage import absolute, beside, list_folder, local_folder
 
-MODEL, STATE, CONFIG = "model.safetensors", "state.pt", "config.json"
+MODEL, STATE, CONFIG, RECORDS = "model.safetensors", "state.pt", "config.json", "records.json"
 PREFIX = "checkpoint-"
 
 

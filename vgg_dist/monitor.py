@@ -32,11 +32,11 @@ class Monitor(ray.train.UserCallback):
         mark("controller up")
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Takes rank 0's records, and how busy each node is."""
+        """Takes rank 0's records, `earlier` ones that a checkpoint kept for MLflow, and how busy each node is."""
         for record in metrics[0]["records"]:
             if self.prefix is not None:
                 print(self.prefix + self._line(record), flush=True)
-        self.tracker.log(metrics[0]["records"])
+        self.tracker.log(metrics[0].get("earlier", []) + metrics[0]["records"])
         self.gauges.take(metrics[0]["records"])
         for of_worker in metrics:
             if of_worker["system"]:

@@ -30,7 +30,7 @@ def start_ray() -> None:
     # it twice.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     known = job.get("env_vars") or {}
-    passed = "MLFLOW_", "RAY_ADDRESS"  # VGG_DIST_CACHE is each node's own
+    passed = "MLFLOW_", "RAY_ADDRESS", "VGG_DIST_PHASES"  # not VGG_DIST_CACHE, which is each node's own
     ray.init(runtime_env={"env_vars": {k: v for k, v in os.environ.items() if k.startswith(passed) and k not in known}})
 
 

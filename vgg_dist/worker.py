@@ -6,6 +6,7 @@ It opens the data, builds the net, takes up the last checkpoint, and passes the 
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import time
@@ -20,7 +21,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from pipelines.batch import Preprocessing
 from pipelines.loader import open_loader
 from pipelines.store import open_splits
-from vgg_dist.checkpoint import CONFIG, checkpoint_name
+from vgg_dist.checkpoint import CONFIG, RECORDS, checkpoint_name
 from vgg_dist.config import TrainConfig
 from vgg_dist.engine import NonFiniteLoss, Trainer, Worker, build_state, check_images, loader_threads
 from vgg_dist.phases import mark
@@ -50,6 +51,7 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     assert trainer is not None
     mark("data and net ready")
     reporter.trainer = trainer
+    reporter.catch_up()
     try:
         trainer.run()
     except (ValueError, NonFiniteLoss) as wrong:  # raised by all workers alike
@@ -78,6 +80,8 @@ def _set_up(config: TrainConfig, worker: Worker, reporter: Reporter) -> Trainer:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             state.restore(Path(folder), config, train.class_names)
+            if (kept := Path(folder, RECORDS)).exists():
+                reporter.kept = json.loads(kept.read_text())
     spec = MODELS[config.arch]
 
     def loader(store: Any, center: bool, pad: int) -> Any:
@@ -103,6 +107,10 @@ class Reporter:
         self.class_names: list[str] = []
         self.trainer: Trainer | None = None
         self.records: list[dict[str, Any]] = []
+        self.unsaved: list[dict[str, Any]] = []
+        """The records since the last checkpoint, which the next one keeps."""
+        self.kept: list[dict[str, Any]] = []
+        """Those of the checkpoint that the run goes on from."""
         self.validation: dict[str, float] = {}
         self.last_report = time.monotonic()
         context = ray.train.get_context()
@@ -115,9 +123,21 @@ class Reporter:
         assert self.trainer is not None
         mark("first step done")
         self.validation |= {key: value for key, value in metrics.items() if key.startswith("val/")}
-        self.records.append({"step": self.trainer.state.step, "time": time.time(), "metrics": metrics})
+        record = {"step": self.trainer.state.step, "time": time.time(), "metrics": metrics}
+        self.records.append(record)
+        self.unsaved.append(record)
         if save or self._due():
             self._report(save)
+
+    def catch_up(self) -> None:
+        """Reports what the checkpoint kept: its writer may have been killed before that was heard of.
+
+        MLflow is not sent a step twice (see `Outbox`).
+        """
+        for record in self.kept:
+            self.validation |= {key: value for key, value in record["metrics"].items() if key.startswith("val/")}
+        if self.kept:
+            ray.train.report({"records": [], "earlier": self.kept, "system": {}, "done": False})
 
     def _due(self) -> bool:
         """Rank 0's clock decides for all."""
@@ -133,6 +153,8 @@ class Reporter:
         checkpoint = self._write_checkpoint(payload) if save else None
         ray.train.report(payload, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
         self.records = []
+        if save:
+            self.unsaved = []
         self.last_report = time.monotonic()
 
     def _write_checkpoint(self, payload: dict[str, Any]) -> Checkpoint | None:
@@ -143,8 +165,13 @@ class Reporter:
             storage = ray.train.get_context().get_storage()
             path = f"{storage.experiment_fs_path}/{checkpoint_name(state.step)}"
             filesystem = storage.storage_filesystem
+
+            def write(folder: Path) -> None:
+                state.save(folder, self.config, self.class_names)
+                (folder / RECORDS).write_text(json.dumps(self.unsaved))
+
             try:
-                write_folder(filesystem, path, lambda folder: state.save(folder, self.config, self.class_names), CONFIG)
+                write_folder(filesystem, path, write, CONFIG)
                 checkpoint = Checkpoint(path, filesystem)
             except OSError as wrong:
                 error = f"--storage-path {self.config.storage_path}: checkpoint of step {state.step} not written: {wrong}"
