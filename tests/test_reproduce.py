@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+import torch
 from conftest import ROOT, Outcome, driver
 
+from vgg_dist.config import ReproduceConfig
+from vgg_dist.models import build_model, macs
+from vgg_dist.programme import Run, longest_first, programme
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.store import connect
 
@@ -65,6 +69,32 @@ def test_mistakes_are_named_before_anything_is_started(
     assert done.stderr.startswith("vgg_dist.reproduce: ")
     assert done.stderr.count("\n") == 1
     assert all(word in done.stderr for word in words), done.stderr
+
+
+def time_taken(runs: Sequence[Run], at_once: int) -> float:
+    """How long runs take that each begin, in this order, as soon as there is room and what they start from is there."""
+    waiting, running, done, now = list(runs), [], {None}, 0.0
+    while waiting or running:
+        for run in [run for run in waiting if run.after in done][: at_once - len(running)]:
+            waiting.remove(run)
+            with torch.device("meta"):
+                model = build_model(run.config.arch, image_size=32)
+            running.append((now + macs(model, 32), run.name))
+        now, name = min(running)
+        running.remove((now, name))
+        done.add(name)
+    return now
+
+
+@pytest.mark.parametrize("from_shallow", [True, False])
+@pytest.mark.parametrize("at_once", [2, 3])
+def test_runs_beside_each_other_do_not_end_with_the_longest_alone(from_shallow: bool, at_once: int) -> None:
+    runs = programme(ReproduceConfig(image_size=32, scales=("36", "48", "36-64"), from_shallow=from_shallow).resolved())
+    ours = longest_first(runs)
+    assert sorted(run.name for run in ours) == sorted(run.name for run in runs)
+    least = max(time_taken(runs, 1) / at_once, time_taken(runs, len(runs)))  # no order can do it in less
+    assert time_taken(ours, at_once) <= 1.05 * least
+    assert time_taken(runs, at_once) > 1.05 * least
 
 
 def test_the_plan_is_printed_without_running(tmp_path: Path, call: Callable[..., Outcome]) -> None:

@@ -228,13 +228,22 @@ def test_killed_in_mid_epoch_and_resumed(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_failures_that_only_the_cluster_shows_are_one_line(cluster: dict[str, str], folders: Path, tmp_path: Path) -> None:
-    def fails(*flags: str) -> str:
-        result = run(*flags, "--storage-path", str(tmp_path), env=driver(cluster))
+    def fails(*flags: str, env: dict[str, str] | None = None) -> str:
+        result = run(*flags, "--storage-path", str(tmp_path), env=env or driver(cluster))
         assert result.returncode != 0
         assert "Traceback" not in result.stderr
         return [line for line in result.stderr.splitlines() if line.startswith("vgg_dist.train:")][-1]
 
     assert "--num-workers 9: the cluster has room for 3" in fails(*SMALL, "--num-workers", "9")
+    # Without RAY_ADDRESS, by what `ray start` leaves on its machine.
+    left = tmp_path / "ray" / "ray_current_cluster"
+    left.parent.mkdir()
+    left.write_text(driver(cluster)["RAY_ADDRESS"])
+    found = {key: value for key, value in cluster.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": str(tmp_path)}
+    assert "--num-workers 9: the cluster has room for 3" in fails(*SMALL, "--num-workers", "9", env=found)
+    left.write_text("127.0.0.1:9")
+    for gone in found, {"RAY_ADDRESS": "127.0.0.1:9"}:
+        assert "RAY_ADDRESS 127.0.0.1:9: nothing answers" in fails(*SMALL, env=gone)
     jpeg(folders / "bad" / "train" / "cat" / "1.jpg", b"not an image")
     for name in ("train/cat/2.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/dog/1.jpg"):
         jpeg(folders / "bad" / name)

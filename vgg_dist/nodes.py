@@ -9,15 +9,20 @@ import os
 import socket
 
 import ray
+from ray._private.services import find_bootstrap_address
 
 from vgg_dist.storage import check_writable
 
 
 def start_ray() -> None:
-    """Connects to the cluster that there is, or starts one on this machine."""
+    """Connects to the cluster that RAY_ADDRESS or an earlier `ray start` tells of, or starts one on this machine.
+
+    ValueError, one line, if nothing answers there.
+    """
     logging.getLogger("ray").setLevel(logging.WARNING)
     if ray.is_initialized():  # by the command that this one is a part of, or this is one of Ray's own processes
         return
+    _find_cluster()
     if "RAY_ADDRESS" not in os.environ:
         # Ray Train frees what a stopped trial holds once the dashboard says that it is gone. Where it is not told of the
         # dashboard, it looks for it among the machine's processes, and gives up if another Ray is up there.
@@ -32,6 +37,22 @@ def start_ray() -> None:
     known = job.get("env_vars") or {}
     passed = "MLFLOW_", "RAY_ADDRESS", "VGG_DIST_PHASES"  # not VGG_DIST_CACHE, which is each node's own
     ray.init(runtime_env={"env_vars": {k: v for k, v in os.environ.items() if k.startswith(passed) and k not in known}})
+
+
+def _find_cluster() -> None:
+    """Sets RAY_ADDRESS where `ray start` left a cluster. ValueError if nothing answers, where Ray tries for ten minutes."""
+    named, left = os.environ.get("RAY_ADDRESS"), find_bootstrap_address(None)
+    address = named or left
+    if address is None:
+        return
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "://" not in address:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            mend = "" if named else "; that is where `ray start` began a cluster, `ray stop` forgets it"
+            raise ValueError(f"RAY_ADDRESS {address}: nothing answers ({error.strerror or error}){mend}") from None
+    os.environ["RAY_ADDRESS"] = address
 
 
 def _free_port(usual: int) -> int:

@@ -12,7 +12,7 @@ import ray
 from vgg_dist.config import ReproduceConfig, TrainConfig, TrainingError
 from vgg_dist.driver import DRIVER_MEMORY, Part, run_training
 from vgg_dist.nodes import groups_at_once, start_ray, worker_resources
-from vgg_dist.programme import Run
+from vgg_dist.programme import Run, longest_first
 from vgg_dist.tracking import TrackedRun
 
 
@@ -29,7 +29,7 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) ->
     resources = resources[: len(resources) // at_once]
     # Each waits for Ray Train in a process of its own, which needs no CPU; a lost node costs it a start, not its training.
     train = ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=config.max_failures)(run_training)
-    waiting = list(runs)
+    waiting = longest_first(runs) if at_once > 1 else list(runs)
     running: dict[ray.ObjectRef, Run] = {}
     done: set[str | None] = {None}
     failures: dict[str, str] = {}

@@ -75,6 +75,22 @@ def is_jittered(config: TrainConfig) -> bool:
     return config.train_scale[0] != config.train_scale[1]
 
 
+def longest_first(runs: Sequence[Run]) -> list[Run]:
+    """In the order to begin them in where several go at once: by the computing that is to be done one after the other,
+    from a run to the end of the longest chain behind it (critical-path list scheduling)."""
+    ahead: dict[str, int] = {}
+    for run in reversed(runs):
+        behind = [ahead[other.name] for other in runs if other.after == run.name]
+        ahead[run.name] = run.config.epochs * _image_macs(run.config) + max(behind, default=0)
+    return sorted(runs, key=lambda run: -ahead[run.name])
+
+
+def _image_macs(config: TrainConfig) -> int:
+    size = config.image_size or 0
+    with torch.device("meta"):
+        return macs(build_model(config.arch, head=config.head, image_size=size), size)
+
+
 def measure_rate(config: TrainConfig, num_classes: int, steps: int = 2) -> float:
     """Images/s of training steps of this net on this machine's GPU, or its CPU: forward, backward, optimizer."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -114,9 +130,7 @@ def describe_plan(
     for run in runs:
         epochs = run.config.epochs
         hours = num_train * epochs / rates[run.config.arch] / 3600
-        size = run.config.image_size or 0
-        with torch.device("meta"):
-            gmacs = macs(build_model(run.config.arch, head=run.config.head, image_size=size), size) / 1e9
+        gmacs = _image_macs(run.config) / 1e9
         forward[run.name] = 3 * rates[run.config.arch]  # a step is a forward pass, and twice that backward
         finish[run.name] = finish[run.after] + hours
         total += hours
