@@ -177,6 +177,9 @@ def stop(cluster: Cluster) -> int:
     for process in left:
         process.kill()
     psutil.wait_procs(left, timeout=10)
+    from vgg_dist.nodes import forget_ended_cluster  # in here: Ray takes seconds
+
+    forget_ended_cluster()
     return len(processes)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from ray._private.services import find_bootstrap_address
 
 from cluster import local
 
@@ -102,7 +103,9 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[st
         processes = [psutil.Process(service.pid) for service in notes(folder).services]
         processes += [child for process in processes for child in process.children(recursive=True)]
         assert len(processes) >= 8
+        assert find_bootstrap_address(None)
         assert command(folder, "down").returncode == 0
+        assert find_bootstrap_address(None) is None
         assert [process for process in processes if process.is_running()] == []
         assert command(folder, "status").returncode == 1
 

@@ -9,6 +9,7 @@ import os
 import socket
 
 import ray
+from ray._common.utils import reset_ray_address
 from ray._private.services import find_bootstrap_address
 
 from vgg_dist.storage import check_writable
@@ -45,14 +46,29 @@ def _find_cluster() -> None:
     address = named or left
     if address is None:
         return
-    host, _, port = address.rpartition(":")
-    if port.isdigit() and "://" not in address:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        except OSError as error:
-            mend = "" if named else "; that is where `ray start` began a cluster, `ray stop` forgets it"
-            raise ValueError(f"RAY_ADDRESS {address}: nothing answers ({error.strerror or error}){mend}") from None
+    if why := _unanswered(address):
+        mend = "" if named else "; that is where `ray start` began a cluster, `ray stop` forgets it"
+        raise ValueError(f"RAY_ADDRESS {address}: nothing answers ({why.strerror or why}){mend}")
     os.environ["RAY_ADDRESS"] = address
+
+
+def _unanswered(address: str) -> OSError | None:
+    """Why nothing answers at HOST:PORT. None where something does, or where the address is of another form."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "://" in address:
+        return None
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        return error
+    return None
+
+
+def forget_ended_cluster() -> None:
+    """Removes what `ray start` leaves for commands to find its cluster by, once nothing answers there."""
+    left = find_bootstrap_address(None)
+    if left and _unanswered(left):
+        reset_ray_address()
 
 
 def _free_port(usual: int) -> int:
