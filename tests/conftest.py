@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -34,6 +36,29 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images: {folder} does not exist (set VGG_DIST_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cifar_template(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 CIFAR-10 test images as train and 100 as val, as a tree `cifar` and in small `shards`."""
+    root = tmp_path_factory.mktemp("cifar")
+    with tarfile.open(real_data / "cifar10-test.tar") as tar:
+        for member in tar:
+            name = re.fullmatch(r"\./(\w+/00([0-3])\d\.jpg)", member.name)
+            if name:
+                split = "val" if name[2] == "3" else "train"
+                make_tree(root, {f"cifar/{split}/{name[1]}": tar.extractfile(member).read()})  # type: ignore[union-attr]
+    for split in ("train", "val"):
+        store = open_store(str(root / "cifar"), split)
+        write_shards(store, split, root / "shards", shard_bytes=40_000, seed=3)
+    return root
+
+
+@pytest.fixture
+def cifar_shards(cifar_template: Path, tmp_path: Path) -> Path:
+    """The folder `shards` of a copy of `cifar_template` that a test may spoil."""
+    shutil.copytree(cifar_template, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "shards"
 
 
 @pytest.fixture(scope="session")

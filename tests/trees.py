@@ -44,3 +44,12 @@ def by_content(store: SampleStore) -> dict[bytes, str]:
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def contents(store: SampleStore) -> dict[str, tuple[str, bytes]]:
+    """File stem with its class -> (class name, bytes), which must not depend on how a store keeps its samples."""
+    found = {}
+    for index in range(len(store)):
+        class_name = store.class_names[store.labels[index]]
+        found[f"{class_name}/{Path(store.name(index)).stem}"] = class_name, store.read(index)
+    return found
