@@ -244,6 +244,7 @@ def test_failures_that_only_the_cluster_shows_are_one_line(cluster: dict[str, st
     left.write_text("127.0.0.1:9")
     for gone in found, {"RAY_ADDRESS": "127.0.0.1:9"}:
         assert "RAY_ADDRESS 127.0.0.1:9: nothing answers" in fails(*SMALL, env=gone)
+    assert "token is missing or incorrect" in fails(*SMALL, env=driver(cluster) | {"RAY_AUTH_TOKEN": "0" * 64})
     jpeg(folders / "bad" / "train" / "cat" / "1.jpg", b"not an image")
     for name in ("train/cat/2.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/dog/1.jpg"):
         jpeg(folders / "bad" / name)

@@ -18,38 +18,39 @@ from vgg_dist.storage import check_writable
 def start_ray() -> None:
     """Connects to the cluster that RAY_ADDRESS or an earlier `ray start` tells of, or starts one on this machine.
 
-    ValueError, one line, if nothing answers there.
+    ValueError, one line, if there is none, or it lets nobody in.
     """
     logging.getLogger("ray").setLevel(logging.WARNING)
     if ray.is_initialized():  # by the command that this one is a part of, or this is one of Ray's own processes
         return
-    _find_cluster()
-    if "RAY_ADDRESS" not in os.environ:
-        # Ray Train frees what a stopped trial holds once the dashboard says that it is gone. Where it is not told of the
-        # dashboard, it looks for it among the machine's processes, and gives up if another Ray is up there.
-        port = _free_port(8265)
-        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-        ray.init(dashboard_port=port)
+    named = os.environ.get("RAY_ADDRESS")
+    if address := named or find_bootstrap_address(None):
+        if why := _unanswered(address):  # Ray would try for ten minutes
+            mend = "" if named else "; that is where `ray start` began a cluster, `ray stop` forgets it"
+            raise ValueError(f"RAY_ADDRESS {address}: nothing answers ({why.strerror or why}){mend}")
+        _join(address)
         return
+    # Ray Train frees what a stopped trial holds once the dashboard says that it is gone. Where it is not told of the
+    # dashboard, it looks for it among the machine's processes, and gives up if another Ray is up there.
+    port = _free_port(8265)
+    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    ray.init(dashboard_port=port)
+
+
+def _join(address: str) -> None:
     # A cluster's processes do not inherit this one's environment: the tracking server may want a password, and where the
     # cluster is they have to know as above. What the job was submitted with is there already, and Ray refuses to be told
     # it twice.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     known = job.get("env_vars") or {}
-    passed = "MLFLOW_", "RAY_ADDRESS", "VGG_DIST_PHASES"  # not VGG_DIST_CACHE, which is each node's own
-    ray.init(runtime_env={"env_vars": {k: v for k, v in os.environ.items() if k.startswith(passed) and k not in known}})
-
-
-def _find_cluster() -> None:
-    """Sets RAY_ADDRESS where `ray start` left a cluster. ValueError if nothing answers, where Ray tries for ten minutes."""
-    named, left = os.environ.get("RAY_ADDRESS"), find_bootstrap_address(None)
-    address = named or left
-    if address is None:
-        return
-    if why := _unanswered(address):
-        mend = "" if named else "; that is where `ray start` began a cluster, `ray stop` forgets it"
-        raise ValueError(f"RAY_ADDRESS {address}: nothing answers ({why.strerror or why}){mend}")
-    os.environ["RAY_ADDRESS"] = address
+    passed = "MLFLOW_", "VGG_DIST_PHASES"  # not VGG_DIST_CACHE, which is each node's own
+    told = {key: value for key, value in os.environ.items() if key.startswith(passed)} | {"RAY_ADDRESS": address}
+    try:
+        ray.init(runtime_env={"env_vars": {key: value for key, value in told.items() if key not in known}})
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        *_, reason = str(error.__cause__ or error).strip().splitlines()
+        raise ValueError(f"RAY_ADDRESS {address}: {reason}") from None
+    os.environ["RAY_ADDRESS"] = address  # not before: where it is unset, Ray takes this machine's token
 
 
 def _unanswered(address: str) -> OSError | None:
