@@ -95,7 +95,8 @@ class Gauges:
             # With the head: workers' nodes come and go, and what was kept on them would go too.
             keeper = ray.remote(num_cpus=0, max_restarts=-1, resources={"node:__internal_head__": 0.001})(_Keeper)
             known = {"name": "gauges", "namespace": "vgg_dist", "get_if_exists": True, "lifetime": "detached"}
-            self.keeper = keeper.options(**known).remote()
+            # DEFAULT: not in the placement group of a trial, which has no room for it and ends with the trial.
+            self.keeper = keeper.options(**known, scheduling_strategy="DEFAULT").remote()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
