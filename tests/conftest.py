@@ -150,11 +150,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     ]
     start += ["--temp-dir", str(temporary), "--disable-usage-stats"]
     bare = {key: value for key, value in (os.environ | env).items() if key != "RAY_ADDRESS"}
-    subprocess.run(start, env=bare, check=True, capture_output=True, timeout=180)
-    yield env
-    # Not `ray stop`, which would end every Ray of this machine. Workers go with their node.
-    subprocess.run(["pkill", "-KILL", "-f", f"{temporary}/"], check=False)
-    subprocess.run(["rm", "-rf", str(temporary)], check=False)
+    try:
+        subprocess.run(start, env=bare, check=True, capture_output=True, timeout=180)
+        yield env
+    finally:
+        # Not `ray stop`, which would end every Ray of this machine. Workers go with their node.
+        subprocess.run(["pkill", "-KILL", "-f", f"{temporary}/"], check=False)
+        subprocess.run(["rm", "-rf", str(temporary)], check=False)
 
 
 def driver(cluster: dict[str, str]) -> dict[str, str]:
