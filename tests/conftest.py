@@ -208,7 +208,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("ray"):  # one cluster for all of them, and some kill processes by their names
+        if item.get_closest_marker("ray") and not item.get_closest_marker("xdist_group"):  # one cluster for all of them
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 

@@ -24,9 +24,13 @@ TOKEN, PASSWORD = "0123456789abcdef" * 4, "a-long-password-of-tests"
 NOBODY = "65534"
 SERVICE = f"{hosts.SUBNET}.50"
 """A second address of the head, to be routed to apart from it."""
-needs_hosts = pytest.mark.skipif(
-    bool(hosts.WHY_NOT) or not (POSTGRES / "initdb").exists(), reason=hosts.WHY_NOT or "no PostgreSQL"
-)
+on_hosts = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.xdist_group("hosts"),  # their addresses are the same; they are apart from this machine's own Ray
+    pytest.mark.skipif(bool(hosts.WHY_NOT) or not (POSTGRES / "initdb").exists(), reason=hosts.WHY_NOT or "no PostgreSQL"),
+]
 
 
 class Cluster:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
-from host_cluster import PASSWORD, ROOT, TOKEN, Cluster, needs_hosts, opened
+from host_cluster import PASSWORD, ROOT, TOKEN, Cluster, on_hosts, opened
 from manifests import monitoring
 from mlflow_server import wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200), needs_hosts]
+pytestmark = on_hosts
 # 20 steps in two epochs, a checkpoint every third.
 SMALL = """
     --arch A --head linear --image-size 32 --data s3://runs/data --global-batch 16 --micro-batch 8

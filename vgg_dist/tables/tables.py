@@ -108,7 +108,7 @@ def plan_tables(nets: Sequence[EvaluatedNet], num_classes: int) -> list[Table]:
     """The tables with what is to be measured, not yet measured.
 
     A row of the paper's for which there are several nets becomes several rows. Nets that the paper does not have get rows
-    where the posteriors for them are there.
+    where the posteriors for them are there, below the paper's, or above where none of the paper's was run.
     """
     repeated = by_paper_net(nets, num_classes)
     per_net = ("net", "S", "Q")
@@ -121,10 +121,21 @@ def plan_tables(nets: Sequence[EvaluatedNet], num_classes: int) -> list[Table]:
     }
     return [
         Table(
-            number=number, title=title, measured=MEASURED[number], headings=headings, rows=rows, note=NOTES.get(number, "")
+            number=number,
+            title=title,
+            measured=MEASURED[number],
+            headings=headings,
+            rows=_run_first(rows),
+            note=NOTES.get(number, ""),
         )
         for number, (title, headings, rows) in plan.items()
     ]
+
+
+def _run_first(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    if any(row.paper and row.mean for row in rows):
+        return rows
+    return tuple(sorted(rows, key=lambda row: row.mean is None))
 
 
 def scale_text(train_scale: tuple[int, int] | None) -> str:
