@@ -8,16 +8,18 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
+from mlflow_server import wait_for
 from ray._private.services import find_bootstrap_address
 
 from cluster import local
+from vgg_dist.tracking import read_runs
 
 ROOT = Path(__file__).parents[1]
 HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -89,18 +91,18 @@ def test_what_the_image_holds_satisfies_the_project() -> None:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A cluster of two nodes: the folder that it was started in, and what its user's environment has."""
+    """A cluster of three nodes: the folder that it was started in, and what its user's environment has."""
     folder = tmp_path_factory.mktemp("up")
     ports = {flag: str(free_port()) for flag in ("--port", "--dashboard-port", "--mlflow-port")}
     flags = [text for pair in ports.items() for text in pair]
     try:
-        started = command(folder, "up", "--nodes", "2", "--cpus", "1", *flags)
+        started = command(folder, "up", "--nodes", "3", "--cpus", "2", *flags)
         assert started.returncode == 0, started.stderr
-        assert "2 nodes, 2 CPUs" in started.stdout
+        assert "3 nodes, 6 CPUs" in started.stdout
         exported = dict(re.findall(r"(RAY_\w+)=(\S+)", started.stdout))
         yield folder, exported | {"MLFLOW": f"http://127.0.0.1:{ports['--mlflow-port']}"}
     finally:
-        processes = [psutil.Process(service.pid) for service in notes(folder).services]
+        processes = [process for service in notes(folder).services if (process := service.process())]
         processes += [child for process in processes for child in process.children(recursive=True)]
         assert len(processes) >= 8
         assert find_bootstrap_address(None)
@@ -134,6 +136,49 @@ def test_a_second_one_is_refused(up: tuple[Path, dict[str, str]]) -> None:
     assert (
         second.stderr == "cluster: a cluster is up on this machine; `python -m cluster status` shows it, `down` stops it\n"
     )
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_lost_node_costs_a_search_what_its_trials_did_since_their_checkpoints(up: tuple[Path, dict[str, str]]) -> None:
+    """Three trials of two workers fill the three nodes, and a fourth waits."""
+    folder, exported = up
+    flags = ["--arch", "A", "--head", "linear", "--image-size", "32", "--data", "synthetic:train=192,val=20,size=40"]
+    flags += ["--global-batch", "16", "--epochs", "3", "--checkpoint-every", "2", "--log-every", "1", "--num-workers", "2"]
+    flags += ["--search", "grid", "--search-lr", "0.001", "0.002", "0.003", "0.004", "--search-train-scale", "36"]
+    flags += ["--early-stopping", "none", "--storage-path", str(folder / "runs"), "--name", "searched"]
+    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--", "python", "-m", "vgg_dist.tune", *flags]
+    env = {**os.environ, **exported, "HOME": str(folder)}
+
+    def checkpoints() -> set[tuple[str, int]]:
+        """Trials and the steps of what they keep, the last two."""
+        files = (folder / "runs" / "searched").glob("lr*/checkpoint-*/config.json")
+        return {(file.parents[1].name, int(file.parent.name.partition("-")[2])) for file in files}
+
+    with (folder / "search.log").open("w") as log, subprocess.Popen(submit, env=env, stdout=log, stderr=log) as job:
+        wait_for(lambda: job.poll() is not None or len({trial for trial, step in checkpoints() if step > 6}) == 3)
+        assert job.poll() is None, (folder / "search.log").read_text()
+        node = next(service.process() for service in notes(folder).services if service.name == "node-2")
+        assert node is not None
+        lost = [node, *node.children(recursive=True)]
+        at_loss = checkpoints()
+        for process in lost:
+            process.kill()
+        written = set()
+        while job.poll() is None:
+            written |= checkpoints() - at_loss
+            time.sleep(0.1)
+    text = (folder / "search.log").read_text()
+    assert job.returncode == 0, text
+    assert re.search(r"worker \d failed|Trial task failed", text)
+    last = dict(sorted(at_loss))
+    assert all(step > last.get(trial, 0) for trial, step in written), (at_loss, written)  # none began anew
+    assert "node-2   ENDED" in command(folder, "status").stdout
+    runs = read_runs(exported["MLFLOW"], "vgg_dist")
+    assert len(runs) == 4
+    for run in runs:
+        assert run.status == "FINISHED", run.note
+        assert [epoch for epoch, _ in run.validations["val/top1_error"]] == [1, 2, 3]
 
 
 def notes(folder: Path) -> local.Cluster:
