@@ -140,6 +140,7 @@ def test_a_second_one_is_refused(up: tuple[Path, dict[str, str]]) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_lost_node_costs_a_search_what_its_trials_did_since_their_checkpoints(up: tuple[Path, dict[str, str]]) -> None:
     """Three trials of two workers fill the three nodes, and a fourth waits."""
     folder, exported = up
