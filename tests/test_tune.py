@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Outcome, driver, kill_once
 
+from vgg_dist import search
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.store import connect
 
@@ -20,9 +21,19 @@ SMALL = """
     --epochs 2 --search-train-scale 36 --name searched
 """.split()  # noqa: SIM905
 
+# How often Ray Tune writes down what it knows; of itself it does so every 10 s at most.
+EVERY_SECOND = {"TUNE_GLOBAL_CHECKPOINT_S": "1"}
+
 
 def command(*flags: str) -> list[str]:
     return [sys.executable, "-m", "vgg_dist.tune", *SMALL, *flags]
+
+
+def first_is_finished(folder: Path) -> bool:
+    """Whether a trial is, and Ray Tune has written that down: see EVERY_SECOND."""
+    found = bool(list(folder.glob("searched/*/outcome.json")))
+    time.sleep(2 * found)
+    return found
 
 
 @pytest.mark.ray
@@ -33,15 +44,10 @@ def test_a_killed_search_goes_on_and_a_diverging_trial_does_not_end_it(
     flags = ["--search", "grid", "--search-lr", "0.02", "1e12", "--trials-at-once", "1", "--early-stopping", "none"]
     flags += ["--storage-path", str(tmp_path)]
 
-    def first_is_finished() -> bool:
-        found = bool(list(tmp_path.glob("searched/lr0.02*/outcome.json")))
-        time.sleep(2 * found)  # Ray Tune writes down what it knows once a second at most
-        return found
-
     # What keeps the gauges of all runs would be there from an earlier test; on a new cluster the first trial starts it.
     end_keeper = "import ray; ray.init(); ray.kill(ray.get_actor('gauges', 'vgg_dist'))"
     subprocess.run([sys.executable, "-c", end_keeper], env=os.environ | env, capture_output=True, check=False)
-    kill_once(command(*flags), first_is_finished, tmp_path / "killed.log", env)
+    kill_once(command(*flags), lambda: first_is_finished(tmp_path), tmp_path / "killed.log", env | EVERY_SECOND)
     (finished,) = tmp_path.glob("searched/lr0.02*/outcome.json")
     written = finished.stat().st_mtime_ns
 
@@ -66,11 +72,14 @@ def test_a_killed_search_goes_on_and_a_diverging_trial_does_not_end_it(
 
 
 @pytest.mark.ray
-def test_a_trial_that_falls_behind_is_stopped_and_makes_room(cluster: dict[str, str], tmp_path: Path) -> None:
+def test_a_trial_that_falls_behind_those_before_a_kill_is_stopped_and_makes_room(
+    cluster: dict[str, str], tmp_path: Path
+) -> None:
     flags = ["--batch-norm", "--search", "grid", "--search-lr", "0.001", "1", "0.0009", "--trials-at-once", "1"]
     flags += ["--metric", "loss", "--storage-path", str(tmp_path)]
-    env = os.environ | driver(cluster)
-    done = subprocess.run(command(*flags), capture_output=True, text=True, cwd=ROOT, timeout=500, env=env)
+    env = driver(cluster)
+    kill_once(command(*flags), lambda: first_is_finished(tmp_path), tmp_path / "killed.log", env | EVERY_SECOND)
+    done = subprocess.run(command(*flags), capture_output=True, text=True, cwd=ROOT, timeout=500, env=os.environ | env)
     assert done.returncode == 0, done.stdout + done.stderr
     runs = {run.name.partition("_")[0]: run for run in read_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "vgg_dist")}
     assert len(runs) == 3
@@ -80,6 +89,23 @@ def test_a_trial_that_falls_behind_is_stopped_and_makes_room(cluster: dict[str, 
     (epoch, loss), (_, others) = (runs[name].validations["val/loss"][0] for name in ("lr1", "lr0.001"))
     assert epoch == 1
     assert loss > others
+
+
+def test_ray_tune_hears_of_a_validation_that_only_a_checkpoint_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[float, float]] = []
+
+    class Tune:  # the real one can be made within a trial only
+        def after_report(self, context: None, results: list[dict[str, float]], checkpoint: None) -> None:
+            heard.extend((result["epoch"], result["top1_error"]) for result in results)
+
+    monkeypatch.setattr(search, "TuneReportCallback", Tune)
+    report = search.TrialReport()
+    validation = {"val/loss": 1.5, "val/top1_error": 50.0, "val/top5_error": 5.0}
+    kept = [{"metrics": {"epoch": 3.0, "train/loss": 1.0}}, {"metrics": validation}]
+    report.after_report(None, [{"records": [], "earlier": kept}], None)
+    report.after_report(None, [{"records": [{"metrics": {"epoch": 4.0}}]}], None)
+    report.after_report(None, [{"records": [{"metrics": validation | {"val/top1_error": 40.0}}]}], None)
+    assert heard == [(3.0, 50.0), (4.0, 40.0)]
 
 
 @pytest.mark.parametrize(

@@ -109,12 +109,13 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
         tune.with_parameters(run_trial, search=config, parent=run, resources=resources), {"memory": DRIVER_MEMORY}
     )
     space = {name: _domain(config, values) for name, values in config.space().items()}
+    scheduler = _scheduler(config)
     run_config = RunConfig(
         name="tune",
         storage_path=config.folder,
         # A trial is started again where its driver was lost with a node; what it finds wrong itself it reports.
         failure_config=FailureConfig(max_failures=config.max_failures),
-        callbacks=[SearchProgress(config, run), JsonLoggerCallback()],
+        callbacks=[SearchProgress(config, run, scheduler), JsonLoggerCallback()],
         verbose=0,
     )
     state = beside(config.folder, "tune")
@@ -128,7 +129,7 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
         metric=config.metric,
         mode="min",
         search_alg=algorithm,
-        scheduler=_scheduler(config),
+        scheduler=scheduler,
         num_samples=1 if config.search == "grid" else config.trials,
     )
     return Tuner(trainable, param_space=space, tune_config=tune_config, run_config=run_config)
@@ -171,8 +172,11 @@ class TrialReport(ray.train.UserCallback):
         self.epoch = 0.0
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Takes rank 0's records; a validation has the epoch of the record before it."""
-        for record in metrics[0]["records"]:
+        """Takes rank 0's records; a validation has the epoch of the record before it.
+
+        What a checkpoint kept Ray Tune may not have heard of. If it has, it hears it twice: no other error, no other rung.
+        """
+        for record in [*metrics[0].get("earlier", []), *metrics[0]["records"]]:
             values = record["metrics"]
             self.epoch = values.get("epoch", self.epoch)
             if "val/loss" in values:
@@ -181,15 +185,41 @@ class TrialReport(ray.train.UserCallback):
 
 
 class SearchProgress(Callback):
-    """In the search's own process: a line for each validation and for each trial's end."""
+    """In the search's own process: a line for each validation and for each trial's end.
 
-    def __init__(self, config: TuneConfig, run: TrackedRun) -> None:
+    After an interruption it tells the scheduler again what every trial has reported, which Ray Tune does not: the trials
+    that are left would be compared with each other only.
+    """
+
+    def __init__(self, config: TuneConfig, run: TrackedRun, scheduler: TrialScheduler) -> None:
         self.config = config
         self.run = run
+        self.scheduler = scheduler
         self.best = math.inf
+        self.results: list[tuple[str, dict[str, Any]]] = []
+        self.untold: list[tuple[str, dict[str, Any]]] = []
+
+    def get_state(self) -> dict[str, Any]:
+        """What Ray Tune keeps with its own state."""
+        return {"best": self.best, "results": self.results}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Called before the trials are there."""
+        self.best = state["best"]
+        self.results = state["results"]
+        self.untold = list(self.results)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """The first time after an interruption: the scheduler's memory."""
+        known = {trial.trial_id: trial for trial in trials}
+        for trial_id, result in self.untold:
+            if trial_id in known:
+                self.scheduler.on_trial_result(None, known[trial_id], result)
+        self.untold = []
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A validation, or what a trial returned at its end."""
+        self.results.append((trial.trial_id, {name: result[name] for name in ("epoch", self.config.metric)}))
         if not result["ended"]:
             self.best = min(self.best, result[self.config.metric])
             self._say(
