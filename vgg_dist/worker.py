@@ -6,8 +6,10 @@ It opens the data, builds the net, takes up the last checkpoint, and passes the 
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
+import os
 import socket
 import time
 from pathlib import Path
@@ -52,10 +54,15 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     mark("data and net ready")
     reporter.trainer = trainer
     reporter.catch_up()
+    # Where a run is stopped from outside in mid-step, Ray ends this process while the thread that trains is in torch, which,
+    # coming back to an interpreter that is taken down, would abort with a page of stack trace.
+    atexit.register(os._exit, 0)
     try:
         trainer.run()
     except (ValueError, NonFiniteLoss) as wrong:  # raised by all workers alike
         return {"error": str(wrong), "non_finite": isinstance(wrong, NonFiniteLoss)}
+    finally:
+        atexit.unregister(os._exit)
     return {"metrics": reporter.validation, "step": trainer.state.step}
 
 
