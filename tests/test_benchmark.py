@@ -213,6 +213,18 @@ def test_twins_are_the_same_net() -> None:
             assert {name: weight.shape for name, weight in loop.model.state_dict().items()} == ours
 
 
+def test_a_lrns_twin_gives_the_same_logits() -> None:
+    from vgg_dist.models import build_model
+
+    images = 64 * torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    twin = PlainLoop("A-LRN", False, None, images, torch.zeros(1, dtype=torch.int64)).model.eval()
+    with torch.device("meta"):
+        ours = build_model("A-LRN").eval()
+    ours.load_state_dict(twin.state_dict(), assign=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(images), twin(images))
+
+
 def test_accuracy_counts_hits() -> None:
     generator = torch.Generator().manual_seed(0)
     output, target = torch.randn(40, 12, generator=generator), torch.randint(12, (40,), generator=generator)

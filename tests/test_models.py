@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vgg_dist.models import MODELS, build_model, fully_convolutional, init_from_shallower, macs
-from vgg_dist.models.vgg import local_response_norm
+from vgg_dist.models.lrn import LocalResponseNorm
 
 # Parameters without and with batch norm for 1000 classes (lenet5: 10), and published GMACs at 224.
 COUNTS: dict[str, tuple[int, int | None, float | None]] = {
@@ -159,7 +159,28 @@ def test_lrn_is_krizhevskys_sum(memory_format: torch.memory_format) -> None:
     for channel in range(9):
         neighbours = values[:, max(0, channel - 2) : channel + 3]
         expected[:, channel] = values[:, channel] / (2 + 1e-4 * (neighbours**2).sum(axis=1)) ** 0.75
-    np.testing.assert_allclose(local_response_norm()(maps).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(LocalResponseNorm()(maps).numpy(), expected, rtol=1e-5)
+    theirs = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+    torch.testing.assert_close(LocalResponseNorm()(maps.requires_grad_()), theirs(maps))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_lrns_gradient_is_that_of_its_formula(memory_format: torch.memory_format) -> None:
+    maps = (100 * images_of(3, channels=7, count=2)).double().to(memory_format=memory_format).requires_grad_()
+    assert torch.autograd.gradcheck(LocalResponseNorm(), maps)
+    gradient = torch.autograd.grad(LocalResponseNorm()(maps).sum(), maps)[0]
+    assert gradient.is_contiguous(memory_format=memory_format)
+
+
+def test_lrn_of_bf16_maps_is_computed_in_fp32() -> None:
+    maps = (100 * images_of(6, channels=9)).bfloat16()
+    exact, rounded = maps.float().requires_grad_(), maps.clone().requires_grad_()
+    expected, normalised = LocalResponseNorm()(exact), LocalResponseNorm()(rounded)
+    assert torch.equal(normalised, expected.bfloat16())
+    gradient = torch.randn(maps.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    (wide,) = torch.autograd.grad(expected, exact, gradient.float())
+    (narrow,) = torch.autograd.grad(normalised, rounded, gradient)
+    assert torch.equal(narrow, wide.bfloat16())
 
 
 def test_a_lrn_normalises_between_conv1_and_its_pool() -> None:
@@ -167,7 +188,7 @@ def test_a_lrn_normalises_between_conv1_and_its_pool() -> None:
     init_from_shallower(normalised, plain.state_dict())
     images = images_of(40)
     with torch.inference_mode():
-        maps = local_response_norm()(F.relu(plain.features[0](images)))
+        maps = LocalResponseNorm()(F.relu(plain.features[0](images)))
         assert torch.equal(normalised.features(images), plain.features[2:](maps))
 
 
@@ -192,10 +213,10 @@ def test_alexnets_maps_by_hand() -> None:
     with torch.inference_mode():
         maps = F.relu(F.conv2d(images, convs[0].weight, convs[0].bias, stride=4))
         assert maps.shape[-1] == 55
-        maps = F.max_pool2d(local_response_norm()(maps), 3, 2)
+        maps = F.max_pool2d(LocalResponseNorm()(maps), 3, 2)
         maps = F.relu(F.conv2d(maps, convs[1].weight, convs[1].bias, padding=2))
         assert maps.shape[-1] == 27
-        maps = F.max_pool2d(local_response_norm()(maps), 3, 2)
+        maps = F.max_pool2d(LocalResponseNorm()(maps), 3, 2)
         assert torch.equal(features(images), last_stage_by_hand(maps, convs))
 
 
@@ -205,10 +226,10 @@ def test_zfnets_maps_by_hand() -> None:
     images = images_of(224)
     with torch.inference_mode():
         maps = F.relu(F.conv2d(images, convs[0].weight, convs[0].bias, stride=2, padding=1))
-        maps = local_response_norm()(F.max_pool2d(maps, 3, 2, ceil_mode=True))
+        maps = LocalResponseNorm()(F.max_pool2d(maps, 3, 2, ceil_mode=True))
         assert maps.shape[-1] == 55
         maps = F.relu(F.conv2d(maps, convs[1].weight, convs[1].bias, stride=2))
-        maps = local_response_norm()(F.max_pool2d(maps, 3, 2, ceil_mode=True))
+        maps = LocalResponseNorm()(F.max_pool2d(maps, 3, 2, ceil_mode=True))
         assert torch.equal(features(images), last_stage_by_hand(maps, convs))
 
 

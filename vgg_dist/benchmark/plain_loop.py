@@ -1,16 +1,18 @@
 """The other side of `benchmark step`: a training loop as torchvision's reference classification script has it.
 
 references/classification/train.py: torchvision's own VGG in NCHW, SGD, optional autocast, and after each step the loss and
-the accuracies fetched from the device for its meters.
+the accuracies fetched from the device for its meters. A-LRN's is its vgg11 with torch's own LocalResponseNorm.
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-TORCHVISION_NAMES = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
+TORCHVISION_NAMES = {"A": "vgg11", "A-LRN": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
 _POOLED = 7  # torchvision pools to 7x7 in front of its FC layers, whatever the image's size
 
 
@@ -27,7 +29,9 @@ class PlainLoop:
 
     def __init__(self, arch: str, batch_norm: bool, dtype: torch.dtype | None, images: Tensor, labels: Tensor) -> None:
         name = TORCHVISION_NAMES[arch] + ("_bn" if batch_norm else "")
-        model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=1000, init_weights=False)
+        model = torchvision.models.get_model(name, weights=None, num_classes=1000, init_weights=False)
+        if arch == "A-LRN":
+            cast(nn.Sequential, model.features).insert(2, nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0))
         self.model = model.to(images.device).train()
         self.criterion = nn.CrossEntropyLoss()
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4)

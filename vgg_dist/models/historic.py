@@ -11,7 +11,8 @@ import functools
 
 from torch import nn
 
-from vgg_dist.models.vgg import ConvNet, fc_head, local_response_norm, output_size
+from vgg_dist.models.lrn import LocalResponseNorm
+from vgg_dist.models.vgg import ConvNet, fc_head, output_size
 
 
 class LeNet5(ConvNet):
@@ -52,11 +53,11 @@ class AlexNet(ConvNet):
         features = nn.Sequential(
             nn.Conv2d(3, 96, kernel_size=11, stride=4),
             nn.ReLU(inplace=True),
-            local_response_norm(),
+            LocalResponseNorm(),
             nn.MaxPool2d(kernel_size=3, stride=2),
             nn.Conv2d(96, 256, kernel_size=5, padding=2),
             nn.ReLU(inplace=True),
-            local_response_norm(),
+            LocalResponseNorm(),
             nn.MaxPool2d(kernel_size=3, stride=2),
             *_last_convolutions(),
             nn.MaxPool2d(kernel_size=3, stride=2),
@@ -78,11 +79,11 @@ class ZFNet(ConvNet):
             nn.Conv2d(3, 96, kernel_size=7, stride=2, padding=1),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True),
-            local_response_norm(),
+            LocalResponseNorm(),
             nn.Conv2d(96, 256, kernel_size=5, stride=2),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True),
-            local_response_norm(),
+            LocalResponseNorm(),
             *_last_convolutions(),
             nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True),
         )

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from vgg_dist.models.lrn import LocalResponseNorm
+
 # Five stages, a 2x2 max-pool after each. A number is a 3x3 convolution of that many channels (stride 1, map size kept),
 # @KxK another kernel size, "lrn" a local response normalisation. B-5x5 is the control net of the paper's section 4.1.
 CONFIGS = {
@@ -29,14 +31,6 @@ HEADS = ("fc", "gap", "linear")
 
 # What the paper's deeper nets take from the trained A, beside the FC layers.
 SHALLOW_CONVS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2")
-
-
-def local_response_norm() -> nn.LocalResponseNorm:
-    """Krizhevsky's normalisation over 5 neighbouring channels: k=2, alpha=1e-4 on the plain sum of squares, beta=0.75.
-
-    torch divides alpha by the number of channels, hence 5e-4 here.
-    """
-    return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
 
 
 def fc_head(in_features: int, num_classes: int, dropout: float) -> nn.Sequential:
@@ -96,7 +90,7 @@ def make_features(arch: str, *, batch_norm: bool) -> nn.Sequential:
     for stage in CONFIGS[arch].split("|"):
         for layer in stage.split():
             if layer == "lrn":
-                layers.append(local_response_norm())
+                layers.append(LocalResponseNorm())
                 continue
             width, _, size = layer.partition("@")
             channels, kernel = int(width), int(size[:1] or 3)
