@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Outcome, driver, kill_once
 
 from vgg_dist import search
+from vgg_dist.config import TuneConfig
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.store import connect
 
@@ -75,7 +77,8 @@ def test_a_killed_search_goes_on_and_a_diverging_trial_does_not_end_it(
 def test_a_trial_that_falls_behind_those_before_a_kill_is_stopped_and_makes_room(
     cluster: dict[str, str], tmp_path: Path
 ) -> None:
-    flags = ["--batch-norm", "--search", "grid", "--search-lr", "0.001", "1", "0.0009", "--trials-at-once", "1"]
+    # In the order that seed 0 draws: 0.001, 1, 0.0009.
+    flags = ["--batch-norm", "--search", "grid", "--search-lr", "0.001", "0.0009", "1", "--trials-at-once", "1"]
     flags += ["--metric", "loss", "--storage-path", str(tmp_path)]
     env = driver(cluster)
     kill_once(command(*flags), lambda: first_is_finished(tmp_path), tmp_path / "killed.log", env | EVERY_SECOND)
@@ -89,6 +92,17 @@ def test_a_trial_that_falls_behind_those_before_a_kill_is_stopped_and_makes_room
     (epoch, loss), (_, others) = (runs[name].validations["val/loss"][0] for name in ("lr1", "lr0.001"))
     assert epoch == 1
     assert loss > others
+
+
+def test_a_grid_is_tried_whole_and_not_in_its_own_order() -> None:
+    config = TuneConfig(search="grid", search_lr=(1.0, 2.0, 3.0, 4.0), search_train_scale=("256", "384")).resolved()
+    orders = []
+    for seed in (0, 0, 1):
+        points = [tuple(point.items()) for point in search.grid_points(replace(config, seed=seed))]
+        assert sorted(points) == [(("lr", lr), ("train_scale", scale)) for lr in (1, 2, 3, 4) for scale in ("256", "384")]
+        orders.append(points)
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) != orders[0]
 
 
 def test_ray_tune_hears_of_a_validation_that_only_a_checkpoint_kept(monkeypatch: pytest.MonkeyPatch) -> None:

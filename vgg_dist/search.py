@@ -7,10 +7,12 @@ Ray Tune needs to go on after an interruption.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
 import os
+import random
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +29,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from vgg_dist.config import Range, TrainConfig, TrainingError, TuneConfig
+from vgg_dist.config import Choices, Range, TrainConfig, TrainingError, TuneConfig
 from vgg_dist.driver import DRIVER_MEMORY, Part, open_training, run_training
 from vgg_dist.nodes import check_storage, groups_at_once, start_ray, worker_resources
 from vgg_dist.storage import beside, read_file, replace_file
@@ -108,7 +110,7 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, search=config, parent=run, resources=resources), {"memory": DRIVER_MEMORY}
     )
-    space = {name: _domain(config, values) for name, values in config.space().items()}
+    space = {name: _domain(values) for name, values in config.space().items()}
     scheduler = _scheduler(config)
     run_config = RunConfig(
         name="tune",
@@ -121,7 +123,10 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
     state = beside(config.folder, "tune")
     if Tuner.can_restore(state):
         return Tuner.restore(state, trainable, resume_unfinished=True, restart_errored=True, param_space=space)
-    algorithm: Searcher | BasicVariantGenerator = BasicVariantGenerator(max_concurrent=at_once, random_state=config.seed)
+    points = grid_points(config) if config.search == "grid" else None
+    algorithm: Searcher | BasicVariantGenerator = BasicVariantGenerator(
+        points_to_evaluate=points, max_concurrent=at_once, random_state=config.seed
+    )
     if config.search == "bayesian":
         optuna = OptunaSearch(metric=config.metric, mode="min", seed=config.seed)
         algorithm = ConcurrencyLimiter(optuna, max_concurrent=at_once)
@@ -130,15 +135,27 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
         mode="min",
         search_alg=algorithm,
         scheduler=scheduler,
-        num_samples=1 if config.search == "grid" else config.trials,
+        num_samples=config.num_trials(),
     )
     return Tuner(trainable, param_space=space, tune_config=tune_config, run_config=run_config)
 
 
-def _domain(config: TuneConfig, values: Any) -> Any:
+def _domain(values: Range | Choices) -> Any:
     if isinstance(values, Range):
         return (tune.loguniform if values.log else tune.uniform)(values.low, values.high)
-    return (tune.grid_search if config.search == "grid" else tune.choice)(list(values.values))
+    return tune.choice(list(values.values))
+
+
+def grid_points(config: TuneConfig) -> list[dict[str, Any]]:
+    """Every combination, in an order drawn from the seed.
+
+    Of a grid in its own order the first are neighbours, all good or all bad: early stopping would compare them with each
+    other only, and end the best trials but one before anything else was tried.
+    """
+    choices = {name: values.values for name, values in config.space().items() if isinstance(values, Choices)}
+    points = [dict(zip(choices, combination, strict=True)) for combination in itertools.product(*choices.values())]
+    random.Random(config.seed).shuffle(points)
+    return points
 
 
 def _scheduler(config: TuneConfig) -> TrialScheduler:

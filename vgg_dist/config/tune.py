@@ -55,7 +55,7 @@ class TuneConfig(TrainConfig):
     """Initialisations."""
 
     search: Literal["random", "grid", "bayesian"] = "random"
-    """How settings are chosen: at random, every combination, or by Optuna's tree-structured Parzen estimator."""
+    """How settings are chosen: drawn, all combinations in random order, or by Optuna's tree-structured Parzen estimator."""
     trials: int = 16
     """How many settings are tried (a grid has as many as it has combinations)."""
     metric: Literal["top1_error", "top5_error", "loss"] = "top1_error"
