@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Outcome, driver, kill_once
 
-from vgg_dist import search
+from vgg_dist import search, trial
 from vgg_dist.config import TuneConfig
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.store import connect
@@ -112,8 +112,8 @@ def test_ray_tune_hears_of_a_validation_that_only_a_checkpoint_kept(monkeypatch:
         def after_report(self, context: None, results: list[dict[str, float]], checkpoint: None) -> None:
             heard.extend((result["epoch"], result["top1_error"]) for result in results)
 
-    monkeypatch.setattr(search, "TuneReportCallback", Tune)
-    report = search.TrialReport()
+    monkeypatch.setattr(trial, "TuneReportCallback", Tune)
+    report = trial.TrialReport()
     validation = {"val/loss": 1.5, "val/top1_error": 50.0, "val/top5_error": 5.0}
     kept = [{"metrics": {"epoch": 3.0, "train/loss": 1.0}}, {"metrics": validation}]
     report.after_report(None, [{"records": [], "earlier": kept}], None)

@@ -20,22 +20,20 @@ from typing import Any
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 
-import ray.train
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, Tuner
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from vgg_dist.config import Choices, Range, TrainConfig, TrainingError, TuneConfig
-from vgg_dist.driver import DRIVER_MEMORY, Part, open_training, run_training
+from vgg_dist.driver import DRIVER_MEMORY, open_training
 from vgg_dist.nodes import check_storage, groups_at_once, start_ray, worker_resources
 from vgg_dist.storage import beside, read_file, replace_file
 from vgg_dist.tracking import TrackedRun, check_store, finish_run, open_run, resolve_tracking_uri
+from vgg_dist.trial import run_trial
 
-WORST = {"top1_error": 100.0, "top5_error": 100.0, "loss": math.inf}
 SETTINGS = "search.json"
 
 
@@ -165,40 +163,6 @@ def _scheduler(config: TuneConfig) -> TrialScheduler:
     if config.early_stopping == "median":
         return MedianStoppingRule(time_attr="epoch", grace_period=config.grace_epochs)
     return FIFOScheduler()
-
-
-def run_trial(
-    values: dict[str, Any], search: TuneConfig, parent: TrackedRun, resources: list[dict[str, float]]
-) -> dict[str, Any]:
-    """One trial, in a process of its own: a training, whose validations go to Ray Tune. Returns its last result."""
-    trial = search.trial(values, tune.get_context().get_trial_id())
-    trial = replace(trial, tracking_uri=parent.tracking_uri)
-    part = Part(parent, resources, is_trial=True, callbacks=(TrialReport(),))
-    try:
-        metrics = run_training(trial, part)
-    except (ValueError, TrainingError) as error:  # the settings' own fault: the next start would end so too
-        return {**WORST, "epoch": search.epochs, "ended": f"failed: {error}"}
-    return {name: metrics[f"val/{name}"] for name in WORST} | {"epoch": search.epochs, "ended": "finished"}
-
-
-class TrialReport(ray.train.UserCallback):
-    """On Ray Train's controller: passes each validation on to Ray Tune."""
-
-    def __init__(self) -> None:
-        self.to_tune = TuneReportCallback()
-        self.epoch = 0.0
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Takes rank 0's records; a validation has the epoch of the record before it.
-
-        What a checkpoint kept Ray Tune may not have heard of. If it has, it hears it twice: no other error, no other rung.
-        """
-        for record in [*metrics[0].get("earlier", []), *metrics[0]["records"]]:
-            values = record["metrics"]
-            self.epoch = values.get("epoch", self.epoch)
-            if "val/loss" in values:
-                result = {name: values[f"val/{name}"] for name in WORST} | {"epoch": self.epoch, "ended": ""}
-                self.to_tune.after_report(run_context, [result], None)
 
 
 class SearchProgress(Callback):
