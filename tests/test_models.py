@@ -14,7 +14,7 @@ from networks import build_drawn, build_on_meta, images_of
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vgg_dist.models import MODELS, build_model, fully_convolutional, init_from_shallower, macs
+from vgg_dist.models import MODELS, build_model, fully_convolutional, init_from_shallower, lrn, macs
 from vgg_dist.models.lrn import LocalResponseNorm
 
 # Parameters without and with batch norm for 1000 classes (lenet5: 10), and published GMACs at 224.
@@ -165,10 +165,17 @@ def test_lrn_is_krizhevskys_sum(memory_format: torch.memory_format) -> None:
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_lrns_gradient_is_that_of_its_formula(memory_format: torch.memory_format) -> None:
+@pytest.mark.parametrize("part", [1 << 22, 1])
+def test_lrns_gradient_is_that_of_its_formula(
+    memory_format: torch.memory_format, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lrn, "PART", part)
     maps = (100 * images_of(3, channels=7, count=2)).double().to(memory_format=memory_format).requires_grad_()
     assert torch.autograd.gradcheck(LocalResponseNorm(), maps)
-    gradient = torch.autograd.grad(LocalResponseNorm()(maps).sum(), maps)[0]
+    normalised = LocalResponseNorm()(maps)
+    (gradient,) = torch.autograd.grad(normalised.sum(), maps)
+    assert torch.equal(normalised, LocalResponseNorm()(maps.detach()))
+    assert normalised.is_contiguous(memory_format=memory_format)
     assert gradient.is_contiguous(memory_format=memory_format)
 
 

@@ -7,6 +7,7 @@ steps to autograd; `python -m vgg_dist.benchmark step --archs A-LRN` shows what 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SIZE, ALPHA, BETA, K = 5, 1e-4, 0.75, 2.0
+PART = 1 << 22  # numbers, 16 MiB in fp32: one image of A-LRN's at 224 pixels
 
 
 class LocalResponseNorm(nn.Module):
@@ -35,36 +37,49 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, maps: Tensor) -> Tensor:
-        normalised, base = _normalise(maps)
+        normalised, base = _in_parts(_normalise, maps)
         context.save_for_backward(maps, base)
         return normalised
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context: Any, gradient: Tensor) -> Tensor:
-        maps, base = context.saved_tensors
-        maps = maps.to(base.dtype)
-        scaled = _to_minus_beta(base) * gradient
-        return (scaled - _window_sum(scaled * maps / base) * maps * (2 * ALPHA * BETA)).to(gradient.dtype)
+        return _in_parts(_backward, *context.saved_tensors, gradient)[0]
+
+
+def _in_parts(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """`function` of the tensors; on a CPU of a few images at a time: what it computes on the way stays in the caches."""
+    images = max(1, PART // max(1, tensors[0][:1].numel()))
+    if tensors[0].device.type != "cpu" or torch.compiler.is_compiling() or len(tensors[0]) <= images:
+        return function(*tensors)
+    parts = [function(*part) for part in zip(*(tensor.split(images) for tensor in tensors), strict=True)]
+    return tuple(torch.cat(results) for results in zip(*parts, strict=True))
 
 
 def _normalise(maps: Tensor) -> tuple[Tensor, Tensor]:
     """The normalised maps, and what they are divided by before its exponent."""
     wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    base = _window_sum(wide * wide) * ALPHA + K
-    return (wide * _to_minus_beta(base)).to(maps.dtype), base
+    base = _window_sum(wide * wide).mul_(ALPHA).add_(K)
+    return _to_minus_beta(base).mul_(wide).to(maps.dtype), base
+
+
+def _backward(maps: Tensor, base: Tensor, gradient: Tensor) -> tuple[Tensor]:
+    maps = maps.to(base.dtype)
+    scaled = _to_minus_beta(base).mul_(gradient)
+    neighbours = _window_sum((scaled * maps).div_(base)).mul_(maps)
+    return (scaled.sub_(neighbours, alpha=2 * ALPHA * BETA).to(gradient.dtype),)
 
 
 def _window_sum(maps: Tensor) -> Tensor:
     channels, reach = maps.shape[1], SIZE // 2
     padded = functional.pad(maps, (0, 0, 0, 0, reach, reach))
-    total = padded[:, :channels]
-    for first in range(1, SIZE):
-        total = total + padded[:, first : first + channels]
+    total = padded[:, :channels] + padded[:, 1 : channels + 1]
+    for first in range(2, SIZE):
+        total += padded[:, first : first + channels]
     return total
 
 
 def _to_minus_beta(base: Tensor) -> Tensor:
     """base ** -0.75, several times as fast as a power."""
     root = base.rsqrt()
-    return root * root.sqrt()
+    return root.sqrt().mul_(root)
