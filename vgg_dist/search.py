@@ -7,7 +7,6 @@ Ray Tune needs to go on after an interruption.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import math
@@ -150,8 +149,7 @@ def grid_points(config: TuneConfig) -> list[dict[str, Any]]:
     Of a grid in its own order the first are neighbours, all good or all bad: early stopping would compare them with each
     other only, and end the best trials but one before anything else was tried.
     """
-    choices = {name: values.values for name, values in config.space().items() if isinstance(values, Choices)}
-    points = [dict(zip(choices, combination, strict=True)) for combination in itertools.product(*choices.values())]
+    points = config.combinations()
     random.Random(config.seed).shuffle(points)
     return points
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -104,10 +103,13 @@ class TuneConfig(TrainConfig):
 
     def num_trials(self) -> int:
         """How many trials the search has."""
-        if self.search != "grid":
-            return self.trials
-        sizes = [len(values.values) for values in self.space().values() if isinstance(values, Choices)]
-        return math.prod(sizes)
+        return len(self.combinations()) if self.search == "grid" else self.trials
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """Every combination of the values (of a range, of its two ends), by the name of the training's setting."""
+        space = self.space()
+        ends = [values.values if isinstance(values, Choices) else (values.low, values.high) for values in space.values()]
+        return [dict(zip(space, combination, strict=True)) for combination in itertools.product(*ends)]
 
     def trial(self, values: dict[str, Any], trial_id: str = "") -> TrainConfig:
         """The training of a trial, resolved; it is named by what differs."""
@@ -138,10 +140,9 @@ class TuneConfig(TrainConfig):
                 raise ValueError(f"{name} {values.low} {values.high}: the first must be less than the second")
             if isinstance(values, Range) and values.log and not values.low > 0:
                 raise ValueError(f"{name} {values.low}: must be more than 0, where a range is searched in its logarithm")
-        ends = [v.values if isinstance(v, Choices) else (v.low, v.high) for v in space.values()]
-        for combination in itertools.product(*ends):
+        for combination in self.combinations():
             try:
-                self.trial(dict(zip(space, combination, strict=True)))
+                self.trial(combination)
             except ValueError as error:
                 # The error names the setting; where it is a searched one, so is the flag.
                 searched = any(str(error).startswith(f"{flag(field)} ") for field in space)

@@ -80,6 +80,6 @@ def _window_sum(maps: Tensor) -> Tensor:
 
 
 def _to_minus_beta(base: Tensor) -> Tensor:
-    """base ** -0.75, several times as fast as a power."""
+    """base ** -0.75, on a CPU in a third of the time that a power takes."""
     root = base.rsqrt()
     return root.sqrt().mul_(root)
