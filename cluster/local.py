@@ -21,6 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,11 +172,13 @@ def stop(cluster: Cluster) -> int:
     processes = []
     for service in reversed(cluster.services):
         if process := service.process():
-            processes += [process, *process.children(recursive=True)]
-            process.send_signal(signal.SIGTERM)  # `ray start --block` and `mlflow server` end their own
+            with suppress(psutil.NoSuchProcess):  # it may end by itself at any moment
+                processes += [process, *process.children(recursive=True)]
+                process.send_signal(signal.SIGTERM)  # `ray start --block` and `mlflow server` end their own
     _, left = psutil.wait_procs(processes, timeout=15)
     for process in left:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(left, timeout=10)
     from vgg_dist.nodes import forget_ended_cluster  # in here: Ray takes seconds
 

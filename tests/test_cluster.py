@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from mlflow_server import wait_for
@@ -55,6 +56,19 @@ def test_a_busy_port_is_named_before_anything_starts(tmp_path: Path) -> None:
 def test_without_a_cluster_status_says_so_and_down_does_nothing(tmp_path: Path) -> None:
     assert command(tmp_path, "status").returncode == 1
     assert command(tmp_path, "down").stdout == "0 processes stopped\n"
+
+
+def test_down_goes_on_where_a_process_ends_by_itself_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, running = (subprocess.Popen(["sleep", "600"]) for _ in range(2))
+    processes = {"ended": psutil.Process(ended.pid), "running": psutil.Process(running.pid)}
+    ended.kill()
+    ended.wait()
+    # As it is found where it ends between this question and the signal.
+    monkeypatch.setattr(local.Service, "process", lambda service: processes[service.name])
+    services = tuple(local.Service(name, process.pid, 0, "") for name, process in processes.items())
+    local.stop(local.Cluster("", "", services[::-1]))
+    assert not processes["running"].is_running()
+    running.wait()
 
 
 def test_a_token_is_made_once_and_only_its_owner_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
