@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +58,27 @@ class Part:
     """What each worker reserves."""
     is_trial: bool = False
     """A trial prints nothing, and its net is not kept in MLflow."""
+    until: int | None = None
+    """The epoch at which a trial waits; it may go on later, with a later one."""
+
+    def waits(self, config: TrainConfig, metrics: dict[str, float]) -> bool:
+        """Whether a training that has come so far has more to train."""
+        return self.until is not None and metrics["epoch"] == self.until < config.epochs
+
     callbacks: tuple[ray.train.UserCallback, ...] = ()
 
 
 def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, float]:
-    """Runs a training, `config` being resolved, to its end; returns the last validation metrics.
+    """Runs a training, `config` being resolved, to its end; returns the last validation metrics, and the epoch.
 
     One that has come to its end before is not run again. ValueError for a setting or data that cannot be; TrainingError for
     a run that failed.
     """
     check_storage(config.storage_path)
     silent = part is not None and part.is_trial
+    whole = config
+    if part is not None and part.until is not None:
+        config = replace(config, epochs=part.until)
     if (outcome := read_outcome(config)) is not None:
         _say(silent, f"run {config.name} was finished before{_result(outcome)}")
         return outcome["metrics"]
@@ -81,7 +91,7 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     mark("Ray up")
     resources = part.resources if part else worker_resources(config.num_workers)
     config = config.with_workers(len(resources))
-    run = open_training(config, part.parent if part else None)
+    run = open_training(replace(config, epochs=whole.epochs), part.parent if part else None)
     mark("MLflow run open")
     prefix = None if silent else f"{config.name}  " if part else ""
     gauges = Gauges(str(config.name))
@@ -117,7 +127,10 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     outcome = result.return_value | {"checkpoint": result.checkpoint.path}
     if not silent:
         _keep_model(run, config, result.checkpoint, outcome["step"])
-    finish_run(run, "FINISHED")
+    if part is not None and part.waits(whole, outcome["metrics"]):  # it may be for good
+        finish_run(run, "KILLED", f"stopped early at epoch {config.epochs}")
+    else:
+        finish_run(run, "FINISHED")
     _write_outcome(config, outcome)
     _say(silent, f"run {config.name} finished{_result(outcome)}\n{ui_hint(run)}")
     return outcome["metrics"]

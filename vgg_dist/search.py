@@ -1,8 +1,9 @@
 """A search: Ray Tune over trainings, each of which is a run of its own (`driver.run_training`) of one or several workers.
 
-A trial's process on the cluster only waits for Ray Train, so it reserves no CPU: drivers cannot keep workers from starting.
-As many trials run at once as there is room for their workers. All of a search is in its folder: the trials' runs, and what
-Ray Tune needs to go on after an interruption.
+What Ray Tune calls a trial is here a leg, a trial's way from one rung to the next (see `halving`). Its process on the
+cluster only waits for Ray Train, so it reserves no CPU: drivers cannot keep workers from starting. As many run at once as
+there is room for their workers. All of a search is in its folder: the trials' runs, and what Ray Tune needs to go on after
+an interruption.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import logging
 import math
 import os
-import random
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,16 +23,15 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, Tuner
 from ray.tune.logger import JsonLoggerCallback
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
-from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from vgg_dist.config import Choices, Range, TrainConfig, TrainingError, TuneConfig
+from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
 from vgg_dist.driver import DRIVER_MEMORY, open_training
+from vgg_dist.halving import SuccessiveHalving
 from vgg_dist.nodes import check_storage, groups_at_once, start_ray, worker_resources
 from vgg_dist.storage import beside, read_file, replace_file
 from vgg_dist.tracking import TrackedRun, check_store, finish_run, open_run, resolve_tracking_uri
-from vgg_dist.trial import run_trial
+from vgg_dist.trial import run_leg
 
 SETTINGS = "search.json"
 
@@ -76,9 +76,9 @@ def run_search(config: TuneConfig) -> SearchResult:
     status = "FAILED"
     try:
         found = _tuner(config, run, resources, at_once).fit()
-        if found.num_terminated + found.num_errors < config.num_trials():  # Ray Tune ends so at Ctrl-C
-            raise TrainingError(f"interrupted; --name {config.name} goes on with it")
-        trials = sorted((_trial(config, result) for result in found), key=lambda trial: trial.error)
+        trials = sorted(_trials(config, found), key=lambda trial: trial.error)
+        if found.num_terminated + found.num_errors < len(found) or len(trials) < config.num_trials():
+            raise TrainingError(f"interrupted; --name {config.name} goes on with it")  # Ray Tune ends so at Ctrl-C
         if math.isinf(trials[0].error):
             raise TrainingError(f"no trial came to a result: {'; '.join(sorted({trial.ended for trial in trials}))}")
         status = "FINISHED"
@@ -105,9 +105,11 @@ def _keep_settings(config: TuneConfig) -> None:
 
 def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]], at_once: int) -> Tuner:
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial, search=config, parent=run, resources=resources), {"memory": DRIVER_MEMORY}
+        tune.with_parameters(run_leg, search=config, parent=run, resources=resources), {"memory": DRIVER_MEMORY}
     )
-    space = {name: _domain(values) for name, values in config.space().items()}
+    state = beside(config.folder, "tune")
+    if Tuner.can_restore(state):
+        return Tuner.restore(state, trainable, resume_unfinished=True, restart_errored=True)
     scheduler = _scheduler(config)
     run_config = RunConfig(
         name="tune",
@@ -117,50 +119,22 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
         callbacks=[SearchProgress(config, run, scheduler), JsonLoggerCallback()],
         verbose=0,
     )
-    state = beside(config.folder, "tune")
-    if Tuner.can_restore(state):
-        return Tuner.restore(state, trainable, resume_unfinished=True, restart_errored=True, param_space=space)
-    points = grid_points(config) if config.search == "grid" else None
-    algorithm: Searcher | BasicVariantGenerator = BasicVariantGenerator(
-        points_to_evaluate=points, max_concurrent=at_once, random_state=config.seed
-    )
-    if config.search == "bayesian":
-        optuna = OptunaSearch(metric=config.metric, mode="min", seed=config.seed)
-        algorithm = ConcurrencyLimiter(optuna, max_concurrent=at_once)
+    legs = SuccessiveHalving(config, at_once)
     tune_config = tune.TuneConfig(
         metric=config.metric,
         mode="min",
-        search_alg=algorithm,
+        search_alg=legs,
         scheduler=scheduler,
-        num_samples=config.num_trials(),
+        num_samples=config.num_trials() * len(legs.rungs),  # at most
     )
-    return Tuner(trainable, param_space=space, tune_config=tune_config, run_config=run_config)
-
-
-def _domain(values: Range | Choices) -> Any:
-    if isinstance(values, Range):
-        return (tune.loguniform if values.log else tune.uniform)(values.low, values.high)
-    return tune.choice(list(values.values))
-
-
-def grid_points(config: TuneConfig) -> list[dict[str, Any]]:
-    """Every combination, in an order drawn from the seed.
-
-    Of a grid in its own order the first are neighbours, all good or all bad: early stopping would compare them with each
-    other only, and end the best trials but one before anything else was tried.
-    """
-    points = config.combinations()
-    random.Random(config.seed).shuffle(points)
-    return points
+    return Tuner(trainable, tune_config=tune_config, run_config=run_config)
 
 
 def _scheduler(config: TuneConfig) -> TrialScheduler:
-    if config.early_stopping == "asha":
-        # One more than there are: what comes to its end by itself is not to be killed there.
-        return ASHAScheduler(time_attr="epoch", max_t=config.epochs + 1, grace_period=config.grace_epochs)
-    if config.early_stopping == "median":
-        return MedianStoppingRule(time_attr="epoch", grace_period=config.grace_epochs)
-    return FIFOScheduler()
+    if config.early_stopping != "median":
+        return FIFOScheduler()
+    # Where there are too few to compare with, a trial goes on; of itself the rule would let the waiting ones in before it.
+    return MedianStoppingRule(time_attr="epoch", grace_period=config.grace_epochs, min_time_slice=math.inf)
 
 
 class SearchProgress(Callback):
@@ -175,17 +149,18 @@ class SearchProgress(Callback):
         self.run = run
         self.scheduler = scheduler
         self.best = math.inf
+        self.heard: set[tuple[int, float]] = set()
+        """Trials and epochs of the validations so far."""
         self.results: list[tuple[str, dict[str, Any]]] = []
         self.untold: list[tuple[str, dict[str, Any]]] = []
 
     def get_state(self) -> dict[str, Any]:
         """What Ray Tune keeps with its own state."""
-        return {"best": self.best, "results": self.results}
+        return {"best": self.best, "heard": self.heard, "results": self.results}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Called before the trials are there."""
-        self.best = state["best"]
-        self.results = state["results"]
+        self.best, self.heard, self.results = state["best"], state["heard"], state["results"]
         self.untold = list(self.results)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -197,24 +172,26 @@ class SearchProgress(Callback):
         self.untold = []
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """A validation, or what a trial returned at its end."""
-        self.results.append((trial.trial_id, {name: result[name] for name in ("epoch", self.config.metric)}))
-        if not result["ended"]:
-            self.best = min(self.best, result[self.config.metric])
-            self._say(
-                trial,
-                f"epoch {result['epoch']:g}/{self.config.epochs}  {self.config.metric} {result[self.config.metric]:.4g}"
-                f"  (best so far {self.best:.4g})",
-            )
+        """A validation, or what a leg returned at its end."""
+        error = result[self.config.metric]
+        self.results.append((trial.trial_id, {"epoch": result["epoch"], self.config.metric: error}))
+        validation = trial.config["number"], result["epoch"]
+        if not result["ended"] and validation not in self.heard:  # the next leg begins with the last one's
+            self.heard.add(validation)
+            self.best = min(self.best, error)
+            epoch = f"epoch {result['epoch']:g}/{self.config.epochs}"
+            self._say(trial, f"{epoch}  {self.config.metric} {error:.4g}  (best so far {self.best:.4g})")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial came to its end, or the scheduler stopped it."""
+        """A leg came to its end, or the scheduler stopped it."""
         result = trial.last_result
         ended = result.get("ended") or f"stopped early at epoch {result.get('epoch', 0):g}"
-        if ended != "finished" and not ended.startswith("failed"):
+        if ended.startswith("stopped"):
             finish_run(open_training(self._training(trial), self.run), "KILLED", ended)
-        done = sum(other is trial or other.is_finished() for other in trials)
-        self._say(trial, f"{ended}; {done} of {self.config.num_trials()} trials done")
+        if ended == "waits":
+            ended += f" at epoch {result['epoch']:g}"
+        tried = {other.config["number"] for other in trials if other is trial or other.is_finished()}
+        self._say(trial, f"{ended}; {len(tried)} of {self.config.num_trials()} trials tried")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial whose process was lost too often."""
@@ -222,23 +199,34 @@ class SearchProgress(Callback):
         self._say(trial, "failed: its process was lost")
 
     def _training(self, trial: Any) -> TrainConfig:
-        return replace(self.config.trial(trial.config, trial.trial_id), tracking_uri=self.run.tracking_uri)
+        return replace(self.config.trial(trial.config["values"], trial.config["number"]), tracking_uri=self.run.tracking_uri)
 
     def _say(self, trial: Any, what: str) -> None:
         print(f"trial {self._training(trial).name}: {what}", flush=True)
 
 
-def _trial(config: TuneConfig, result: Any) -> Trial:
-    """How a trial ended."""
-    last = result.metrics or {}
-    history = result.metrics_dataframe
-    error = math.inf
-    epochs = 0.0
-    if history is not None and config.metric in history:
-        validations = history[history["ended"].fillna("") == ""]
-        error = float(validations[config.metric].min()) if len(validations) else last[config.metric]
-        epochs = float(validations["epoch"].max()) if len(validations) else 0.0
-    ended = last.get("ended") or (f"failed: {result.error}" if result.error else "stopped early")
-    if ended.startswith("failed"):
-        error = math.inf
-    return Trial(config.trial(result.config, last.get("trial_id", "")), error, epochs, ended)
+def _trials(config: TuneConfig, legs: Iterable[Any]) -> list[Trial]:
+    """How the trials ended, each of one or several legs."""
+    found: dict[int, Trial] = {}
+    for leg in sorted(legs, key=lambda leg: leg.config["until"]):
+        number, last = leg.config["number"], leg.metrics or {}
+        training = config.trial(leg.config["values"], number)
+        error, epochs = _validations(config, leg)
+        if number in found:
+            error, epochs = min(error, found[number].error), max(epochs, found[number].epochs)
+        ended = last.get("ended") or (f"failed: {leg.error}" if leg.error else "stopped early")
+        if ended.startswith("failed"):
+            error = math.inf
+        found[number] = Trial(training, error, epochs, "stopped early" if ended == "waits" else ended)
+    return list(found.values())
+
+
+def _validations(config: TuneConfig, leg: Any) -> tuple[float, float]:
+    """The least of the metric, infinite if there is none, and the last epoch."""
+    history, last = leg.metrics_dataframe, leg.metrics
+    if history is None or config.metric not in history:
+        return math.inf, 0.0
+    validations = history[history["ended"].fillna("") == ""]
+    if len(validations):
+        return float(validations[config.metric].min()), float(validations["epoch"].max())
+    return last[config.metric], last["epoch"]  # nothing was left to train

@@ -1,4 +1,4 @@
-"""One trial of a search, in a process of its own: a training whose validations go to Ray Tune."""
+"""A trial of a search on its way to a rung, in a process of its own: a training whose validations go to Ray Tune."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import ray.train
-from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from vgg_dist.config import TrainingError, TuneConfig
@@ -17,18 +16,18 @@ from vgg_dist.tracking import TrackedRun
 WORST = {"top1_error": 100.0, "top5_error": 100.0, "loss": math.inf}
 
 
-def run_trial(
-    values: dict[str, Any], search: TuneConfig, parent: TrackedRun, resources: list[dict[str, float]]
+def run_leg(
+    leg: dict[str, Any], search: TuneConfig, parent: TrackedRun, resources: list[dict[str, float]]
 ) -> dict[str, Any]:
-    """Trains with these values of what is searched. Returns the last result."""
-    trial = search.trial(values, tune.get_context().get_trial_id())
-    trial = replace(trial, tracking_uri=parent.tracking_uri)
-    part = Part(parent, resources, is_trial=True, callbacks=(TrialReport(),))
+    """Trains as far as `halving.SuccessiveHalving` says, which gets what this returns."""
+    trial = replace(search.trial(leg["values"], leg["number"]), tracking_uri=parent.tracking_uri)
+    part = Part(parent, resources, is_trial=True, until=leg["until"], callbacks=(TrialReport(),))
     try:
         metrics = run_training(trial, part)
     except (ValueError, TrainingError) as error:  # the settings' own fault: the next start would end so too
         return {**WORST, "epoch": search.epochs, "ended": f"failed: {error}"}
-    return {name: metrics[f"val/{name}"] for name in WORST} | {"epoch": search.epochs, "ended": "finished"}
+    ended = "waits" if part.waits(trial, metrics) else "finished"
+    return {name: metrics[f"val/{name}"] for name in WORST} | {"epoch": metrics["epoch"], "ended": ended}
 
 
 class TrialReport(ray.train.UserCallback):

@@ -63,7 +63,7 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
         return {"error": str(wrong), "non_finite": isinstance(wrong, NonFiniteLoss)}
     finally:
         atexit.unregister(os._exit)
-    return {"metrics": reporter.validation, "step": trainer.state.step}
+    return {"metrics": reporter.validation | {"epoch": trainer.state.epoch}, "step": trainer.state.step}
 
 
 def _gather(value: str | None) -> list[str | None]:

@@ -60,9 +60,9 @@ class TuneConfig(TrainConfig):
     metric: Literal["top1_error", "top5_error", "loss"] = "top1_error"
     """The validation metric that is to be small."""
     early_stopping: Literal["asha", "median", "none"] = "asha"
-    """Which trials end early: those outside the best quarter at epochs 1, 4, 16, ...; those above the median; or none."""
+    """asha: only the best quarter goes on after epochs 1, 4, 16, ...; median: those above the median are stopped."""
     grace_epochs: int = 1
-    """Epochs that every trial may train."""
+    """Epochs that every trial trains: the first of those at which ASHA, or the median, decides."""
     trials_at_once: int | None = None
     """Trials that run beside each other. Default: as many as the cluster has GPUs, or CPUs, for."""
 
@@ -111,13 +111,13 @@ class TuneConfig(TrainConfig):
         ends = [values.values if isinstance(values, Choices) else (values.low, values.high) for values in space.values()]
         return [dict(zip(space, combination, strict=True)) for combination in itertools.product(*ends)]
 
-    def trial(self, values: dict[str, Any], trial_id: str = "") -> TrainConfig:
-        """The training of a trial, resolved; it is named by what differs."""
+    def trial(self, values: dict[str, Any], number: int = 0) -> TrainConfig:
+        """The training of a trial, resolved; it is named by what differs, and its number."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)} | values
         if "train_scale" in values:
             settings["train_scale"] = parse_scale(values["train_scale"], flag("search_train_scale"))
         named = [LETTERS[field] + (f"{v:.3g}" if isinstance(v, float) else str(v)) for field, v in values.items()]
-        settings["name"] = "_".join([*named, trial_id.replace("_", "")[-5:]]).rstrip("_")
+        settings["name"] = "_".join([*named, f"{number:05}"])
         settings["storage_path"] = self.folder
         return TrainConfig(**settings).resolved()
 

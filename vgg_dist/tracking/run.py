@@ -68,7 +68,7 @@ def open_run(
     """The run of the training in `storage_path/name`: found again, or new; its status is then RUNNING.
 
     `parent` is the run that this one is shown under. Params and tags stay as first logged; a value that changed since is
-    noted in the tag `resumed.<name>`.
+    noted in the tag `resumed.<name>`. The note on how it ended before is taken off.
     TrackingError, within seconds, where the server or database refuses; ValueError where the storage does.
     """
     folder = beside(absolute(storage_path), name)
@@ -84,6 +84,8 @@ def open_run(
         found = client.search_runs([experiment_id], f"tags.`{TOKEN_TAG}` = '{token}'", max_results=1)
         run = found[0] if found else client.create_run(experiment_id, tags=all_tags, run_name=name)
         _log_constants(client, run, params, all_tags)
+        if NOTE_TAG in run.data.tags:
+            client.delete_tag(run.info.run_id, NOTE_TAG)
         client.update_run(run.info.run_id, status="RUNNING")
     return TrackedRun(tracking_uri, experiment_id, run.info.run_id, run.info.start_time / 1000, folder)
 
