@@ -1,8 +1,9 @@
-"""Asynchronous successive halving (ASHA: Li et al. 2020, algorithm 2): which trial of a search trains next, and how far.
+"""Asynchronous successive halving (ASHA: Li et al. 2020): which trial of a search trains next, and how far.
 
-Every trial trains to the first rung, epoch 1 say, and waits there; it goes on to the next, epoch 4, as soon as its error is
-among the least quarter of all there, and so on to the last epoch. Ray Tune's own ASHA only stops trials: one
-that comes to a rung before the others goes on, however good those turn out, and one that it stopped never does.
+Every trial trains to the first rung, epoch 1 say, and waits there; it goes on to the next, epoch 4, once its error is among
+the least quarter of those there, and so on to the last epoch. Nobody waits for a rung to fill. Ray Tune's own ASHA only
+stops trials: one that comes to a rung before the others goes on, however good those turn out, and one that it stopped never
+does.
 
 To Ray Tune each way from rung to rung is a trial of its own, here a leg; its training goes on from its last checkpoint.
 Without early stopping there is one rung, the last epoch.
@@ -69,7 +70,10 @@ class SuccessiveHalving(Searcher):
         """A leg; None while none can be begun; FINISHED."""
         if len(self.running) >= self.at_once:
             return None
-        leg = self._promotion() or self._new_trial() or (None if self.running else self._last_promotion())
+        # The paper draws trials without end, so there those of a rung come first. Here their number is given: the more have
+        # been tried, the better is known which are to go on. Optuna, though, learns from what the good ones come to.
+        first, then = (self._promotion, self._new_trial) if self.optuna else (self._new_trial, self._promotion)
+        leg = first() or then() or (None if self.running else self._last_promotion())
         if leg is None:
             return None if self.running else Searcher.FINISHED
         self.legs[trial_id] = leg
