@@ -24,7 +24,7 @@ from vgg_dist.nodes import start_ray
 from vgg_dist.storage import absolute
 from vgg_dist.tracking import resolve_tracking_uri
 
-PATIENCE_S = 90.0  # for a node's answer; the first has to import torch
+PATIENCE_S = 180.0  # for a node's answer; the first has to import torch or mlflow, on a machine that may be busy
 LINK_MB = 32
 
 

@@ -20,7 +20,7 @@ def test_a_trial_is_the_training_with_its_values_and_a_name_of_them() -> None:
     search = TuneConfig(
         arch="D", image_size=32, epochs=9, name="s", storage_path="/runs", data="/data", search_init=("he",)
     ).resolved()
-    trial = search.trial({"lr": 0.0123456, "train_scale": "36-64", "init": "he"}, "ab12c_00007")
+    trial = search.trial({"lr": 0.0123456, "train_scale": "36-64", "init": "he"}, 7)
     assert trial.name == "lr0.0123_S36-64_he_00007"
     same = TrainConfig(
         arch="D", image_size=32, epochs=9, data="/data", num_workers=1, storage_path="/runs/s", name=trial.name,

@@ -209,24 +209,16 @@ def _trials(config: TuneConfig, legs: Iterable[Any]) -> list[Trial]:
     """How the trials ended, each of one or several legs."""
     found: dict[int, Trial] = {}
     for leg in sorted(legs, key=lambda leg: leg.config["until"]):
-        number, last = leg.config["number"], leg.metrics or {}
-        training = config.trial(leg.config["values"], number)
-        error, epochs = _validations(config, leg)
-        if number in found:
-            error, epochs = min(error, found[number].error), max(epochs, found[number].epochs)
+        number, last, rows = leg.config["number"], leg.metrics or {}, leg.metrics_dataframe
         ended = last.get("ended") or (f"failed: {leg.error}" if leg.error else "stopped early")
+        trial = found.get(number) or Trial(config.trial(leg.config["values"], number), math.inf, 0.0, "")
+        error, epochs = trial.error, trial.epochs
+        if rows is not None and config.metric in rows:
+            validations = rows[rows["ended"].fillna("") == ""]
+            if validations.empty and ended in ("waits", "finished"):  # there was nothing left to train
+                validations = rows
+            error, epochs = min([error, *validations[config.metric]]), max([epochs, *validations["epoch"]])
         if ended.startswith("failed"):
             error = math.inf
-        found[number] = Trial(training, error, epochs, "stopped early" if ended == "waits" else ended)
+        found[number] = Trial(trial.config, error, epochs, "stopped early" if ended == "waits" else ended)
     return list(found.values())
-
-
-def _validations(config: TuneConfig, leg: Any) -> tuple[float, float]:
-    """The least of the metric, infinite if there is none, and the last epoch."""
-    history, last = leg.metrics_dataframe, leg.metrics
-    if history is None or config.metric not in history:
-        return math.inf, 0.0
-    validations = history[history["ended"].fillna("") == ""]
-    if len(validations):
-        return float(validations[config.metric].min()), float(validations["epoch"].max())
-    return last[config.metric], last["epoch"]  # nothing was left to train
