@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -61,6 +62,7 @@ class SuccessiveHalving(Searcher):
         self.domains = {name: _domain(values) for name, values in config.space().items()}
         self.optuna: OptunaSearch | None = None
         if config.search == "bayesian":
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
             space = OptunaSearch.convert_search_space(self.domains)
             self.optuna = OptunaSearch(space, metric=config.metric, mode="min", seed=config.seed)
         self.told: set[int] = set()
