@@ -26,6 +26,7 @@ from vgg_dist.tracking import resolve_tracking_uri
 
 PATIENCE_S = 180.0  # for a node's answer; the first has to import torch or mlflow, on a machine that may be busy
 LINK_MB = 32
+ROUNDS = 3  # in which a node must be slow to be called so
 
 
 def examine(data: str | None, storage_path: str, tracking_uri: str | None) -> Iterator[Verdict]:
@@ -123,9 +124,13 @@ def _examine_links(alive: Mapping[str, str], gpu: bool) -> Iterator[Verdict]:
     among_all = None
     try:
         if len(links) > 1:
-            for pair in zip(links, [*list(links)[1:], next(iter(links))], strict=True):
-                needed = _all_reduce([links[name] for name in pair], gpu)
-                seconds |= {name: min(needed, seconds[name]) for name in pair}
+            slow = set(links)
+            for _ in range(ROUNDS):  # a node that was busy for a moment is quick the next time
+                for pair in zip(links, [*list(links)[1:], next(iter(links))], strict=True):
+                    if slow & set(pair):
+                        needed = _all_reduce([links[name] for name in pair], gpu)
+                        seconds |= {name: min(needed, seconds[name]) for name in pair}
+                slow = set(verdicts.slow_links(seconds))
             among_all = _all_reduce(list(links.values()), gpu)
     except (GetTimeoutError, RayError) as error:
         yield from verdicts.judge_links({}, None, str(error).strip().splitlines()[-1], LINK_MB)

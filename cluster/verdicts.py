@@ -184,6 +184,12 @@ def judge_tracking(tracking_uri: str, errors: Mapping[str, str | None]) -> list[
     return found or [Verdict(check, "ok", "answers every node")]
 
 
+def slow_links(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Nodes that take much longer than is usual, with the seconds that are."""
+    usual = sorted(seconds.values())[(len(seconds) - 1) // 2]
+    return {node: usual for node, own in seconds.items() if own > SLOW_LINK * usual}
+
+
 def judge_links(seconds: Mapping[str, float], all_s: float | None, error: str | None, megabytes: int) -> list[Verdict]:
     """`seconds`: of an all-reduce of `megabytes` between each node and its quicker neighbour; `all_s`: among all of them."""
     mend = (
@@ -194,11 +200,9 @@ def judge_links(seconds: Mapping[str, float], all_s: float | None, error: str | 
     if all_s is None:
         return [Verdict("network", "ok", "one node")]
     found = []
-    usual = sorted(seconds.values())[(len(seconds) - 1) // 2]
-    for node, own in seconds.items():
-        if own > SLOW_LINK * usual:
-            what = f"{node}: {megabytes / own:.0f} MB/s, others {megabytes / usual:.0f} MB/s"
-            found.append(Verdict("network", "bad", what, "its cable, switch port or placement: it sets the pace of all"))
+    for node, usual in slow_links(seconds).items():
+        what = f"{node}: {megabytes / seconds[node]:.0f} MB/s, others {megabytes / usual:.0f} MB/s"
+        found.append(Verdict("network", "bad", what, "its cable, switch port or placement: it sets the pace of all"))
     step_s = all_s * E_BYTES / (megabytes * 1e6)
     speed = f"all-reduce of {megabytes} MB in {all_s:.2f} s; configuration E's gradients take {step_s:.1f} s a step"
     if step_s > SLOW_STEP_S and not found:
