@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,8 +28,11 @@ def sixteen(**settings: Any) -> TuneConfig:
 class Cluster:
     """Trains what is suggested, in simulated time; each epoch takes about 1."""
 
-    def __init__(self, legs: SuccessiveHalving, curve: Callable[[int, dict[str, Any]], Curve], seed: int = 0) -> None:
-        self.legs = legs
+    def __init__(
+        self, config: TuneConfig, at_once: int, curve: Callable[[int, dict[str, Any]], Curve], seed: int = 0
+    ) -> None:
+        self.legs = SuccessiveHalving(config)
+        SuccessiveHalving.at_once = at_once
         self.curve = curve
         self.random = random.Random(seed)
         self.trained: Counter[int] = Counter()
@@ -81,7 +85,7 @@ def noisy_curves(seed: int) -> Callable[[int, dict[str, Any]], Curve]:
 @pytest.mark.parametrize("at_once", [1, 2, 16])
 @pytest.mark.parametrize("seed", range(10))
 def test_a_trial_goes_on_if_and_only_if_it_is_in_the_best_quarter_at_its_rung(at_once: int, seed: int) -> None:
-    cluster = Cluster(SuccessiveHalving(sixteen(), at_once), noisy_curves(seed), seed)
+    cluster = Cluster(sixteen(), at_once, noisy_curves(seed), seed)
     suggested: list[tuple[int, int]] = []
     came: dict[int, dict[int, float]] = {}
     for came, suggestion in cluster.steps():
@@ -115,7 +119,7 @@ def test_what_is_best_all_along_comes_to_the_end_in_every_order_with_a_third_of_
             place = config.combinations().index(values)  # noqa: B023  used within the iteration
             return lambda epoch: (60.0 + place) / (1 + epoch)
 
-        cluster = Cluster(SuccessiveHalving(config, at_once), curve, seed)
+        cluster = Cluster(config, at_once, curve, seed)
         list(cluster.steps())
         best = grid_points(config).index(config.combinations()[0])
         assert cluster.trained[best] == 9
@@ -126,7 +130,8 @@ def test_what_is_best_all_along_comes_to_the_end_in_every_order_with_a_third_of_
 def test_the_first_to_come_do_not_go_on_before_the_others_were_there() -> None:
     errors = {0: 50.0, 1: 40.0, 2: 41.0, 3: 60.0, 4: 70.0, 5: 30.0, 6: 70.0, 7: 70.0}
     cluster = Cluster(
-        SuccessiveHalving(TuneConfig(trials=8, epochs=5, search_lr=(0.1, 1.0)).resolved(), 1),
+        TuneConfig(trials=8, epochs=5, search_lr=(0.1, 1.0)).resolved(),
+        1,
         lambda number, values: lambda epoch: errors[number] - epoch,
     )
     legs = [(leg["number"], leg["until"]) for _, leg in cluster.steps() if isinstance(leg, dict)]
@@ -141,11 +146,11 @@ def test_of_few_trials_the_best_that_does_not_fail_comes_to_the_end(trials: int)
     def falling(number: int, values: dict[str, Any]) -> Curve:
         return lambda epoch: math.inf if number == trials - 1 and epoch > 1 and trials > 1 else 50.0 - number
 
-    cluster = Cluster(SuccessiveHalving(config, 2), falling)
+    cluster = Cluster(config, 2, falling)
     list(cluster.steps())
     assert cluster.trained[max(trials - 2, 0)] == 9
 
-    failing = Cluster(SuccessiveHalving(config, 2), lambda number, values: lambda epoch: math.inf)
+    failing = Cluster(config, 2, lambda number, values: lambda epoch: math.inf)
     list(failing.steps())
     assert failing.trained == dict.fromkeys(range(trials), 1)
 
@@ -163,14 +168,15 @@ def test_of_few_trials_the_best_that_does_not_fail_comes_to_the_end(trials: int)
     ],
 )
 def test_the_rungs_are_four_times_as_far_each_and_the_last_epoch(settings: dict[str, Any], rungs: list[int]) -> None:
-    cluster = Cluster(SuccessiveHalving(sixteen(**settings), 3), noisy_curves(0))
+    cluster = Cluster(sixteen(**settings), 3, noisy_curves(0))
     legs = [leg["until"] for _, leg in cluster.steps() if isinstance(leg, dict)]
     assert sorted(set(legs)) == rungs
     assert legs.count(rungs[0]) == 16
 
 
 def test_a_trial_whose_schedule_ended_is_compared_at_later_rungs_and_trains_no_more() -> None:
-    legs = SuccessiveHalving(TuneConfig(trials=8, epochs=9).resolved(), 8)
+    SuccessiveHalving.at_once = 8
+    legs = SuccessiveHalving(TuneConfig(trials=8, epochs=9).resolved())
     for number in range(8):
         assert isinstance(legs.suggest(f"leg{number}"), dict)
     for number in range(8):
@@ -182,15 +188,27 @@ def test_a_trial_whose_schedule_ended_is_compared_at_later_rungs_and_trains_no_m
 
 def test_it_goes_on_from_what_it_saved_as_if_nothing_had_been(tmp_path: Path) -> None:
     curves = noisy_curves(1)
-    whole = [suggestion for _, suggestion in Cluster(SuccessiveHalving(sixteen(), 2), curves).steps()]
+    whole = [suggestion for _, suggestion in Cluster(sixteen(), 2, curves).steps()]
     broken = []
-    cluster = Cluster(SuccessiveHalving(sixteen(), 2), curves)
+    cluster = Cluster(sixteen(), 2, curves)
     for _, suggestion in cluster.steps():
         broken.append(suggestion)
         cluster.legs.save(str(tmp_path / "state"))
-        cluster.legs = SuccessiveHalving(sixteen(seed=5), 1)
+        cluster.legs = SuccessiveHalving(sixteen(seed=5))
         cluster.legs.restore(str(tmp_path / "state"))
     assert broken == whole
+
+
+def test_where_there_is_more_or_less_room_it_goes_on_with_more_or_fewer_at_once(tmp_path: Path) -> None:
+    SuccessiveHalving.at_once = 2
+    legs = SuccessiveHalving(sixteen())
+    assert [isinstance(legs.suggest(name), dict) for name in "abc"] == [True, True, False]
+    legs.save(str(tmp_path / "state"))
+    for at_once in (1, 4):
+        SuccessiveHalving.at_once = at_once
+        again = pickle.loads(pickle.dumps(legs))  # as Ray Tune has it
+        again.restore(str(tmp_path / "state"))
+        assert sum(isinstance(again.suggest(name), dict) for name in "cdefg") == max(at_once - 2, 0)
 
 
 def test_a_grid_is_tried_whole_and_not_in_its_own_order() -> None:
@@ -206,7 +224,7 @@ def test_a_grid_is_tried_whole_and_not_in_its_own_order() -> None:
 
 def drawn(config: TuneConfig) -> list[dict[str, Any]]:
     """What the trials try."""
-    cluster = Cluster(SuccessiveHalving(config, 1), lambda number, values: lambda epoch: 50.0)
+    cluster = Cluster(config, 1, lambda number, values: lambda epoch: 50.0)
     return [leg["values"] for _, leg in cluster.steps() if isinstance(leg, dict) and leg["until"] == 1]
 
 
@@ -231,14 +249,14 @@ def test_optuna_learns_from_what_the_trials_came_to(tmp_path: Path) -> None:
     def curve(number: int, values: dict[str, Any]) -> Curve:
         return lambda epoch: (10 + 10 * abs(math.log10(values["lr"]) + 2) + (values["train_scale"] == "384")) / epoch
 
-    cluster = Cluster(SuccessiveHalving(config.resolved(), 2), curve)
+    cluster = Cluster(config.resolved(), 2, curve)
     rates = []
     for _, leg in cluster.steps():
         if isinstance(leg, dict) and leg["until"] == 1:
             rates.append(abs(math.log10(leg["values"]["lr"]) + 2))
         if len(rates) == 20:  # an interruption
             cluster.legs.save(str(tmp_path / "state"))
-            cluster.legs = SuccessiveHalving(config.resolved(), 2)
+            cluster.legs = SuccessiveHalving(config.resolved())
             cluster.legs.restore(str(tmp_path / "state"))
     # At random 1 on average, by chance 0.3 more or less.
     assert sum(rates[20:]) / 40 < 0.6

@@ -16,7 +16,7 @@ import pickle
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
@@ -45,11 +45,13 @@ class SuccessiveHalving(Searcher):
     left to train, "failed: ..." for one that cannot go on, and else the trial was stopped on its way.
     """
 
-    def __init__(self, config: TuneConfig, at_once: int) -> None:
-        """`at_once`: how many legs may run beside each other."""
+    at_once: ClassVar[int] = 1
+    """How many legs may run beside each other. The class's, so that it is not kept with the state: an interrupted search may
+    go on where there is another number of GPUs, and Ray Tune makes the object itself then."""
+
+    def __init__(self, config: TuneConfig) -> None:
         super().__init__(metric=config.metric, mode="min")
         self.config = config
-        self.at_once = at_once
         self.rungs = rungs(config)
         self.values: list[dict[str, Any]] = []
         """What each trial that was begun tries, by its number."""

@@ -107,6 +107,7 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
     trainable = tune.with_resources(
         tune.with_parameters(run_leg, search=config, parent=run, resources=resources), {"memory": DRIVER_MEMORY}
     )
+    SuccessiveHalving.at_once = at_once
     state = beside(config.folder, "tune")
     if Tuner.can_restore(state):
         return Tuner.restore(state, trainable, resume_unfinished=True, restart_errored=True)
@@ -119,7 +120,7 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
         callbacks=[SearchProgress(config, run, scheduler), JsonLoggerCallback()],
         verbose=0,
     )
-    legs = SuccessiveHalving(config, at_once)
+    legs = SuccessiveHalving(config)
     tune_config = tune.TuneConfig(
         metric=config.metric,
         mode="min",
