@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import pickle
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -109,19 +110,17 @@ class SuccessiveHalving(Searcher):
         self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
 
     def _promotion(self) -> Leg | None:
-        """The way on for a trial of the best quarter at its rung: the highest rung first, and there the best."""
-        for rung in reversed(range(len(self.rungs) - 1)):
-            for number in self._best_quarter(rung):
-                if self._waits(number, rung):
-                    return Leg(number, rung + 1)
-        return None
+        """The way on for a trial of the best quarter at its rung."""
+        return self._way_on(self._best_quarter)
 
     def _last_promotion(self) -> Leg | None:
         """The best of all goes on to the last epoch, if nothing else is left to do and none came so far."""
-        if any(map(math.isfinite, self.errors[-1].values())):
-            return None
+        return None if any(map(math.isfinite, self.errors[-1].values())) else self._way_on(self._by_error)
+
+    def _way_on(self, candidates: Callable[[int], list[int]]) -> Leg | None:
+        """For the first that waits of a rung's candidates, the highest rung first."""
         for rung in reversed(range(len(self.rungs) - 1)):
-            for number in self._by_error(rung):
+            for number in candidates(rung):
                 if self._waits(number, rung):
                     return Leg(number, rung + 1)
         return None

@@ -13,7 +13,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 # Ray Tune's own output (a box at the start) and its files for TensorBoard and others; read when it is imported.
@@ -31,7 +31,7 @@ from vgg_dist.halving import SuccessiveHalving
 from vgg_dist.nodes import check_storage, groups_at_once, start_ray, worker_resources
 from vgg_dist.storage import beside, read_file, replace_file
 from vgg_dist.tracking import TrackedRun, check_store, finish_run, open_run, resolve_tracking_uri
-from vgg_dist.trial import run_leg
+from vgg_dist.trial import leg_training, run_leg
 
 SETTINGS = "search.json"
 
@@ -200,7 +200,7 @@ class SearchProgress(Callback):
         self._say(trial, "failed: its process was lost")
 
     def _training(self, trial: Any) -> TrainConfig:
-        return replace(self.config.trial(trial.config["values"], trial.config["number"]), tracking_uri=self.run.tracking_uri)
+        return leg_training(trial.config, self.config, self.run)
 
     def _say(self, trial: Any, what: str) -> None:
         print(f"trial {self._training(trial).name}: {what}", flush=True)

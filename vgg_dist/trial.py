@@ -9,18 +9,23 @@ from typing import Any
 import ray.train
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from vgg_dist.config import TrainingError, TuneConfig
+from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
 from vgg_dist.driver import Part, run_training
 from vgg_dist.tracking import TrackedRun
 
 WORST = {"top1_error": 100.0, "top5_error": 100.0, "loss": math.inf}
 
 
+def leg_training(leg: dict[str, Any], search: TuneConfig, parent: TrackedRun) -> TrainConfig:
+    """The whole training that a leg is a part of; its record is in MLflow where the search's is."""
+    return replace(search.trial(leg["values"], leg["number"]), tracking_uri=parent.tracking_uri)
+
+
 def run_leg(
     leg: dict[str, Any], search: TuneConfig, parent: TrackedRun, resources: list[dict[str, float]]
 ) -> dict[str, Any]:
     """Trains as far as `halving.SuccessiveHalving` says, which gets what this returns."""
-    trial = replace(search.trial(leg["values"], leg["number"]), tracking_uri=parent.tracking_uri)
+    trial = leg_training(leg, search, parent)
     part = Part(parent, resources, is_trial=True, until=leg["until"], callbacks=(TrialReport(),))
     try:
         metrics = run_training(trial, part)
