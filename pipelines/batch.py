@@ -11,7 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipelines.device import DeviceSide, bind_thread
 from pipelines.images import image_size
 from pipelines.plan import Samples
 from pipelines.samples import SampleStore
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 IGNORED_LABEL = -100  # the default ignore_index of torch's cross_entropy: the sample of an image that cannot be decoded
 
 # ITU-R 601 luma, the grey that PIL and the JPEG standard use.
@@ -47,6 +49,9 @@ class Preprocessing:
     std: tuple[float, ...]
     center: bool = False
     pad: int = 0
+    _on_device: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def geometry(self, source: NDArray[np.int64], samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rescaled shapes and crop corners, both (n, 2) as (y, x), for source images of shape `source` (n, 2)."""
@@ -73,19 +78,32 @@ class Preprocessing:
         if any(std != 1.0 for std in self.std):
             np.divide(rows, np.tile(np.array(self.std, np.float32), width), out=rows)
 
-    def normalize(self, pixels: Tensor, shift: Tensor) -> Tensor:
-        """The same for a batch on a device: uint8 (n, H, W, 3) and (n, 3) to float32 (n, H, W, C)."""
-        mean, std = (torch.tensor(values, device=pixels.device) for values in (self.mean, self.std))
-        values = pixels.float()
+    def normalize(self, pixels: Tensor, shift: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The same for a batch on a device: uint8 (n, H, W, 3) and shifts (n, 3) to (n, H, W, C) of `dtype`.
+
+        Computed in fp32 and rounded once. Nothing is copied to the device but at the first call there.
+        """
+        mean, std, luma = self._constants(pixels.device)
+        values = pixels
         if self.channels == 1:
-            luma = torch.tensor(LUMA, device=pixels.device)
-            values, shift = (values @ luma)[..., None], (shift @ luma)[..., None]
-        return values.sub_((mean - shift)[:, None, None, :]).div_(std)
+            values, shift = (pixels.float() @ luma)[..., None], (shift @ luma)[..., None]
+        offset = (mean - shift)[:, None, None, :]
+        if all(value == 1.0 for value in self.std):
+            return torch.sub(values, offset, out=torch.empty(values.shape, dtype=dtype, device=pixels.device))
+        return torch.sub(values, offset).div_(std).to(dtype)
+
+    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        if device not in self._on_device:
+            values = (self.mean, self.std, LUMA)
+            self._on_device[device] = tuple(torch.tensor(each, device=device) for each in values)  # type: ignore[assignment]
+        return self._on_device[device]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images (n, C, H, W) float32, normalised, channels-last in memory; labels (n,) int64, both on the loader's device.
+    """images (n, C, H, W), normalised, channels-last in memory; labels (n,) int64, both on the loader's device.
+
+    float32; on a GPU the dtype that the loader was asked for.
 
     The label of an image that could not be decoded is IGNORED_LABEL, its pixels are zero.
     """
@@ -104,6 +122,7 @@ class Loader(ABC):
         self.preprocessing = preprocessing
         self.num_threads = num_threads
         self.device = device
+        self.side = DeviceSide(device)
         self.bad_images: dict[int, str] = {}
 
     @abstractmethod
@@ -125,12 +144,12 @@ class Loader(ABC):
 
     def labels(self, samples: Samples, decoded: NDArray[np.bool_]) -> Tensor:
         """Labels (n,) on the device, IGNORED_LABEL where the image was not decoded."""
-        return torch.from_numpy(np.where(decoded, self.store.labels[samples.index], IGNORED_LABEL)).to(self.device)
+        return self.side.upload(np.where(decoded, self.store.labels[samples.index], IGNORED_LABEL))
 
 
-def prefetch(iterator: Iterator[T]) -> Iterator[T]:
-    """The same elements, the next one being made in a thread of its own while the caller uses the last."""
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+def prefetch(iterator: Iterator[T], device: torch.device = CPU) -> Iterator[T]:
+    """The same elements, the next one being made in a thread of its own, on `device`, while the caller uses the last."""
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch", initializer=bind_thread, initargs=(device,)) as pool:
         end = object()
         ahead = pool.submit(next, iterator, end)
         while (element := ahead.result()) is not end:

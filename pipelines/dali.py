@@ -1,54 +1,43 @@
-"""The DALI loader: decode only the window of each image that its crop is made of, then resize once.
+"""The DALI loader: feeds DALI with a plan's images and the geometry of their crops, and takes batches out of it.
 
-On the CPU DALI decodes the windows, and threads resize them with torch's uint8 antialiasing kernel (the arithmetic of PIL,
-vectorised; four times faster than DALI's resize on a CPU) and normalise them. On a GPU everything after the Huffman decoding
-happens there: nvJPEG (DALI's "mixed" decoder), DALI's resize with the crop's exact edges, normalisation in torch.
-
-Nothing else imports DALI, besides the benchmark. Measured by `python -m vgg_dist.benchmark loader`.
+What DALI does with them, on a CPU and on a GPU, is in `pipelines.dali_crops`. Reading, decoding and training overlap. An
+image that cannot be decoded breaks a DALI pipeline: a new one continues from the same batch, without the image. Measured by
+`python -m vgg_dist.benchmark loader`.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import nvidia.dali.fn as fn
 import torch
 from numpy.typing import NDArray
-from nvidia.dali import Pipeline, pipeline_def, types
-from PIL import Image
+from nvidia.dali import Pipeline, pipeline_def
 
 from pipelines.batch import Batch, Loader, Preprocessing, prefetch
-from pipelines.plan import Samples
+from pipelines.dali_crops import Crops, Decoding, DeviceCrops, HostCrops, Prepared
+from pipelines.decodable import as_bitmap, decoding_error, is_suspect, reason
+from pipelines.plan import Samples, concatenate
+from pipelines.readers import Readers
 from pipelines.samples import SampleStore
 from pipelines.window import DecodeWindow, decode_window
 
-T = TypeVar("T")
-
-CHUNK = 4  # images of a batch that a thread is given at a time
-READ_AHEAD = 2  # batches whose files are being read
+READ_AHEAD = 2  # batches whose files are being read at a time
 IN_FLIGHT = 2  # batches that DALI has been given and has not returned
-
-
-@dataclass
-class Prepared:
-    """A micro-batch ready for DALI. `rows` (m,) int: which of its n samples can be read; the other fields are for those."""
-
-    samples: Samples
-    rows: NDArray[np.int64]
-    encoded: list[NDArray[np.uint8]]
-    resized: NDArray[np.int64]
-    corner: NDArray[np.int64]
-    window: DecodeWindow
+DEVICE_BATCH = 256  # images that a GPU decodes at a time, at least: the hardware decoder wants many
 
 
 class DaliLoader(Loader):
-    """See the module's docstring. One DALI pipeline lives as long as the loader, whatever the number of epochs."""
+    """See the module's docstring. One DALI pipeline lives as long as the loader, whatever the number of epochs.
+
+    `max_batch`: images of a micro-batch at most. `decoding`: how a GPU decodes; with its device "cpu" the GPU's graph runs
+    on a CPU. None: the CPU's own way. `dtype`: of the images, on a GPU.
+    """
 
     def __init__(
         self,
@@ -57,22 +46,36 @@ class DaliLoader(Loader):
         num_threads: int,
         device: torch.device,
         max_batch: int,
+        decoding: Decoding | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(store, preprocessing, num_threads, device)
-        self.max_batch = max_batch
+        self.decoding = decoding
+        self.max_batch = max_batch if decoding is None else max(max_batch, DEVICE_BATCH)
+        self.crops: Crops = (
+            HostCrops(preprocessing, max_batch)
+            if decoding is None
+            else DeviceCrops(preprocessing, self.side, decoding, dtype)
+        )
         self._pipeline: Pipeline | None = None
+        self._mid_walk = False  # the pipeline holds batches of a walk that has not come to its end
         self._prepared: Iterator[Prepared] = iter(())  # what `_source` gives DALI next,
         self._again: deque[Prepared] = deque()  # after these, which a broken pipeline had been given already
         self._in_flight: deque[Prepared] = deque()  # what it was given and has not returned
-        self._buffers: list[NDArray[np.float32]] = []
+        self._checked: set[int] = set()  # suspects that can be decoded after all
+        self._as_bitmaps: set[int] = set()  # images that only the CPU's decoder decodes
 
     def batches(self, micro_batches: Iterable[Samples]) -> Iterator[Batch]:
         """One batch for each element of `micro_batches`, in order, prepared ahead in the background."""
-        return prefetch(self._batches(iter(micro_batches)))
+        for batch in prefetch(self._batches(iter(micro_batches)), self.device):
+            self.side.hand_over(batch.images, batch.labels)
+            yield batch
 
     def _batches(self, plan: Iterator[Samples]) -> Iterator[Batch]:
-        with ThreadPoolExecutor(self.num_threads) as workers, ThreadPoolExecutor(1) as reader:
-            self._begin(plan, workers, reader)
+        with ExitStack() as stack:
+            readers = stack.enter_context(Readers(self.num_threads))
+            workers = stack.enter_context(ThreadPoolExecutor(self.num_threads))
+            self._begin(plan, readers, stack.enter_context(ThreadPoolExecutor(READ_AHEAD)))
             pipeline = self._scheduled()
             while True:
                 try:
@@ -89,23 +92,26 @@ class DaliLoader(Loader):
                     pipeline = self._scheduled()
                     continue
                 yield from self._undecodable()
-                batch = self._assemble(self._in_flight.popleft(), decoded, workers)
+                batches = self._assemble(self._in_flight.popleft(), decoded, workers)
+                del decoded
                 pipeline.release_outputs()
                 pipeline.schedule_run()
-                yield batch
+                yield from batches
             yield from self._undecodable()
             pipeline.reset()
+            self._mid_walk = False
 
-    def _begin(self, plan: Iterator[Samples], workers: ThreadPoolExecutor, reader: ThreadPoolExecutor) -> None:
+    def _begin(self, plan: Iterator[Samples], readers: Readers, ahead: ThreadPoolExecutor) -> None:
         """Sets up what `_source` gives DALI: these samples, the files of the next few batches being read meanwhile."""
-        if self._pipeline is not None and self._in_flight:
+        if self._mid_walk:
             self._pipeline = None  # the last walk was given up half-way: its batches are still in there
+        self._mid_walk = True
         self._again, self._in_flight = deque(), deque()
 
         def read_ahead() -> Iterator[Prepared]:
             reading: deque[Future[Prepared]] = deque()
-            for samples in plan:
-                reading.append(reader.submit(self._prepare, samples, workers))
+            for group in _groups(plan, 0 if self.decoding is None else self.max_batch):
+                reading.append(ahead.submit(self._prepare, group, readers))
                 if len(reading) > READ_AHEAD:
                     yield reading.popleft().result()
             while reading:
@@ -116,241 +122,136 @@ class DaliLoader(Loader):
     def _scheduled(self) -> Pipeline:
         """The pipeline, with its first batches under way."""
         if self._pipeline is None:
-            self._pipeline = _build(self.preprocessing, self._source, self.max_batch, self.num_threads, self.device)
+            self._pipeline = self._build()
         self._pipeline.schedule_run()
         return self._pipeline
 
+    def _build(self) -> Pipeline:
+        layout = self.crops.inputs(_nothing(self.preprocessing.image_size))
+
+        @pipeline_def
+        def crops() -> Any:
+            nodes = fn.external_source(
+                source=self._source,
+                num_outputs=len(layout),
+                batch=True,
+                dtype=[dtype for _, dtype, _ in layout.values()],
+                ndim=[ndim for _, _, ndim in layout.values()],
+            )
+            return self.crops.graph(dict(zip(layout, nodes, strict=True)))
+
+        pipeline = crops(
+            batch_size=self.max_batch,
+            num_threads=self.num_threads,
+            device_id=None if self.device.type == "cpu" else self.device.index or 0,
+            prefetch_queue_depth=IN_FLIGHT,
+        )
+        pipeline.build()
+        return pipeline
+
     def _source(self) -> tuple[Any, ...]:
-        """DALI's next inputs, in the order of `_inputs`; StopIteration at the end of the plan."""
+        """DALI's next inputs; StopIteration at the end of the plan."""
         while True:
             prepared = self._again.popleft() if self._again else next(self._prepared)
             self._in_flight.append(prepared)
             if len(prepared.rows):  # DALI takes no empty batch
-                return tuple(values for values, _, _ in _inputs(prepared, self.preprocessing, self.device).values())
+                return tuple(values for values, _, _ in self.crops.inputs(prepared).values())
 
     def _undecodable(self) -> Iterator[Batch]:
         """The batches next in order of which not one image can be decoded."""
         while self._in_flight and not len(self._in_flight[0].rows):
-            samples, size = self._in_flight.popleft().samples, self.preprocessing.image_size
-            images = torch.zeros((len(samples), size, size, self.preprocessing.channels), device=self.device)
-            yield Batch(images.permute(0, 3, 1, 2), self.labels(samples, np.zeros(len(samples), np.bool_)))
+            prepared = self._in_flight.popleft()
+            with self.side.stream():
+                labels = self.labels(prepared.samples, np.zeros(len(prepared.samples), np.bool_))
+                images = self.crops.blank(len(prepared.samples))
+            self.side.synchronize()
+            yield from _cut(images, labels, prepared.counts)
 
-    def _prepare(self, samples: Samples, workers: ThreadPoolExecutor) -> Prepared:
-        def read(index: int) -> tuple[bytes, tuple[int, int]] | None:
-            if index < 0 or index in self.bad_images:
-                return None
-            try:
-                return self.read(index)
-            except OSError as error:
-                self.skip(index, error)
-                return None
-
-        images = _in_chunks(workers, read, samples.index.tolist())
+    def _prepare(self, group: list[Samples], readers: Readers) -> Prepared:
+        samples = concatenate(group)
+        images = readers.map(self._read_decodable, samples.index.tolist())
         rows = np.array([row for row, image in enumerate(images) if image is not None], np.int64)
-        return self._windowed(samples, rows, [image for image in images if image is not None])
+        return self._windowed(samples, [len(micro) for micro in group], rows, [image for image in images if image])
 
-    def _windowed(self, samples: Samples, rows: NDArray[np.int64], images: list[tuple[bytes, tuple[int, int]]]) -> Prepared:
+    def _read_decodable(self, index: int) -> tuple[bytes, tuple[int, int]] | None:
+        """The encoded image, as the decoder takes it, and its (height, width); None for a filler or what is undecodable."""
+        if index < 0 or index in self.bad_images:
+            return None
+        try:
+            encoded, shape = self.read(index)
+        except OSError as error:
+            self.skip(index, error)
+            return None
+        if index in self._as_bitmaps:
+            return as_bitmap(encoded), shape
+        if self.decoding is not None and index not in self._checked and is_suspect(encoded):
+            if (wrong := decoding_error(encoded)) is not None:
+                self.skip(index, wrong)
+                return None
+            self._checked.add(index)
+        return encoded, shape
+
+    def _windowed(
+        self, samples: Samples, counts: list[int], rows: NDArray[np.int64], images: list[tuple[bytes, tuple[int, int]]]
+    ) -> Prepared:
         source = np.array([shape for _, shape in images], np.int64).reshape(-1, 2)
-        resized, corner = self.preprocessing.geometry(source, _rows(samples, rows))
+        resized, corner = self.preprocessing.geometry(source, samples.at(rows))
         window = decode_window(source, resized, corner, self.preprocessing.image_size)
         if self.preprocessing.pad:  # small images: decoded whole, the border comes after the resize
             zero = np.zeros_like(source)
             edges = zero.astype(np.float32), source.astype(np.float32)
             window = DecodeWindow(zero, source, *edges, source / resized, zero, zero)
-        return Prepared(samples, rows, [np.frombuffer(e, np.uint8) for e, _ in images], resized, corner, window)
+        return Prepared(samples, counts, rows, [np.frombuffer(e, np.uint8) for e, _ in images], resized, corner, window)
 
-    def _assemble(self, prepared: Prepared, decoded: Any, workers: ThreadPoolExecutor) -> Batch:
-        n, size, channels = len(prepared.samples), self.preprocessing.image_size, self.preprocessing.channels
-        good = np.zeros(n, np.bool_)
+    def _assemble(self, prepared: Prepared, decoded: Any, workers: ThreadPoolExecutor) -> Iterator[Batch]:
+        good = np.zeros(len(prepared.samples), np.bool_)
         good[prepared.rows] = True
-        labels = self.labels(prepared.samples, good)
-        if self.device.type != "cpu":
-            images = torch.zeros((n, size, size, channels), device=self.device)
-            images[torch.from_numpy(good).to(self.device)] = self._from_gpu(prepared, decoded)
-            return Batch(images.permute(0, 3, 1, 2), labels)
-        out = self._buffer()[:n]
-        out[~good] = 0.0
-
-        def crop(k: int) -> None:
-            row = prepared.rows[k]
-            pixels = self._crop(prepared, k, np.asarray(decoded[k]), bool(prepared.samples.flip[row]))
-            self.preprocessing.normalize_into(pixels, prepared.samples.shift[row], out[row])
-
-        _in_chunks(workers, crop, range(len(prepared.rows)))
-        return Batch(torch.from_numpy(out).permute(0, 3, 1, 2), labels)
-
-    def _buffer(self) -> NDArray[np.float32]:
-        """Memory for a batch (max_batch, size, size, channels): an earlier batch's, once nobody holds that one any more.
-
-        The page faults of fresh memory cost more than all the arithmetic on it.
-        """
-        for buffer in self._buffers:
-            if sys.getrefcount(buffer) == 3:  # the list, the loop's name, the argument: no batch
-                return buffer
-        size = self.preprocessing.image_size
-        self._buffers.append(np.empty((self.max_batch, size, size, self.preprocessing.channels), np.float32))
-        return self._buffers[-1]
-
-    def _crop(self, prepared: Prepared, k: int, pixels: NDArray[np.uint8], flip: bool) -> NDArray[np.uint8]:
-        """Image k's crop (size, size, 3) from its decoded window."""
-        size = self.preprocessing.image_size
-        if not self.preprocessing.pad:
-            return resize_window(pixels, prepared.window, k, size, flip)
-        (height, width), pad = prepared.resized[k].tolist(), self.preprocessing.pad
-        whole = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-        bordered = np.pad(np.asarray(whole), ((pad, pad), (pad, pad), (0, 0)))
-        top, left = (prepared.corner[k] + pad).tolist()
-        crop = bordered[top : top + size, left : left + size]
-        return np.ascontiguousarray(crop[:, ::-1] if flip else crop)
-
-    def _from_gpu(self, prepared: Prepared, decoded: Any) -> torch.Tensor:
-        from nvidia.dali.plugin.pytorch import feed_ndarray
-
-        size = self.preprocessing.image_size
-        pixels = torch.empty((len(prepared.rows), size, size, 3), dtype=torch.uint8, device=self.device)
-        feed_ndarray(decoded, pixels, cuda_stream=torch.cuda.current_stream(self.device))
-        return self.preprocessing.normalize(pixels, torch.from_numpy(prepared.samples.shift[prepared.rows]).to(self.device))
+        with self.side.stream():
+            labels = self.labels(prepared.samples, good)
+        return _cut(self.crops.finish(prepared, decoded, workers), labels, prepared.counts)
 
     def _without_corrupt(self, prepared: Prepared, error: RuntimeError) -> Prepared:
-        """The micro-batch without the images that DALI cannot decode, each of which is noted."""
+        """The batch without the images that the CPU's decoder refuses, each of which is noted.
+
+        If it refuses none, a GPU's decoder has met an image of a kind that it does not know: such images are given to it as
+        bitmaps. RuntimeError if no image is to blame: out of memory, no decoder for this GPU, ...
+        """
         keep, images = [], []
         for row, encoded in zip(prepared.rows.tolist(), prepared.encoded, strict=True):
-            reason = _decoding_error(encoded)
-            if reason is None:
+            wrong = decoding_error(encoded)
+            if wrong is None:
                 keep.append(row)
                 images.append(self.read(int(prepared.samples.index[row])))
             else:
-                self.skip(int(prepared.samples.index[row]), reason)
+                self.skip(int(prepared.samples.index[row]), wrong)
         if len(keep) == len(prepared.rows):
-            raise error  # not an image's fault: out of memory, no decoder for this GPU, ...
-        return self._windowed(prepared.samples, np.array(keep, np.int64), images)
+            indices = [int(index) for index in prepared.samples.index[prepared.rows]]
+            if self.decoding is None or self._as_bitmaps.issuperset(indices):
+                raise RuntimeError(f"DALI: {reason(error)}") from error
+            self._as_bitmaps.update(indices)
+            images = [(as_bitmap(encoded), shape) for encoded, shape in images]
+        return self._windowed(prepared.samples, prepared.counts, np.array(keep, np.int64), images)
 
 
-def _in_chunks(workers: ThreadPoolExecutor, work: Callable[[int], T], items: Sequence[int]) -> list[T]:
-    """`work` of each item, in order; CHUNK items a task, as handing over a task takes longer than reading a cached file."""
-    chunks = (items[k : k + CHUNK] for k in range(0, len(items), CHUNK))
-    return [result for results in workers.map(lambda chunk: [work(item) for item in chunk], chunks) for result in results]
+def _groups(plan: Iterator[Samples], size: int) -> Iterator[list[Samples]]:
+    """Micro-batches in a row, of `size` images together at most, but at least one."""
+    group: list[Samples] = []
+    for samples in plan:
+        if group and sum(map(len, group)) + len(samples) > size:
+            yield group
+            group = []
+        group.append(samples)
+    if group:
+        yield group
 
 
-def resize_window(pixels: NDArray[np.uint8], window: DecodeWindow, k: int, size: int, flip: bool) -> NDArray[np.uint8]:
-    """The k-th window's crop (size, size, 3), mirrored or not, from its decoded pixels (h, w, 3)."""
-    (down, right), (top, left) = window.void[k].tolist(), window.lead[k].tolist()
-    height, width, _ = pixels.shape
-    if down + height == top + size or right + width == left + size:
-        # torch's kernel takes equal input and output sizes for "nothing to do", whatever the ratio.
-        box = (window.roi_start[k, 1], window.roi_start[k, 0], window.roi_end[k, 1], window.roi_end[k, 0])
-        exact = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=box))
-        return np.ascontiguousarray(exact[:, ::-1]) if flip else exact
-    canvas = pixels
-    if down or right:
-        canvas = np.empty((down + height, right + width, 3), np.uint8)
-        canvas[down:, right:] = pixels
-    # With the strides of a channels-last batch the kernel works in place; `canvas[None]` and `unsqueeze` give others.
-    planes = torch.from_numpy(canvas.reshape(1, *canvas.shape)).permute(0, 3, 1, 2)
-    zoom = (1.0 / window.ratio[k]).tolist()
-    resized = torch.ops.aten._upsample_bilinear2d_aa(planes, [top + size, left + size], False, *zoom)
-    crop = resized[:, :, top:, left:]
-    return (crop.flip(3) if flip else crop)[0].permute(1, 2, 0).numpy()
+def _cut(images: torch.Tensor, labels: torch.Tensor, counts: list[int]) -> Iterator[Batch]:
+    """The micro-batches of a batch."""
+    return (Batch(*parts) for parts in zip(images.split(counts), labels.split(counts), strict=True))
 
 
-def _rows(samples: Samples, rows: NDArray[np.int64]) -> Samples:
-    return Samples(*(getattr(samples, field)[rows] for field in ("index", "scale", "position", "flip", "shift")))
-
-
-def _inputs(prepared: Prepared, preprocessing: Preprocessing, device: torch.device) -> dict[str, tuple[Any, Any, int]]:
-    """What DALI is given of a batch: name -> (values, DALI type, dimensions of a sample)."""
-    window = prepared.window
-    inputs: dict[str, tuple[Any, Any, int]] = {
-        "encoded": (prepared.encoded, types.UINT8, 1),
-        "start": (window.start.astype(np.int32), types.INT32, 1),
-        "shape": (window.shape.astype(np.int32), types.INT32, 1),
-    }
-    if device.type == "cpu":
-        return inputs
-    # A region whose start lies beyond its end comes out mirrored.
-    flip = prepared.samples.flip[prepared.rows, None] & np.array([False, True])
-    inputs["roi_start"] = (np.where(flip, window.roi_end, window.roi_start), types.FLOAT, 1)
-    inputs["roi_end"] = (np.where(flip, window.roi_start, window.roi_end), types.FLOAT, 1)
-    if preprocessing.pad:
-        mirrored = prepared.resized - preprocessing.image_size - prepared.corner
-        inputs["corner"] = (np.where(flip, mirrored, prepared.corner).astype(np.int32), types.INT32, 1)
-        inputs["resized"] = (prepared.resized.astype(np.float32), types.FLOAT, 1)
-    return inputs
-
-
-def _build(
-    preprocessing: Preprocessing,
-    source: Callable[[], tuple[Any, ...]],
-    max_batch: int,
-    num_threads: int,
-    device: torch.device,
-) -> Pipeline:
-    """The pipeline: windows of the images on the CPU, whole crops on a GPU."""
-    size, on_cpu = preprocessing.image_size, device.type == "cpu"
-    none = np.zeros(0, np.int64)
-    corners = np.zeros((0, 2), np.int64)
-    no_window = decode_window(corners, corners, corners, size)
-    no_samples = Samples(
-        none, none.astype(np.int32), corners.astype(np.float64), none.astype(np.bool_), none.astype(np.float32)
-    )
-    layout = _inputs(Prepared(no_samples, none, [], corners, corners, no_window), preprocessing, device)
-
-    @pipeline_def
-    def crops() -> Any:
-        nodes = fn.external_source(
-            source=source,
-            num_outputs=len(layout),
-            batch=True,
-            dtype=[dtype for _, dtype, _ in layout.values()],
-            ndim=[ndim for _, _, ndim in layout.values()],
-        )
-        inputs = dict(zip(layout, nodes, strict=True))
-        decoded = fn.decoders.image_slice(
-            inputs["encoded"],
-            start=inputs["start"],
-            shape=inputs["shape"],
-            axis_names="HW",
-            adjust_orientation=False,  # as PIL and torchvision decode, and as the paper's tools did
-            device="cpu" if on_cpu else "mixed",
-        )
-        if on_cpu:
-            return decoded
-        resized = fn.resize(
-            decoded,
-            size=inputs.get("resized", [size, size]),
-            roi_start=inputs["roi_start"],
-            roi_end=inputs["roi_end"],
-            interp_type=types.INTERP_LINEAR,
-            antialias=True,
-        )
-        if not preprocessing.pad:
-            return resized
-        window = {"start": inputs["corner"], "shape": [size, size], "axis_names": "HW"}
-        return fn.slice(resized, **window, out_of_bounds_policy="pad", fill_values=0)
-
-    pipeline = crops(
-        batch_size=max_batch,
-        num_threads=num_threads,
-        device_id=None if on_cpu else device.index or 0,
-        prefetch_queue_depth=IN_FLIGHT,
-    )
-    pipeline.build()
-    return pipeline
-
-
-def _decoding_error(encoded: NDArray[np.uint8]) -> str | None:
-    """What DALI says of an image that it cannot decode, in a pipeline of its own; None if it can."""
-
-    @pipeline_def(batch_size=1, num_threads=1, device_id=None)
-    def one() -> Any:
-        return fn.decoders.image(fn.external_source(name="encoded", dtype=types.UINT8, ndim=1), adjust_orientation=False)
-
-    pipeline = one()
-    pipeline.build()
-    pipeline.feed_input("encoded", [encoded])
-    try:
-        pipeline.run()
-    except RuntimeError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        return next((line for line in lines if "rror" in line), lines[0])
-    return None
+def _nothing(size: int) -> Prepared:
+    """A batch without images, for the names and types of what DALI is given."""
+    none, pairs = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
+    samples = Samples(none, none.astype(np.int32), pairs.astype(np.float64), none.astype(np.bool_), none.astype(np.float32))
+    return Prepared(samples, [], none, [], pairs, pairs, decode_window(pairs, pairs, pairs, size))

@@ -11,13 +11,24 @@ from pipelines.samples import SampleStore
 
 
 def open_loader(
-    store: SampleStore, preprocessing: Preprocessing, *, num_threads: int, max_batch: int, device: torch.device
+    store: SampleStore,
+    preprocessing: Preprocessing,
+    *,
+    num_threads: int,
+    max_batch: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Loader:
-    """The fastest loader there is here: DALI, or torchvision where DALI has no build (macOS, Windows)."""
+    """The fastest loader there is here: DALI, or torchvision where DALI has no build (macOS, Windows).
+
+    `dtype`: of the images where `device` is a GPU; on a CPU they are float32.
+    """
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
         from pipelines.dali import DaliLoader
+        from pipelines.decoder_choice import choose_decoding
 
-        return DaliLoader(store, preprocessing, num_threads, device, max_batch)
+        decoding = None if device.type == "cpu" else choose_decoding(device, num_threads)
+        return DaliLoader(store, preprocessing, num_threads, device, max_batch, decoding, dtype)
     from pipelines.reference import ReferenceLoader
 
     return ReferenceLoader(store, preprocessing, num_threads, device)

@@ -10,7 +10,8 @@ Paper, section 2 (training): random crop, horizontal flip, random RGB shift (Kri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -57,6 +58,18 @@ class Samples:
 
     def __getitem__(self, part: slice) -> Samples:
         return Samples(self.index[part], self.scale[part], self.position[part], self.flip[part], self.shift[part])
+
+    def at(self, rows: NDArray[np.int64]) -> Samples:
+        """The samples at `rows` (m,)."""
+        return Samples(self.index[rows], self.scale[rows], self.position[rows], self.flip[rows], self.shift[rows])
+
+
+def concatenate(parts: Sequence[Samples]) -> Samples:
+    """Several runs of samples as one."""
+    if len(parts) == 1:
+        return parts[0]
+    fields = (field.name for field in dataclasses.fields(Samples))
+    return Samples(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class ReferenceLoader(Loader):
 
     def batches(self, micro_batches: Iterable[Samples]) -> Iterator[Batch]:
         """One batch for each element of `micro_batches`, in order, prepared ahead in the background."""
-        return prefetch(self._batches(iter(micro_batches)))
+        return prefetch(self._batches(iter(micro_batches)), self.device)
 
     def _batches(self, plan: Iterator[Samples]) -> Iterator[Batch]:
         size, channels = self.preprocessing.image_size, self.preprocessing.channels

@@ -48,7 +48,7 @@ class WholeImages:
 
         A batch has at most `max_pixels` pixels, or a single image.
         """
-        return prefetch(self._batches(indices, scale))
+        return prefetch(self._batches(indices, scale), self.device)
 
     def _batches(self, indices: NDArray[np.int64], scale: int) -> Iterator[SizedBatch]:
         with ThreadPoolExecutor(self.num_threads) as workers:

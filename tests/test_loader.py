@@ -1,4 +1,8 @@
-"""Both loaders against torchvision's transforms on the same plan, on what collections really hold, and on bad files."""
+"""The loaders against torchvision's transforms on the same plan, on what collections really hold, and on bad files.
+
+The GPU's DALI graph runs here too, with its decoder on the CPU and everything behind it as on a GPU; on a GPU all of it runs
+there, with the decoder that is chosen for it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ from torchvision.transforms import functional
 
 from pipelines.batch import IGNORED_LABEL, Batch, Loader, Preprocessing
 from pipelines.dali import DaliLoader
+from pipelines.dali_crops import Decoding
+from pipelines.decoder_choice import choose_decoding
 from pipelines.loader import open_loader
 from pipelines.plan import FILLER, Augmentation, EpochPlan, Samples, evaluation_samples
 from pipelines.reference import ReferenceLoader
@@ -22,8 +28,11 @@ from pipelines.store import open_store
 
 CPU = torch.device("cpu")
 MEAN = (123.68, 116.779, 103.939)
-LOADERS = (DaliLoader, ReferenceLoader)
-DEVICES = [CPU, pytest.param(torch.device("cuda"), marks=pytest.mark.gpu)]
+CUDA = torch.device("cuda", 0)
+DALI, REFERENCE, WHOLE, WINDOWS = "DALI", "reference", "GPU graph, whole images", "GPU graph, windows"
+DECODING = {WHOLE: Decoding("cpu"), WINDOWS: Decoding("cpu", regions=True)}
+LOADERS = (DALI, REFERENCE, WHOLE, WINDOWS)
+LOADERS_AND_GPU = [*((kind, CPU) for kind in LOADERS), pytest.param(DALI, CUDA, marks=pytest.mark.gpu)]
 
 
 class Images(SampleStore):
@@ -50,8 +59,11 @@ class Images(SampleStore):
         return Images([self.encoded[index] for index in indices])
 
 
-def make(kind: type[Loader], store: SampleStore, preprocessing: Preprocessing, device: torch.device = CPU) -> Loader:
-    return kind(store, preprocessing, 2, device, 16) if kind is DaliLoader else kind(store, preprocessing, 2, device)
+def make(kind: str, store: SampleStore, preprocessing: Preprocessing, device: torch.device = CPU) -> Loader:
+    if kind == REFERENCE:
+        return ReferenceLoader(store, preprocessing, 2, device)
+    decoding = choose_decoding(device, 2) if device == CUDA else DECODING.get(kind)
+    return DaliLoader(store, preprocessing, 2, device, 16, decoding)
 
 
 def load(loader: Loader, samples: Samples, size: int = 16) -> Batch:
@@ -103,11 +115,10 @@ def photo(height: int = 300, width: int = 400, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.mean(layers, axis=0).astype(np.uint8))
 
 
-@pytest.mark.parametrize("kind", LOADERS)
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("kind", "device"), LOADERS_AND_GPU)
 @pytest.mark.slow
 def test_real_photographs_as_torchvision_resizes_and_crops_them(
-    kind: type[Loader], device: torch.device, imagenet_samples: list[Path]
+    kind: str, device: torch.device, imagenet_samples: list[Path]
 ) -> None:
     store = Images([path.read_bytes() for path in imagenet_samples[::8]])
     preprocessing = Preprocessing(224, MEAN, (1.0, 1.0, 1.0))
@@ -115,14 +126,14 @@ def test_real_photographs_as_torchvision_resizes_and_crops_them(
     batch = load(make(kind, store, preprocessing, device), samples)
     error = (batch.images - by_torchvision(store, samples, preprocessing)).abs().mean(dim=(1, 2, 3))
     # Grey levels of 255. nvJPEG's inverse DCT is its own, so a GPU differs by a little more.
-    mean, worst = {ReferenceLoader: (1e-4, 1e-4), DaliLoader: (0.25, 1.0) if device == CPU else (0.5, 2.0)}[kind]
+    mean, worst = (1e-4, 1e-4) if kind == REFERENCE else (0.25, 1.0) if device == CPU else (0.5, 2.0)
     assert error.mean() < mean
     assert error.max() < worst
     assert batch.labels.tolist() == samples.index.tolist()
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_central_crops_for_validation(kind: type[Loader], imagenet_samples: list[Path]) -> None:
+def test_central_crops_for_validation(kind: str, imagenet_samples: list[Path]) -> None:
     store = Images([path.read_bytes() for path in imagenet_samples[::40]])
     preprocessing = Preprocessing(224, MEAN, (58.4, 57.1, 57.4), center=True)
     samples = evaluation_samples(np.arange(len(store)), 256)
@@ -131,7 +142,7 @@ def test_central_crops_for_validation(kind: type[Loader], imagenet_samples: list
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_padding_as_for_cifar(kind: type[Loader]) -> None:
+def test_padding_as_for_cifar(kind: str) -> None:
     rng = np.random.default_rng(0)
     store = Images([encode(photo(32, 32, seed)) for seed in range(64)])
     preprocessing = Preprocessing(32, MEAN, (1.0, 1.0, 1.0), pad=4)
@@ -141,7 +152,7 @@ def test_padding_as_for_cifar(kind: type[Loader]) -> None:
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_what_image_collections_really_hold_comes_out_as_pil_decodes_it(kind: type[Loader]) -> None:
+def test_what_image_collections_really_hold_comes_out_as_pil_decodes_it(kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90 degrees; torchvision leaves it so
     picture = photo()
@@ -171,7 +182,7 @@ def test_what_image_collections_really_hold_comes_out_as_pil_decodes_it(kind: ty
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_grey_nets_get_the_luma(kind: type[Loader]) -> None:
+def test_grey_nets_get_the_luma(kind: str) -> None:
     pictures = [photo(32, 32, seed) for seed in range(4)]
     store = Images([encode(picture, "PNG") for picture in pictures])
     preprocessing = Preprocessing(32, (33.3,), (78.6,), center=True)
@@ -190,10 +201,9 @@ def corrupted() -> tuple[Images, set[int]]:
     return Images(encoded), set(bad)
 
 
-@pytest.mark.parametrize("kind", LOADERS)
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("kind", "device"), LOADERS_AND_GPU)
 def test_images_that_cannot_be_decoded_are_named_and_left_out(
-    kind: type[Loader], device: torch.device, caplog: pytest.LogCaptureFixture
+    kind: str, device: torch.device, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, bad = corrupted()
     preprocessing = Preprocessing(224, MEAN, (1.0, 1.0, 1.0))
@@ -215,7 +225,7 @@ def test_images_that_cannot_be_decoded_are_named_and_left_out(
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_a_batch_of_nothing_but_bad_images_and_fillers(kind: type[Loader]) -> None:
+def test_a_batch_of_nothing_but_bad_images_and_fillers(kind: str) -> None:
     store, bad = corrupted()
     loader = make(kind, store, Preprocessing(64, MEAN, (1.0, 1.0, 1.0)))
     whole = evaluation_samples(np.array(sorted(bad)), 64)
@@ -226,7 +236,7 @@ def test_a_batch_of_nothing_but_bad_images_and_fillers(kind: type[Loader]) -> No
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_a_walk_given_up_half_way_does_not_disturb_the_next(kind: type[Loader]) -> None:
+def test_a_walk_given_up_half_way_does_not_disturb_the_next(kind: str) -> None:
     store = Images([encode(photo(64, 64, seed)) for seed in range(40)])
     loader = make(kind, store, Preprocessing(32, MEAN, (1.0, 1.0, 1.0)))
     samples = EpochPlan(40, 0, 0, Augmentation((40, 64))).samples

@@ -1,0 +1,223 @@
+"""Which way to decode is the fastest right one on this GPU: tried once in a process of its own, and remembered.
+
+    python -m pipelines.decoder_choice --threads 16
+
+Decoding windows is less work, but the hardware decoder knows no windows, and nvImageCodec 0.9.0 fails at them on some GPUs
+and ends the process on others (nvImageCodec issue 55). So each way decodes the same drawn photographs in a process that may
+die, windows last, and only a way whose pixels agree with the CPU decoder's is taken. If none is: whole images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.batch import Preprocessing
+from pipelines.dali_crops import Decoding
+from pipelines.plan import Augmentation, EpochPlan, Samples
+from pipelines.remote import cache_folder, write_whole
+from pipelines.samples import SampleStore
+
+_logger = logging.getLogger(__name__)
+
+PATIENCE_S = 120.0
+IMAGES, BATCH, ROUNDS = 256, 128, 4
+TOLERANCE = 3.0  # grey levels of 255, mean over a crop: decoders differ in their inverse DCT and their chroma
+CANDIDATES = [
+    Decoding(regions=regions, hw_load=hw_load, smooth_chroma=smooth)
+    for regions, hw_load, smooth in [
+        (False, 0.65, True), (False, 0.9, True), (False, 1.0, True), (False, 0.9, False), (False, 0.0, True),
+        (True, 0.65, True), (True, 0.0, True),
+    ]
+]  # fmt: skip
+_chosen: dict[str, Any] = {}  # by this process, as the file may not be writable
+
+
+def choose_decoding(device: torch.device, num_threads: int, command: list[str] | None = None) -> Decoding:
+    """The fastest right way on this GPU. `command` is run in place of this module, in tests."""
+    key = _machine(device, num_threads)
+    file = cache_folder(None) / "decoders.json"
+    known = _chosen | _read(file)
+    if key not in known:
+        if command is None:
+            command = [sys.executable, "-m", "pipelines.decoder_choice", "--threads", str(num_threads)]
+            command += ["--gpu", str(device.index or 0)]
+        tried = _try_out(command)
+        best = max((trial for trial in tried if trial["right"]), key=lambda trial: trial["images_per_second"], default=None)
+        _chosen[key] = best["decoding"] if best else dataclasses.asdict(Decoding())
+        known = _read(file) | _chosen
+        rate = best["images_per_second"] if best else None
+        _logger.warning("decoding on this GPU: %s", describe(Decoding(**known[key]), rate))
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(str(file), json.dumps(known, indent=1).encode())
+        except OSError as error:
+            _logger.warning("%s is not written: %s", file, error)
+    return Decoding(**known[key])
+
+
+def describe(decoding: Decoding, rate: float | None = None) -> str:
+    """For people."""
+    what = "windows" if decoding.regions else "whole images"
+    speed = "not measured" if rate is None else f"{rate:.0f} images/s"
+    return f"{what}, {100 * decoding.hw_load:.0f} % offered to the hardware decoder, {speed}"
+
+
+def _machine(device: torch.device, num_threads: int) -> str:
+    """What the choice depends on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    versions = [importlib.metadata.version("nvidia-dali-cuda130")]
+    try:
+        versions.append(importlib.metadata.version("nvidia-nvimgcodec-cu13"))
+    except importlib.metadata.PackageNotFoundError:
+        versions.append("unknown")
+    return f"{name}, {num_threads} threads, DALI {versions[0]}, nvImageCodec {versions[1]}"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _try_out(command: list[str]) -> list[dict[str, Any]]:
+    """What the command printed before it ended, however it ended."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+        output, end = done.stdout, f"ended with {done.returncode}"
+    except subprocess.TimeoutExpired as error:
+        output, end = (error.stdout or b"").decode(), "took too long"
+    trials = [json.loads(line) for line in output.splitlines() if line.startswith('{"decoding"') and line.endswith("}")]
+    if len(trials) < len(CANDIDATES):
+        _logger.warning("decoders: %d of %d ways tried; the process %s", len(trials), len(CANDIDATES), end)
+    return trials
+
+
+def try_candidates(candidates: list[Decoding], device: torch.device, num_threads: int) -> Iterator[dict[str, Any]]:
+    """Of each candidate: images/s, and whether its pixels are right. One that raises is reported as wrong."""
+    store = DrawnPhotographs(IMAGES)
+    preprocessing = Preprocessing(224, (0.0,) * 3, (1.0,) * 3)
+    samples = EpochPlan(IMAGES, 0, 0, Augmentation((256, 512), color_shift=0.0)).samples
+    expected = _crops(store, preprocessing, samples[:BATCH], num_threads, torch.device("cpu"), None)
+    for candidate in candidates:
+        trial: dict[str, Any] = {"decoding": dataclasses.asdict(candidate), "images_per_second": 0.0}
+        try:
+            crops = _crops(store, preprocessing, samples[:BATCH], num_threads, device, candidate)
+            trial["difference"] = float((crops - expected).abs().mean(dim=(1, 2, 3)).max())
+            trial["images_per_second"] = _rate(store, preprocessing, samples, num_threads, device, candidate)
+            trial["right"] = trial["difference"] < TOLERANCE
+        except Exception as error:  # a decoder's refusal has many kinds
+            trial |= {"right": False, "error": " ".join(str(error).split())[:300]}
+        yield trial
+
+
+def _loader(
+    store: SampleStore, preprocessing: Preprocessing, num_threads: int, device: torch.device, decoding: Decoding | None
+) -> Any:
+    from pipelines.dali import DaliLoader
+
+    return DaliLoader(store, preprocessing, num_threads, device, BATCH, decoding)
+
+
+def _crops(
+    store: SampleStore,
+    preprocessing: Preprocessing,
+    samples: Samples,
+    num_threads: int,
+    device: torch.device,
+    decoding: Decoding | None,
+) -> torch.Tensor:
+    (batch,) = _loader(store, preprocessing, num_threads, device, decoding).batches([samples])
+    return batch.images.cpu()
+
+
+def _rate(
+    store: SampleStore,
+    preprocessing: Preprocessing,
+    samples: Samples,
+    num_threads: int,
+    device: torch.device,
+    decoding: Decoding,
+) -> float:
+    """Images/s, after two untimed batches."""
+    loader = _loader(store, preprocessing, num_threads, device, decoding)
+    plan = [samples[first : first + BATCH] for _ in range(ROUNDS) for first in range(0, IMAGES, BATCH)]
+    start, count = 0.0, 0
+    for k, batch in enumerate(loader.batches(plan)):
+        count += len(batch.labels) if k >= 2 else 0
+        if k == 1:
+            start = time.perf_counter()
+    return count / (time.perf_counter() - start)
+
+
+class DrawnPhotographs(SampleStore):
+    """JPEGs of ImageNet's usual size, with about as much detail: smooth noise at several scales."""
+
+    def __init__(self, count: int, distinct: int = 16) -> None:
+        self.labels = np.zeros(count, np.int64)
+        self.class_names = ["drawn"]
+        self._encoded = [_drawn(seed) for seed in range(distinct)]
+
+    def read(self, index: int) -> bytes:
+        """One of a few pictures."""
+        return self._encoded[index % len(self._encoded)]
+
+    def length(self, index: int) -> int:
+        """Bytes."""
+        return len(self.read(index))
+
+    def name(self, index: int) -> str:
+        """Its number."""
+        return f"drawn-{index}"
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Height and width in pixels."""
+        return 375, 500
+
+    def subset(self, indices: NDArray[np.int64]) -> DrawnPhotographs:
+        """As many again."""
+        return DrawnPhotographs(len(indices))
+
+
+def _drawn(seed: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    layers = []
+    for cells, channels, weight in ((4, 3, 1.0), (16, 3, 0.6), (64, 1, 0.4), (250, 1, 0.25)):  # fine detail is grey
+        noise = Image.fromarray(np.repeat(rng.integers(0, 256, (cells, cells, channels), dtype=np.uint8), 3 // channels, 2))
+        layers.append(weight * np.asarray(noise.resize((500, 375), Image.Resampling.BICUBIC), np.float32))
+    file = io.BytesIO()
+    Image.fromarray((np.sum(layers, axis=0) / 2.25).astype(np.uint8)).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def main(
+    threads: int = os.cpu_count() or 1,
+    gpu: Annotated[int, "-1: the GPU's graph on a CPU"] = 0,
+) -> None:
+    """Measures how images are best decoded on a GPU: a JSON line for each way."""
+    device = torch.device("cpu") if gpu < 0 else torch.device("cuda", gpu)
+    candidates = [dataclasses.replace(candidate, device="cpu") for candidate in CANDIDATES] if gpu < 0 else CANDIDATES
+    for trial in try_candidates(candidates, device, threads):
+        print(json.dumps(trial), flush=True)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main)

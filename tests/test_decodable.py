@@ -1,0 +1,94 @@
+"""Damaged images: found before a GPU's decoder may take them for good; and images of a kind that only the CPU decodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import nvidia.dali.fn as fn
+import pytest
+import torch
+from nvidia.dali import types
+from test_loader import CPU, MEAN, Images, by_torchvision, encode, load, photo
+
+from pipelines.batch import Preprocessing
+from pipelines.dali import DaliLoader
+from pipelines.dali_crops import Decoding
+from pipelines.decodable import as_bitmap, decoding_error, is_suspect
+from pipelines.plan import Augmentation, EpochPlan
+
+JPEG, PNG = encode(photo(100, 120), quality=90), encode(photo(100, 120), "PNG")
+
+
+CASES = {
+    "baseline": (JPEG, False, None),
+    "progressive": (encode(photo(100, 120), progressive=True), False, None),
+    "zero bytes behind the end": (JPEG + bytes(300), False, None),
+    "a note behind the end": (JPEG + b"and a note", True, None),
+    "no end marker": (JPEG[:-2], True, "truncated"),
+    "last rows cut off": (JPEG[:-200], True, "truncated"),
+    "half": (JPEG[: len(JPEG) // 2], True, "truncated"),
+    "half, then zeros": (JPEG[: len(JPEG) // 2] + bytes(500), True, "truncated"),  # as a crash leaves it
+    "header": (JPEG[:200], True, "runcated"),
+    "PNG": (PNG, False, None),
+    "half a PNG": (PNG[: len(PNG) // 2], False, "truncated"),  # decoded on the CPU also where there is a GPU
+    "web page": (b"<html>404</html>", False, "not an image"),
+    "empty": (b"", False, "zero bytes"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_suspects_and_what_the_judge_says_of_them(name: str) -> None:
+    encoded, suspect, words = CASES[name]
+    assert is_suspect(encoded) == suspect
+    error = decoding_error(encoded)
+    assert error is None if words is None else words in str(error)
+
+
+def test_every_cut_of_a_jpeg_is_a_suspect() -> None:
+    """So none can reach a decoder that hides it."""
+    assert all(is_suspect(JPEG[:end]) for end in range(2, len(JPEG)))
+
+
+def test_a_bitmap_has_the_same_pixels() -> None:
+    assert as_bitmap(as_bitmap(JPEG)) == as_bitmap(JPEG)
+    assert decoding_error(as_bitmap(JPEG)) is None
+
+
+@dataclass(frozen=True)
+class WithoutPng(Decoding):
+    """Stands for a GPU's decoder that does not know PNG: it breaks the pipeline."""
+
+    def decode(self, encoded: Any, start: Any = None, shape: Any = None) -> Any:
+        is_png = fn.cast(fn.slice(encoded, [0], [1], axes=[0]) == PNG[0], dtype=types.INT32)
+        known = fn.slice(encoded, [0], 1 + is_png * 10**8, axes=[0])  # out of bounds for a PNG
+        zero = fn.cast(fn.reductions.sum(known) * 0, dtype=types.UINT8)
+        return super().decode(fn.cast(encoded + zero, dtype=types.UINT8), start, shape)
+
+
+def test_what_only_the_cpu_decodes_is_given_to_the_gpu_as_a_bitmap(caplog: pytest.LogCaptureFixture) -> None:
+    encoded = [encode(photo(60, 70, seed), "PNG" if seed % 3 == 0 else "JPEG") for seed in range(10)]
+    encoded[5] = encoded[5][:-100]
+    store, preprocessing = Images(encoded), Preprocessing(32, MEAN, (1.0, 1.0, 1.0))
+    loader = DaliLoader(store, preprocessing, 1, CPU, 4, WithoutPng("cpu"))
+    samples = EpochPlan(10, 0, 0, Augmentation((40, 50))).samples
+    for _ in range(2):
+        batch = load(loader, samples, size=4)
+        assert set(loader.bad_images) == {5}
+        good = torch.from_numpy(samples.index != 5)
+        assert ((batch.labels >= 0) == good).all()
+        expected = by_torchvision(store, samples.at(np.flatnonzero(good)), preprocessing)
+        assert (batch.images[good] - expected).abs().mean() < 0.5
+
+
+def test_an_error_that_is_no_images_fault_is_told_in_the_operators_words() -> None:
+    @dataclass(frozen=True)
+    class Broken(Decoding):
+        def decode(self, encoded: Any, start: Any = None, shape: Any = None) -> Any:
+            return fn.slice(super().decode(encoded), [0, 0], [10**6, 1], axes=[0, 1])
+
+    loader = DaliLoader(Images([JPEG] * 4), Preprocessing(32, MEAN, (1.0,) * 3), 1, CPU, 4, Broken("cpu"))
+    with pytest.raises(RuntimeError, match=r"^DALI: .*slice") as raised:
+        load(loader, EpochPlan(4, 0, 0, Augmentation((40, 50))).samples)
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,80 @@
+"""Choosing how a GPU decodes: by measuring, in a process that may die."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.dali_crops import Decoding
+from pipelines.decoder_choice import choose_decoding, try_candidates
+
+CPU = torch.device("cpu")
+SLOW, FAST, WRONG = Decoding(hw_load=0.65), Decoding(hw_load=0.9), Decoding(hw_load=1.0)
+
+
+def printing(end: str, *trials: tuple[Decoding, float, bool]) -> list[str]:
+    """A command that prints trials and then ends in a way of its own."""
+    keys = "decoding", "images_per_second", "right"
+    lines = [json.dumps(dict(zip(keys, (asdict(decoding), rate, right), strict=True))) for decoding, rate, right in trials]
+    return [sys.executable, "-c", f"import os, signal\nfor line in {lines!r}: print(line, flush=True)\n{end}"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("pipelines.decoder_choice._chosen", {})
+    return tmp_path / "cache"
+
+
+def test_the_fastest_right_one_is_taken_though_the_process_dies_over_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    trials = (SLOW, 4000.0, True), (FAST, 6000.0, True), (WRONG, 9000.0, False)
+    assert choose_decoding(CPU, 8, printing("os.kill(os.getpid(), signal.SIGSEGV)", *trials)) == FAST
+    assert "3 of 7 ways tried; the process ended with -11" in caplog.text
+
+
+def test_it_is_measured_once_for_a_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_decoding(CPU, 8, printing("", (SLOW, 4000.0, True))) == SLOW
+    faster = printing("", (FAST, 9000.0, True))
+    assert choose_decoding(CPU, 8, faster) == SLOW
+    assert choose_decoding(CPU, 16, faster) == FAST  # with other threads another measurement
+    monkeypatch.setattr("pipelines.decoder_choice._chosen", {})  # another process
+    assert choose_decoding(CPU, 8, faster) == SLOW
+    (cache / "decoders.json").write_text("{half")
+    monkeypatch.setattr("pipelines.decoder_choice._chosen", {})
+    assert choose_decoding(CPU, 8, faster) == FAST
+
+
+def test_whole_images_where_nothing_can_be_tried(caplog: pytest.LogCaptureFixture) -> None:
+    chosen = choose_decoding(CPU, 4, [sys.executable, "-c", "raise SystemExit('no GPU')"])
+    assert chosen == Decoding()
+    assert not chosen.regions
+    assert "not measured" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_a_line(
+    cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.write_text("a file in its place")
+    assert choose_decoding(CPU, 8, printing("", (FAST, 6000.0, True))) == FAST
+    assert "is not written" in caplog.text
+    assert choose_decoding(CPU, 8, ["/bin/false"]) == FAST  # remembered by this process
+
+
+@pytest.mark.slow
+def test_trials_compare_pixels_and_survive_what_a_machine_lacks() -> None:
+    whole, windows, gpu = Decoding("cpu"), Decoding("cpu", regions=True), Decoding("mixed")
+    trials = list(try_candidates([whole, windows, gpu], CPU, 2))
+    assert [trial["right"] for trial in trials] == [True, True, torch.cuda.is_available()]
+    assert all(trial["images_per_second"] > 0 and trial["difference"] < 1 for trial in trials[:2])
+    assert "error" in trials[2]
+
+
+@pytest.mark.gpu
+def test_a_gpu_has_a_right_way() -> None:
+    trials = list(try_candidates([Decoding()], torch.device("cuda", 0), 4))
+    assert trials[0]["right"], trials

@@ -1,0 +1,40 @@
+"""Threads that read: few for near storage, hundreds for far storage."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from pipelines.readers import Readers
+
+
+def test_results_come_in_order() -> None:
+    with Readers(3) as readers:
+        assert readers.map(lambda index: index * index, list(range(50))) == [index * index for index in range(50)]
+        assert readers.map(str, []) == []
+
+
+def test_storage_far_away_is_read_by_hundreds_of_threads_at_once() -> None:
+    all_there = threading.Barrier(300)
+
+    def wait_for_all(index: int) -> int:
+        all_there.wait(timeout=60)  # broken, unless 300 reads are under way at once
+        return index
+
+    with Readers(2) as readers:
+        readers.map(lambda _: time.sleep(0.01), list(range(16)))
+        assert readers.map(wait_for_all, list(range(300))) == list(range(300))
+
+
+def test_images_that_take_computing_are_not_far() -> None:
+    """The built-in pictures are drawn: threads wait for each other, not for storage."""
+
+    def draw(index: int) -> int:
+        end = time.thread_time() + 0.005
+        while time.thread_time() < end:
+            pass
+        return index
+
+    with Readers(4) as readers:
+        readers.map(draw, list(range(40)))
+        assert not readers.is_far
