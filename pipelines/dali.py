@@ -143,7 +143,7 @@ class DaliLoader(Loader):
         pipeline = crops(
             batch_size=self.max_batch,
             num_threads=self.num_threads,
-            device_id=None if self.device.type == "cpu" else self.device.index or 0,
+            device_id=None if self.decoding is None or self.decoding.device == "cpu" else self.device.index or 0,
             prefetch_queue_depth=IN_FLIGHT,
         )
         pipeline.build()

@@ -218,8 +218,8 @@ class DeviceCrops(Crops):
     def _copied(self, decoded: Any) -> Tensor:
         """DALI's output as a tensor (m, size, size, 3) of our own."""
         dense = decoded.as_tensor()
-        if self.side.device.type == "cpu":
-            return torch.from_numpy(np.array(dense))
+        if self.decoding.device == "cpu":
+            return torch.from_numpy(np.array(dense)).to(self.side.device)
         pixels = torch.empty(dense.shape(), dtype=torch.uint8, device=self.side.device)
         feed_ndarray(dense, pixels, cuda_stream=self.side.queue)
         return pixels

@@ -89,6 +89,11 @@ class Step:
 FILLER = Samples(np.array([-1]), np.ones(1, np.int32), np.zeros((1, 2)), np.zeros(1, np.bool_), np.zeros((1, 3), np.float32))
 
 
+def filled(samples: Samples, size: int) -> Samples:
+    """With fillers up to `size`: images that count for nothing, so that batches have one shape."""
+    return concatenate([samples, *[FILLER] * max(0, size - len(samples))])
+
+
 class EpochPlan:
     """The samples of one training epoch in the order of use. See the module's docstring."""
 
@@ -124,6 +129,14 @@ class EpochPlan:
         """
         steps = -(-len(self) // global_batch)
         return np.arange(1, steps + 1, dtype=np.int64) * len(self) // steps
+
+    def largest_micro_batch(self, global_batch: int, world_size: int, micro_batch: int) -> int:
+        """The size of the largest micro-batch that a worker gets in an epoch; see `steps`."""
+        counts = np.diff(self.step_ends(global_batch), prepend=0)
+        shares = np.unique(np.concatenate([counts // world_size, -(-counts // world_size)]))
+        shares = shares[shares > 0]
+        pieces = -(-shares // micro_batch)
+        return int((-(-shares // pieces)).max())
 
     def steps(self, start: int, global_batch: int, rank: int, world_size: int, micro_batch: int) -> Iterator[Step]:
         """Worker `rank`'s share of each step after the first `start` samples of the epoch.

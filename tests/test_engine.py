@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.functional import cross_entropy
 
-from pipelines.batch import Preprocessing
+from pipelines.batch import Batch, Preprocessing
 from pipelines.loader import open_loader
 from pipelines.plan import EpochPlan, evaluation_samples
 from pipelines.store import open_splits
@@ -33,7 +33,7 @@ SMALL = TrainConfig(
     global_batch=16,
     micro_batch=16,
     epochs=2,
-    log_every=1,
+    log_every="1",
     precision="fp32",
     lr=0.002,
 ).resolved()
@@ -135,7 +135,7 @@ def test_a_run_resumed_in_mid_epoch_ends_with_the_undisturbed_runs_weights(devic
     """Bit for bit, with dropout, momentum and metrics; batch norm's statistics too."""
     if device == "cuda":
         torch.backends.cudnn.deterministic = True
-    config = change(head="fc", dropout=0.5, batch_norm=True, checkpoint_every=2)
+    config = change(head="fc", dropout=0.5, batch_norm=True, checkpoint_every="2")
     worker = Worker(device=torch.device(device))
     whole = Run(config, worker, save_at=(2, tmp_path)).run()
     resumed = Run(config, worker, restore=tmp_path)
@@ -165,7 +165,7 @@ def test_loss_falls_and_metrics_are_those_of_the_epoch() -> None:
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_the_step() -> None:
     with pytest.raises(NonFiniteLoss, match=r"not finite at step [23] .*--lr"):
-        Run(change(lr=1e12, log_every=2, epochs=5), Worker()).run()
+        Run(change(lr=1e12, log_every="2", epochs=5), Worker()).run()
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def _in_group(rank: int, world: int, folder: str, config: TrainConfig, restore: 
 @pytest.mark.slow
 def test_two_workers_equal_one_and_may_change_on_the_way(tmp_path: Path) -> None:
     """Same global batch, no batch norm, no dropout; then the two workers' run is taken on by three, in mid-epoch."""
-    config = change(checkpoint_every=2, micro_batch=3)
+    config = change(checkpoint_every="2", micro_batch=3)
     run = Run(config, Worker())
     start = run.weights()
     one = run.run()
@@ -219,6 +219,55 @@ def test_two_workers_equal_one_and_may_change_on_the_way(tmp_path: Path) -> None
                 assert mine[step][name] == pytest.approx(alone[step][name], rel=1e-3), (step, name)
     steps = [step for step, m in three["reports"] if "train/loss" in m]
     assert steps == [3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_with_batch_norm_several_workers_report_the_errors_of_the_checkpoint(tmp_path: Path) -> None:
+    """Each worker has running statistics of its own share; those of the checkpoint are rank 0's."""
+    config = change(max_steps=2, batch_norm=True, lr=0.05, data="synthetic:train=40,val=64,size=40")
+    mp.spawn(_in_group, (2, str(tmp_path), config, None), nprocs=2)
+    two = torch.load(tmp_path / "result-2.pt", weights_only=True)
+    ((_, reported),) = [report for report in two["reports"] if "val/loss" in report[1]]
+    run = Run(config, Worker())
+    run.state.model.load_state_dict(two["weights"])
+    alone = validate(run.state.model, run.trainer.val_loader, config, Worker())
+    assert reported["val/loss"] == pytest.approx(alone["loss"], rel=1e-4)
+    assert reported["val/top1_error"] == pytest.approx(alone["top1_error"])
+
+
+@pytest.mark.slow
+def test_filled_micro_batches_have_one_shape_and_train_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = change(micro_batch=5, max_steps=5)
+    plain, filled = Run(config, Worker()), Run(config, Worker())
+    start, shapes = plain.weights(), set()
+    filled.trainer.one_shape = True
+    forward = filled.trainer._forward_backward
+
+    def noted(batch: Batch, weight: float) -> None:
+        shapes.add(len(batch.labels))
+        forward(batch, weight)
+
+    monkeypatch.setattr(filled.trainer, "_forward_backward", noted)
+    monkeypatch.setattr("vgg_dist.engine.FEW", 4)  # of micro-batches as small as these one image is a fifth
+    assert_same_updates(start, filled.run().weights(), plain.run().weights())
+    assert shapes == {5}
+    timed = {"images_per_second", "data_wait_share", "model_flops_utilization"}
+    for (_, ours), (_, theirs) in zip(filled.reports, plain.reports, strict=True):
+        for name in theirs.keys() - timed:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3), name
+
+
+@pytest.mark.slow
+def test_a_gpu_training_says_once_what_its_loader_and_its_step_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vgg_dist.engine.LOADER_TRIAL_S", 0.0)
+    measured, plain = Run(change(epochs=3, micro_batch=4), Worker()), Run(change(epochs=3, micro_batch=4), Worker())
+    measured.trainer.on_gpu = True
+    measured.run()
+    rates = {"loader_images_per_second", "step_images_per_second"}
+    said = [(step, metrics) for step, metrics in measured.reports if rates & metrics.keys()]
+    assert [step for step, _ in said] == [4]
+    assert all(said[0][1][rate] > 0 for rate in rates)
+    assert same(measured.weights(), plain.run().weights())  # the loader was only tried
 
 
 @pytest.mark.slow

@@ -1,12 +1,15 @@
-"""The schedule against torch's ReduceLROnPlateau, and what it adds to that: an end, and a warm-up."""
+"""The schedule against torch's ReduceLROnPlateau, and what it adds to that; the optimizer after a restore."""
 
 from __future__ import annotations
+
+import copy
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from vgg_dist.optim import PlateauSchedule
+from vgg_dist.optim import PlateauSchedule, restore_optimizer
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -50,3 +53,26 @@ def test_state_goes_over() -> None:
 def test_warm_up_is_linear_and_ends() -> None:
     schedule = PlateauSchedule(0.4, patience=2, max_drops=3, warmup_epochs=2.0)
     assert [schedule.rate(epochs) for epochs in (0.0, 0.5, 1.0, 2.0, 3.0)] == pytest.approx([0, 0.1, 0.2, 0.4, 0.4])
+
+
+def test_a_restored_optimizer_keeps_its_own_way_to_compute() -> None:
+    """A run begun on a CPU goes on with the fused kernel on a GPU; CPUs have one too."""
+    plain, fused = nn.Linear(3, 2), nn.Linear(3, 2)
+    fused.load_state_dict(plain.state_dict())
+    began = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
+    images = torch.randn(5, 3)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        model(images).square().sum().backward()
+        optimizer.step()
+
+    step(plain, began)
+    goes_on = torch.optim.SGD(fused.parameters(), lr=0.5, fused=True)
+    fused.load_state_dict(plain.state_dict())
+    restore_optimizer(goes_on, copy.deepcopy(began.state_dict()))
+    assert goes_on.param_groups[0]["fused"] is True
+    assert goes_on.param_groups[0]["lr"] == 0.1
+    step(plain, began)
+    step(fused, goes_on)
+    torch.testing.assert_close(fused.weight, plain.weight)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import chain
 
 import numpy as np
 import pytest
 
-from pipelines.plan import RGB_EIGENVALUES, RGB_EIGENVECTORS, Augmentation, EpochPlan, Samples
+from pipelines.plan import RGB_EIGENVALUES, RGB_EIGENVECTORS, Augmentation, EpochPlan, Samples, filled
 
 JITTER = Augmentation(scale=(256, 512))
 PINNED_INDEX = [263, 328, 538, 900, 254]
@@ -98,3 +99,24 @@ def test_what_is_switched_off_stays_off() -> None:
     assert set(samples.scale.tolist()) == {256}
     assert not samples.flip.any()
     assert not samples.shift.any()
+
+
+@pytest.mark.parametrize("num_samples", [7, 40, 999, 1001])
+def test_the_largest_micro_batch_is_the_largest_of_all_workers_steps(num_samples: int) -> None:
+    plan = EpochPlan(num_samples, 0, 0, Augmentation())
+    for global_batch, world_size, micro_batch in itertools.product((7, 16, 64), (1, 2, 3, 7), (1, 5, 8, 9, 64)):
+        sizes = [
+            len(micro)
+            for rank in range(world_size)
+            for step in plan.steps(0, global_batch, rank, world_size, micro_batch)
+            for micro in step.micro_batches
+        ]
+        assert plan.largest_micro_batch(global_batch, world_size, micro_batch) == max(sizes)
+
+
+def test_filling_adds_fillers_behind() -> None:
+    samples = EpochPlan(10, 0, 0, Augmentation()).samples[2:7]
+    longer = filled(samples, 8)
+    assert longer.index.tolist() == [*samples.index.tolist(), -1, -1, -1]
+    assert np.array_equal(longer[:5].shift, samples.shift)
+    assert len(filled(samples, 5)) == len(filled(samples, 3)) == 5

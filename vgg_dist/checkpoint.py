@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vgg_dist.config import TrainConfig
-from vgg_dist.optim import PlateauSchedule
+from vgg_dist.optim import PlateauSchedule, restore_optimizer
 from vgg_dist.storage import absolute, beside, list_folder, local_folder
 
 MODEL, STATE, CONFIG, RECORDS = "model.safetensors", "state.pt", "config.json", "records.json"
@@ -75,7 +75,7 @@ class TrainState:
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
             raise damaged(folder / STATE, error) from error
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         for name, value in state["counters"].items():
             setattr(self, name, value)

@@ -10,29 +10,35 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.batch import IGNORED_LABEL, Batch, Loader
-from pipelines.plan import Augmentation, EpochPlan, Samples, Step, evaluation_samples
+from pipelines.plan import Augmentation, EpochPlan, Samples, Step, evaluation_samples, filled
 from vgg_dist.checkpoint import TrainState, local_checkpoint, read_weights
 from vgg_dist.config import TrainConfig
-from vgg_dist.metrics import ErrorSums
+from vgg_dist.config.base import Interval
+from vgg_dist.metrics import ErrorSums, means, over_workers
 from vgg_dist.models import build_model, init_from_shallower, initialize, macs
+from vgg_dist.models.precision import autocast, autocast_dtype, matmul_peak, memory_format, resolve_precision
 from vgg_dist.optim import PlateauSchedule, build_optimizer
+from vgg_dist.parallelism import share_buffers, wrap
+from vgg_dist.throughput import DataWait, Pace
 
 Record = dict[str, float]
 Report = Callable[[Record, bool], None]
 """Called by every worker with the same metrics; the flag says that the state is to be saved now."""
+
+
+FEW = 8  # a micro-batch that lacks an eighth at most is filled up to the shape of the others
+SETTLED = 4  # the look at which kernels are tuned: then the verdict is given, which of loader and step limits the run
+LOADER_TRIAL_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -67,44 +73,12 @@ def build_state(config: TrainConfig, num_classes: int, device: torch.device) -> 
     return TrainState(model, build_optimizer(model, config), schedule)
 
 
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """What matrix products are computed in; None for fp32 throughout. `auto` is bf16 where the hardware multiplies it."""
-    if precision == "auto":
-        if device.type == "cuda":
-            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-        else:
-            precision = "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_matrix_unit() else "fp32"
-    return torch.bfloat16 if precision == "bf16" else None
-
-
-def memory_format(dtype: torch.dtype | None, device: torch.device) -> torch.memory_format:
-    """How images and weights lie in memory in training: channels last for matrix units.
-
-    Without those (fp32 on a CPU) the usual format trains D at 224 pixels 1.3 times as fast.
-    """
-    return torch.contiguous_format if dtype is None and device.type == "cpu" else torch.channels_last
-
-
-def _has_bf16_matrix_unit() -> bool:
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-
-
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s that a large matrix product reaches on this device now: what utilisation is measured against."""
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = math.inf
-    for _ in range(5):
-        start = time.perf_counter()
-        a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
-
-
 def validate(model: nn.Module, loader: Loader, config: TrainConfig, worker: Worker) -> dict[str, float]:
-    """Loss and errors over all images of the loader's store, each counted exactly once, on whatever number of workers."""
+    """Loss and errors over all images of the loader's store, each counted exactly once, on whatever number of workers.
+
+    With rank 0's batch-norm statistics, so that the errors are the checkpoint's.
+    """
+    share_buffers(model)
     count = len(loader.store)
     first, last = (count * r // worker.world_size for r in (worker.rank, worker.rank + 1))
     sums = ErrorSums(worker.device)
@@ -112,17 +86,18 @@ def validate(model: nn.Module, loader: Loader, config: TrainConfig, worker: Work
     samples = evaluation_samples(np.arange(first, last), config.val_scale or 0)
     model.eval()
     with torch.no_grad():
-        for batch in loader.batches(_micro_batches(samples, config.micro_batch)):
-            with torch.autocast(worker.device.type, dtype, enabled=dtype is not None):
+        fill = config.micro_batch if worker.device.type != "cpu" else 0
+        for batch in loader.batches(_micro_batches(samples, config.micro_batch, fill)):
+            with autocast(worker.device, dtype):
                 logits = model(batch.images).float()
             sums.add(logits, batch.labels, cross_entropy(logits, batch.labels, reduction="sum"))
     model.train()
     return sums.reduce().result()
 
 
-def _micro_batches(samples: Samples, size: int) -> Iterator[Samples]:
+def _micro_batches(samples: Samples, size: int, fill: int) -> Iterator[Samples]:
     for start in range(0, len(samples), size):
-        yield samples[start : start + size]
+        yield filled(samples[start : start + size], fill)
 
 
 class Trainer:
@@ -143,18 +118,24 @@ class Trainer:
         self.val_loader = val_loader
         self.worker = worker
         self.report = report
-        self.dtype = autocast_dtype(config.precision, worker.device)
+        self.on_gpu = worker.device.type == "cuda"
+        if self.on_gpu:
+            set_up_cudnn(config.deterministic)
+        precision = resolve_precision(config.precision, worker.device)
+        self.dtype = autocast_dtype(precision, worker.device)
         self.memory_format = memory_format(self.dtype, worker.device)
         self.flops = 6.0 * macs(state.model, config.image_size or 0)  # forward, and twice that backward
-        self.peak = matmul_peak(worker.device, self.dtype or torch.float32) * worker.world_size
-        self.net: nn.Module = state.model.train()
-        self.ddp: DistributedDataParallel | None = None
-        if worker.world_size > 1:
-            self.net = self.ddp = DistributedDataParallel(self.net, gradient_as_bucket_view=True)
-            if config.compress_gradients:
-                self.ddp.register_comm_hook(None, default_hooks.bf16_compress_hook)
-        if config.compile:
-            self.net = cast(nn.Module, torch.compile(self.net))
+        self.peak = matmul_peak(worker.device, precision) * worker.world_size
+        self.net, self.ddp = wrap(state.model.train(), config, worker.world_size)
+        # One shape for all micro-batches, as kernels are tuned for a shape; batch norm would count the images that fill up.
+        self.one_shape = worker.device.type != "cpu" and not config.batch_norm
+        intervals = (Interval.parse(field, getattr(config, field)) for field in ("log_every", "checkpoint_every"))
+        self.pace = Pace(*intervals)
+        self.saved = time.monotonic()
+        self.data_wait = DataWait(worker.device)
+        self.next_plan: tuple[int, Future[EpochPlan]] | None = None
+        self.loader_rate = 0.0  # images/s of this worker's loader alone, measured once on a GPU
+        self.looks = 0
         self.window = ErrorSums(worker.device)
         self.epoch_sums = ErrorSums(worker.device)
         self.bad_step = torch.full((), math.inf, dtype=torch.float64, device=worker.device)
@@ -184,22 +165,50 @@ class Trainer:
         return out_of_steps or self.state.epoch >= self.config.epochs or self.state.schedule.finished
 
     def _train_epoch(self) -> None:
-        config, state, worker = self.config, self.state, self.worker
-        plan = EpochPlan(self.num_images, config.seed, state.epoch, augmentation(config))
-        share = config.global_batch, worker.rank, worker.world_size, config.micro_batch
-        steps = list(plan.steps(state.samples, *share))
-        if config.max_steps is not None:
-            steps = steps[: config.max_steps - state.step]
+        state = self.state
+        plan = self._plan(state.epoch)
+        steps = list(self._steps(plan))
         self.epoch_sums.sums.copy_(torch.tensor(state.epoch_sums, dtype=torch.float64))
-        if worker.rank:  # what was summed before a restart counts once
+        if self.worker.rank:  # what was summed before a restart counts once
             self.epoch_sums.sums.zero_()
-        batches = self.train_loader.batches(micro for step in steps for micro in step.micro_batches)
+        micro_batches = (micro for step in steps for micro in step.micro_batches)
+        if self.on_gpu and not self.loader_rate:
+            self.loader_rate = measure_loader(self.train_loader, steps)
+        batches = self.train_loader.batches(micro_batches)
         self._restart_clock()
         for step in steps:
             self._train_step(step, batches)
-            saving = state.step % config.checkpoint_every == 0
-            if saving or state.step % config.log_every == 0 or step is steps[-1]:
-                self._log(saving and step is not steps[-1])
+            last = step is steps[-1]
+            saving = self.pace.save_due(state.step)
+            if saving or self.pace.log_due(state.step) or last:
+                self._log(saving, last)
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        """The epoch's plan; the next one's is drawn meanwhile, which takes seconds for a million images."""
+        shape = self.num_images, self.config.seed, augmentation(self.config)
+
+        def draw(number: int) -> EpochPlan:
+            return EpochPlan(*shape[:2], number, shape[2])
+
+        drawn = self.next_plan[1].result() if self.next_plan and self.next_plan[0] == epoch else draw(epoch)
+        with_thread = ThreadPoolExecutor(1, thread_name_prefix="plan")
+        self.next_plan = epoch + 1, with_thread.submit(draw, epoch + 1)
+        with_thread.shutdown(wait=False)
+        return drawn
+
+    def _steps(self, plan: EpochPlan) -> Iterator[Step]:
+        """This worker's share of what is left of the epoch."""
+        config, worker, state = self.config, self.worker, self.state
+        share = config.global_batch, worker.rank, worker.world_size, config.micro_batch
+        size = plan.largest_micro_batch(config.global_batch, worker.world_size, config.micro_batch)
+        for number, step in enumerate(plan.steps(state.samples, *share), start=state.step):
+            if config.max_steps is not None and number >= config.max_steps:
+                return
+            if self.one_shape:
+                # What lacks more is the rest of a step that was begun with other settings: it keeps its own shape.
+                micro_batches = [filled(m, size) if len(m) >= size - size // FEW else m for m in step.micro_batches]
+                step = Step(step.end, step.count, micro_batches)
+            yield step
 
     def _train_step(self, step: Step, batches: Iterator[Batch]) -> None:
         state, worker = self.state, self.worker
@@ -209,9 +218,8 @@ class Trainer:
         state.optimizer.zero_grad(set_to_none=worker.world_size == 1)
         last = len(step.micro_batches) - 1
         for k, micro in enumerate(step.micro_batches):
-            start = time.perf_counter()
-            batch = next(batches)
-            self.waited += time.perf_counter() - start
+            with self.data_wait.waiting():
+                batch = next(batches)
             # Dropout: the masks depend on the place in the run, not on what was computed before.
             seed = np.random.SeedSequence([self.config.seed, state.step, worker.rank, k]).generate_state(1)
             torch.manual_seed(int(seed[0]))
@@ -224,7 +232,7 @@ class Trainer:
 
     def _forward_backward(self, batch: Batch, weight: float) -> None:
         """Adds the gradient of `weight` times the summed loss; DDP takes the mean over workers of what each has."""
-        with torch.autocast(self.worker.device.type, self.dtype, enabled=self.dtype is not None):
+        with autocast(self.worker.device, self.dtype):
             logits: Tensor = self.net(batch.images.contiguous(memory_format=self.memory_format))
         loss_sum = cross_entropy(logits.float(), batch.labels, reduction="sum", ignore_index=IGNORED_LABEL)
         (loss_sum * weight).backward()
@@ -233,29 +241,27 @@ class Trainer:
         self.bad_step = torch.minimum(self.bad_step, failed)
 
     def _restart_clock(self) -> None:
-        self.clock, self.waited, self.planned = time.perf_counter(), 0.0, 0
+        self.clock, self.planned, self.first_step = time.perf_counter(), 0, self.state.step
+        self.data_wait.take()
 
-    def _log(self, save: bool) -> None:
-        """The metrics since the last call, over all workers."""
+    def _log(self, save: bool, last: bool) -> None:
+        """The metrics since the last call, over all workers; with a checkpoint, if one is due and none follows anyhow."""
         state = self.state
-        window = self.window.reduce()
-        window.sums.cpu()  # waits for a GPU to be through with its queue: its work belongs to the time that follows
+        self.window.sums.cpu()  # waits for a GPU to be through with its queue: its work belongs to the time that follows
         elapsed = time.perf_counter() - self.clock
-        counters = torch.tensor([self.planned, self.waited, elapsed], dtype=torch.float64, device=self.worker.device)
-        bad_step = self.bad_step.clone()
-        if dist.is_initialized():
-            dist.all_reduce(counters)
-            dist.all_reduce(bad_step, dist.ReduceOp.MIN)
-        if math.isfinite(bad_step.item()):
+        since_save = 0.0 if self.worker.rank else time.monotonic() - self.saved  # rank 0's clock decides
+        local = [self.planned, self.data_wait.take(), elapsed, since_save, self.loader_rate]
+        sums, counters, bad_step = over_workers(self.window.sums, local, self.bad_step)
+        planned, waited, total, since_save, loader_rate = counters
+        if math.isfinite(bad_step):
             raise NonFiniteLoss(
-                f"the loss is not finite at step {int(bad_step.item())} (epoch {state.epoch}, lr {self._lr():.3g}): "
+                f"the loss is not finite at step {int(bad_step)} (epoch {state.epoch}, lr {self._lr():.3g}): "
                 "a smaller --lr, --warmup-epochs or --batch-norm is the usual cure"
             )
-        planned, waited, total = counters.tolist()
-        self._count_bad(int(planned) - window.images)
+        self._count_bad(int(planned - sums[-1]))
         self.epoch_sums.sums += self.window.sums
         rate = planned * self.worker.world_size / total
-        metrics = {f"train/{key}": value for key, value in window.result().items()}
+        metrics = {f"train/{key}": value for key, value in means(sums).items()}
         metrics |= {
             "lr": self._lr(),
             "epoch": state.epoch + state.samples / self.num_images,
@@ -264,8 +270,18 @@ class Trainer:
             "model_flops_utilization": rate * self.flops / self.peak,
             "world_size": float(self.worker.world_size),
         }
+        self.looks += 1
+        if self.looks == SETTLED and loader_rate:
+            metrics |= {
+                "loader_images_per_second": loader_rate,
+                "step_images_per_second": planned * self.worker.world_size / max(total - waited, 1e-9),
+            }
         self.window = ErrorSums(self.worker.device)
+        steps = state.step - self.first_step
+        due = self.pace.looked(state.step, total / self.worker.world_size / steps, since_save)
+        save = (save or due) and not last
         if save:
+            self.saved = time.monotonic()
             state.epoch_sums = self.epoch_sums.reduce().sums.tolist()
         self.report(metrics, save)
         self._restart_clock()
@@ -296,7 +312,32 @@ class Trainer:
     def _finish(self, validation: dict[str, float], metrics: Record | None = None) -> None:
         if self.state.samples:  # within an epoch
             self.state.epoch_sums = self.epoch_sums.reduce().sums.tolist()
+        self.saved = time.monotonic()
         self.report((metrics or {}) | {f"val/{key}": value for key, value in validation.items()}, True)
+
+
+def measure_loader(loader: Loader, steps: list[Step]) -> float:
+    """Images/s of the loader with nothing behind it, over seconds; the walk is given up, and training begins its own."""
+    batches = loader.batches(micro for step in steps for micro in step.micro_batches)
+    start, images = math.nan, 0
+    for batch in batches:
+        now = time.perf_counter()
+        if math.isnan(start):
+            start = now  # the first one takes setting up
+            continue
+        images += len(batch.labels)
+        if now - start > LOADER_TRIAL_S:
+            return images / (now - start)
+    return 0.0  # too little data to know
+
+
+def set_up_cudnn(deterministic: bool) -> None:
+    """cuDNN's kernels: the fastest by trial, or those that give the same bits every time."""
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def augmentation(config: TrainConfig) -> Augmentation:

@@ -21,8 +21,9 @@ from pipelines.flat import FlatStore
 from pipelines.samples import SampleStore
 from pipelines.whole import WholeImages
 from vgg_dist.config import EvalConfig
-from vgg_dist.engine import autocast_dtype, loader_threads
+from vgg_dist.engine import loader_threads
 from vgg_dist.inputs import open_images, open_net, open_nets, test_scales
+from vgg_dist.models.precision import apply_precision, autocast_dtype, resolve_precision
 from vgg_dist.paper import AnyView
 from vgg_dist.posteriors import ImageSet, Manifest, PosteriorFiles
 from vgg_dist.storage import beside
@@ -127,7 +128,9 @@ class Evaluator:
     def prepare(self, net: TrainedNet) -> tuple[Viewer, WholeImages]:
         """The net on the device, and the images as it takes them."""
         size, micro_batch = net.image_size, self.config.micro_batch
-        dtype = autocast_dtype(self.config.precision, self.device)
+        precision = resolve_precision(self.config.precision, self.device)
+        apply_precision(precision)
+        dtype = autocast_dtype(precision, self.device)
         preprocessing = Preprocessing(size, net.mean, net.std)
         threads = loader_threads(self.config.loader_threads)
         return (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -38,13 +40,27 @@ class ErrorSums:
             dist.all_reduce(total.sums)
         return total
 
-    @property
-    def images(self) -> int:
-        """How many images were counted."""
-        return int(self.sums[-1].item())
-
     def result(self) -> dict[str, float]:
         """Mean loss per image, and errors in percent; NaN if no image was counted."""
-        *sums, images = self.sums.tolist()
-        means = [value / images if images else float("nan") for value in sums]
-        return {"loss": means[0], "top1_error": 100 * means[1], "top5_error": 100 * means[2]}
+        return means(self.sums.tolist())
+
+
+def means(sums: Sequence[float]) -> dict[str, float]:
+    """What ErrorSums' sums, read from the device, say of an image on average; errors in percent."""
+    *values, images = sums
+    loss, top1, top5 = (value / images if images else float("nan") for value in values)
+    return {"loss": loss, "top1_error": 100 * top1, "top5_error": 100 * top5}
+
+
+def over_workers(sums: Tensor, local: Sequence[float], smallest: Tensor) -> tuple[list[float], list[float], float]:
+    """`sums` and `local` added up over all workers, and the least `smallest` (a scalar) of any: with one read of the device.
+
+    A collective call.
+    """
+    total = torch.cat([sums, torch.tensor(local, dtype=torch.float64, device=sums.device)])
+    least = smallest.clone()
+    if dist.is_initialized():
+        dist.all_reduce(total)
+        dist.all_reduce(least, dist.ReduceOp.MIN)
+    *values, last = torch.cat([total, least[None]]).tolist()
+    return values[: len(sums)], values[len(sums) :], last

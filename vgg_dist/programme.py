@@ -17,8 +17,9 @@ from torch.nn.functional import cross_entropy
 
 from vgg_dist import paper
 from vgg_dist.config import PaperArch, ReproduceConfig, TrainConfig
-from vgg_dist.engine import autocast_dtype, build_state, memory_format
+from vgg_dist.engine import build_state, set_up_cudnn
 from vgg_dist.models import MODELS, build_model, macs
+from vgg_dist.models.precision import apply_precision, autocast, autocast_dtype, memory_format, resolve_precision
 from vgg_dist.text_tables import aligned
 
 DEEP: tuple[PaperArch, ...] = "C", "D", "E"  # the nets that are trained at all scales
@@ -96,7 +97,10 @@ def measure_rate(config: TrainConfig, num_classes: int, steps: int = 2) -> float
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch = min(config.micro_batch, config.global_batch) if device.type == "cuda" else min(8, config.micro_batch)
     state = build_state(replace(config, init_from=None), num_classes, device)
-    dtype = autocast_dtype(config.precision, device)
+    precision = resolve_precision(config.precision, device)
+    apply_precision(precision)
+    set_up_cudnn(config.deterministic)
+    dtype = autocast_dtype(precision, device)
     size = config.image_size or 0
     images = torch.randn(batch, MODELS[config.arch].in_channels, size, size, device=device)
     images = images.contiguous(memory_format=memory_format(dtype, device))
@@ -105,7 +109,7 @@ def measure_rate(config: TrainConfig, num_classes: int, steps: int = 2) -> float
     for step in range(-1, steps):
         if step == 0:
             start = _now(device)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        with autocast(device, dtype):
             logits = state.model(images)
         cross_entropy(logits.float(), labels).backward()
         state.optimizer.step()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipelines.window import center_corner, grid_corners
 from vgg_dist.models import ConvNet, fully_convolutional
+from vgg_dist.models.precision import autocast
 
 VIEWS = ("dense", "crops", "center")
 
@@ -40,7 +41,7 @@ class Viewer:
     @torch.inference_mode()
     def posteriors(self, view: str, images: Tensor) -> Tensor:
         """Images (n, C, H, W), normalised, on the device, no side shorter than a crop, to (n, num_classes) float32."""
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+        with autocast(self.device, self.dtype):
             if view == "dense":
                 return (self._dense(images) + self._dense(images.flip(3))) / 2
             if view == "crops":

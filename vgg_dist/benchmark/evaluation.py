@@ -24,9 +24,10 @@ from pipelines.store import open_store
 from pipelines.whole import WholeImages
 from vgg_dist.benchmark.options import EvaluationBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, table, write_json
-from vgg_dist.engine import autocast_dtype, loader_threads
+from vgg_dist.engine import loader_threads
 from vgg_dist.evaluation import view_images
 from vgg_dist.models import build_model, fully_convolutional
+from vgg_dist.models.precision import apply_precision, autocast_dtype, resolve_precision
 from vgg_dist.specs import MODELS
 from vgg_dist.views import Viewer
 
@@ -40,7 +41,9 @@ class Bench:
 
     def __init__(self, options: EvaluationBenchmark, device: torch.device) -> None:
         spec = MODELS[options.arch]
-        size, dtype = spec.image_size, autocast_dtype(options.precision, device)
+        size, precision = spec.image_size, resolve_precision(options.precision, device)
+        apply_precision(precision)
+        dtype = autocast_dtype(precision, device)
         self.options = options
         self.device = device
         self.viewer = Viewer(build_model(options.arch), size, options.micro_batch, device, dtype)

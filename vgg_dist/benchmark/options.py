@@ -62,7 +62,7 @@ class StepBenchmark:
 
     archs: tuple[Arch, ...] = ("A", "D", "E")
     """Networks, one after the other."""
-    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    precisions: tuple[Literal["fp32", "tf32", "bf16"], ...] = ("fp32", "bf16")
     """Precisions; bf16 is left out where the hardware does not multiply it, unless it is the only one asked for."""
     batch: int = 32
     """Images a step."""
@@ -92,7 +92,7 @@ class StepBenchmark:
             self.train_config(arch, "fp32").resolved()
         check_output(self.json)
 
-    def train_config(self, arch: Arch, precision: Literal["fp32", "bf16"]) -> TrainConfig:
+    def train_config(self, arch: Arch, precision: Literal["fp32", "tf32", "bf16"]) -> TrainConfig:
         """The training whose steps are measured: an untimed round, then the timed ones, metrics after each."""
         return TrainConfig(
             arch=arch,
@@ -100,7 +100,7 @@ class StepBenchmark:
             image_size=self.image_size,
             epochs=1,
             max_steps=self.steps * (self.rounds + 1),
-            log_every=self.steps,
+            log_every=str(self.steps),
             global_batch=self.batch,
             micro_batch=self.batch,
             lr=1e-6,  # of noise nothing can be learnt, and the loss is to stay finite
@@ -127,8 +127,8 @@ class EvaluationBenchmark:
     """Crops, or as many pixels of whole images, at once."""
     threads: int | None = None
     """Decoding threads. Default: as many as there are CPUs."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocast, or fp32. auto: bf16 where the hardware multiplies bf16 matrices."""
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """bf16 autocast, tf32 (on GPUs), or true fp32. auto: bf16 where the hardware multiplies bf16 matrices, else fp32."""
     json: Path | None = None
     """File for the figures, the machine and the versions."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +22,9 @@ from vgg_dist.benchmark.options import StepBenchmark
 from vgg_dist.benchmark.plain_loop import PlainLoop, has_twin
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, spread, table, write_json
 from vgg_dist.config import Arch
-from vgg_dist.engine import Trainer, Worker, autocast_dtype, build_state, matmul_peak
+from vgg_dist.engine import Trainer, Worker, build_state
 from vgg_dist.models import macs
+from vgg_dist.models.precision import Precision, autocast_dtype, matmul_peak
 from vgg_dist.specs import MODELS
 
 NUM_CLASSES = 1000
@@ -89,7 +90,7 @@ def run_step(options: StepBenchmark) -> None:
     device = _device(options)
     figures = []
     for precision in _precisions(options, device):
-        peak = matmul_peak(device, autocast_dtype(precision, device) or torch.float32)
+        peak = matmul_peak(device, precision)
         for arch in options.archs:
             print(f"{arch}, {precision}", flush=True)
             figures.append(measure(options, arch, precision, device, peak))
@@ -104,18 +105,18 @@ def _device(options: StepBenchmark) -> torch.device:
     return torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _precisions(options: StepBenchmark, device: torch.device) -> list[Literal["fp32", "bf16"]]:
+def _precisions(options: StepBenchmark, device: torch.device) -> list[Precision]:
     if autocast_dtype("auto", device) is None and "fp32" in options.precisions and "bf16" in options.precisions:
         print(
             "bf16 left out: this hardware does not multiply bf16 matrices (--precisions bf16 alone measures it all the same)"
         )
         return ["fp32"]
+    if device.type != "cuda" and "tf32" in options.precisions:
+        raise ValueError("--precisions tf32: only on a CUDA device; allowed here: fp32, bf16")
     return list(options.precisions)
 
 
-def measure(
-    options: StepBenchmark, arch: Arch, precision: Literal["fp32", "bf16"], device: torch.device, peak: float
-) -> dict[str, Any]:
+def measure(options: StepBenchmark, arch: Arch, precision: Precision, device: torch.device, peak: float) -> dict[str, Any]:
     """One network at one precision; `peak` in FLOP/s. Of the plain loop `images_per_second` is empty if there is none."""
     config = options.train_config(arch, precision).resolved()
     channels = MODELS[arch].in_channels

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from dataclasses import dataclass
 from typing import Any, Self
 
 from vgg_dist.storage import absolute
@@ -26,6 +28,26 @@ def at_least(field: str, value: float | None, least: float, what: str = "") -> N
     """ValueError, one line that names the flag, if the value is smaller."""
     if value is None or not value >= least:  # not `<`: NaN is refused too
         raise ValueError(f"{flag(field)} {value}: must be at least {least}{f', {what}' if what else ''}")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How often something is done: every so many steps, or every so many seconds; one of the two."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, field: str, text: str | int) -> Interval:
+        """A number of steps (1000), or a time (30s, 10m, 1h). ValueError, one line that names the flag."""
+        found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)([smh])", str(text))
+        if found is None or float(found[1] or found[2]) == 0:
+            raise ValueError(
+                f"{flag(field)} {text}: must be a number of steps, such as 1000, or a time, such as 30s, 10m or 1h"
+            )
+        if found[1]:
+            return cls(steps=int(found[1]))
+        return cls(seconds=float(found[2]) * {"s": 1, "m": 60, "h": 3600}[found[3]])
 
 
 def data_location(data: str) -> str:

@@ -44,7 +44,7 @@ class EvalConfig(Config):
 
     micro_batch: int = 32
     """Crops, or as many pixels of whole images, that a worker handles at once."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """bf16 autocast, or fp32. auto: bf16 where the hardware multiplies bf16 matrices."""
     num_workers: int | None = None
     """Evaluating processes. Default: one for each GPU of the cluster, or one where there is no GPU."""

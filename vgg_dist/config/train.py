@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from vgg_dist.config.base import Config, at_least, data_location, flag
+from vgg_dist.config.base import Config, Interval, at_least, data_location, flag
 from vgg_dist.specs import MODELS
 from vgg_dist.storage import absolute
 
@@ -74,10 +74,12 @@ class TrainConfig(Config):
     init_from: str | None = None
     """A run's folder (or a checkpoint of it) whose layers are copied, by stage and position, into this net."""
 
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocast, or fp32. auto: bf16 where the hardware multiplies bf16 matrices."""
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """bf16 autocast, tf32 (on GPUs), or true fp32. auto: bf16 where the hardware multiplies bf16 matrices, else fp32."""
     compile: bool = False
     """torch.compile the net."""
+    deterministic: bool = False
+    """The same bits from the same command on the same GPUs, at some cost in speed; on CPUs that holds in any case."""
     compress_gradients: bool = False
     """Send gradients between workers as bf16."""
 
@@ -85,10 +87,10 @@ class TrainConfig(Config):
     """Training processes. Default: one for each GPU of the cluster, or one where there is no GPU."""
     max_failures: int = 3
     """How often the run is restarted from its last checkpoint when a worker fails."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints within an epoch; there is one at the end of each epoch in any case."""
-    log_every: int = 10
-    """Steps between logged metrics."""
+    checkpoint_every: str = "10m"
+    """Time (30s, 10m, 1h) or steps (1000) between checkpoints within an epoch; each epoch ends with one in any case."""
+    log_every: str = "5s"
+    """Time or steps between logged metrics; a checkpoint by time waits for the next of those."""
     storage_path: str = "runs"
     """Folder or URL (s3://, gs://, ...) for checkpoints; on several nodes one that all of them see."""
     name: str | None = None
@@ -146,8 +148,10 @@ class TrainConfig(Config):
         at_least("train_scale", low, (self.image_size or 0) - 2 * self.pad, "the crop's size, less the padding")
         at_least("train_scale", high, low, "S_min")
         at_least("val_scale", self.val_scale, self.image_size or 0, "the crop's size")
-        for field in ("epochs", "global_batch", "micro_batch", "log_every", "checkpoint_every", "patience"):
+        for field in ("epochs", "global_batch", "micro_batch", "patience"):
             at_least(field, getattr(self, field), 1)
+        for field in ("log_every", "checkpoint_every"):
+            Interval.parse(field, getattr(self, field))
         for field in ("max_steps", "num_workers", "loader_threads"):
             if (value := getattr(self, field)) is not None:
                 at_least(field, value, 1)
