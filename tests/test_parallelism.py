@@ -38,8 +38,9 @@ def test_fc6_is_sent_before_the_first_convolutions_gradient_is_there(alone: None
 
     ddp.register_comm_hook(None, sent)
     model.features[0].weight.register_hook(lambda gradient: order.append("conv1_1 computed"))
-    for _ in range(3):  # the buckets are laid out anew after the first step
+    for step in range(3):
         order.clear()
         ddp(torch.randn(2, 3, 64, 64)).sum().backward()
         assert set(order) == {f"sent {name}" for name in names.values()} | {"conv1_1 computed"}
-        assert order.index("sent classifier.0.weight") < order.index("conv1_1 computed")
+        if step:  # the first step is sent in one piece, from which DDP learns the order
+            assert order.index("sent classifier.0.weight") < order.index("conv1_1 computed")

@@ -21,8 +21,8 @@ _SYNC_BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffer
 def wrap(model: nn.Module, config: TrainConfig, world_size: int) -> tuple[nn.Module, DistributedDataParallel | None]:
     """What the training calls, and the DDP in it, if there are several workers. A collective call.
 
-    DDP's buckets fill in the order of the backward pass, so the FC layers' gradients, most of all bytes, are sent while the
-    convolutions' are computed. Batch norm's statistics are not sent every step: see `share_buffers`.
+    From the second step on DDP's buckets are in the order of the backward pass, so the FC layers' gradients, most of all
+    bytes, are sent while the convolutions' are computed. Batch norm's statistics are not sent every step: see `share_buffers`.
     """
     net, ddp = model, None
     if world_size > 1:
