@@ -134,7 +134,7 @@ class Trainer:
         self.saved = time.monotonic()
         self.data_wait = DataWait(worker.device)
         self.next_plan: tuple[int, Future[EpochPlan]] | None = None
-        self.loader_rate = 0.0  # images/s of this worker's loader alone, measured once on a GPU
+        self.loader_rate: float | None = None if self.on_gpu else 0.0  # images/s of this worker's loader alone; 0: not known
         self.looks = 0
         self.window = ErrorSums(worker.device)
         self.epoch_sums = ErrorSums(worker.device)
@@ -172,7 +172,7 @@ class Trainer:
         if self.worker.rank:  # what was summed before a restart counts once
             self.epoch_sums.sums.zero_()
         micro_batches = (micro for step in steps for micro in step.micro_batches)
-        if self.on_gpu and not self.loader_rate:
+        if self.loader_rate is None:
             self.loader_rate = measure_loader(self.train_loader, steps)
         batches = self.train_loader.batches(micro_batches)
         self._restart_clock()
@@ -250,7 +250,7 @@ class Trainer:
         self.window.sums.cpu()  # waits for a GPU to be through with its queue: its work belongs to the time that follows
         elapsed = time.perf_counter() - self.clock
         since_save = 0.0 if self.worker.rank else time.monotonic() - self.saved  # rank 0's clock decides
-        local = [self.planned, self.data_wait.take(), elapsed, since_save, self.loader_rate]
+        local = [self.planned, self.data_wait.take(), elapsed, since_save, self.loader_rate or 0.0]
         sums, counters, bad_step = over_workers(self.window.sums, local, self.bad_step)
         planned, waited, total, since_save, loader_rate = counters
         if math.isfinite(bad_step):
@@ -327,8 +327,8 @@ def measure_loader(loader: Loader, steps: list[Step]) -> float:
             continue
         images += len(batch.labels)
         if now - start > LOADER_TRIAL_S:
-            return images / (now - start)
-    return 0.0  # too little data to know
+            break
+    return images / (time.perf_counter() - start) if images else 0.0
 
 
 def set_up_cudnn(deterministic: bool) -> None:

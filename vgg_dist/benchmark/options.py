@@ -16,10 +16,10 @@ from vgg_dist.specs import MODELS
 Device = Literal["cpu", "cuda"]
 
 
-def check_output(file: Path | None) -> None:
-    """ValueError, one line, if `--json` cannot be written: better now than after the measuring."""
+def check_output(file: Path | None, field: str = "json") -> None:
+    """ValueError, one line, if the file cannot be written: better now than after the measuring."""
     if file is not None and (file.is_dir() or not os.access(file if file.exists() else file.absolute().parent, os.W_OK)):
-        raise ValueError(f"--json {file}: cannot be written; a file in an existing, writable folder is needed")
+        raise ValueError(f"{flag(field)} {file}: cannot be written; a file in an existing, writable folder is needed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,10 @@ class StepBenchmark:
     """The networks' batch-norm twins."""
     compile: bool = False
     """torch.compile our network; the plain loop stays as it is."""
+    deterministic: bool = False
+    """Only kernels that give the same bits every time, on a GPU, for both."""
+    trace: Path | None = None
+    """File for a Chrome trace of one more round of the last network; the operators that take longest are printed."""
     device: Device | None = None
     """Where to train. Default: cuda where there is one."""
     json: Path | None = None
@@ -91,6 +95,7 @@ class StepBenchmark:
         for arch in self.archs:
             self.train_config(arch, "fp32").resolved()
         check_output(self.json)
+        check_output(self.trace, "trace")
 
     def train_config(self, arch: Arch, precision: Literal["fp32", "tf32", "bf16"]) -> TrainConfig:
         """The training whose steps are measured: an untimed round, then the timed ones, metrics after each."""
@@ -106,6 +111,7 @@ class StepBenchmark:
             lr=1e-6,  # of noise nothing can be learnt, and the loss is to stay finite
             precision=precision,
             compile=self.compile,
+            deterministic=self.deterministic,
         )
 
 

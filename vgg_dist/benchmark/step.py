@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from pipelines.batch import Batch, Loader, Preprocessing
@@ -22,8 +23,7 @@ from vgg_dist.benchmark.options import StepBenchmark
 from vgg_dist.benchmark.plain_loop import PlainLoop, has_twin
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, spread, table, write_json
 from vgg_dist.config import Arch
-from vgg_dist.engine import Trainer, Worker, build_state
-from vgg_dist.models import macs
+from vgg_dist.engine import Report, Trainer, Worker, build_state
 from vgg_dist.models.precision import Precision, autocast_dtype, matmul_peak
 from vgg_dist.specs import MODELS
 
@@ -95,6 +95,8 @@ def run_step(options: StepBenchmark) -> None:
             print(f"{arch}, {precision}", flush=True)
             figures.append(measure(options, arch, precision, device, peak))
     print(report(options, device, figures))
+    if options.trace is not None:
+        print(trace(options, options.archs[-1], _precisions(options, device)[-1], device, options.trace))
     if options.json is not None:
         write_json(options.json, options, {"device": device.type, "steps": figures})
 
@@ -116,21 +118,34 @@ def _precisions(options: StepBenchmark, device: torch.device) -> list[Precision]
     return list(options.precisions)
 
 
+def noise(options: StepBenchmark, arch: Arch, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A batch on the device: images of noise, labels at random."""
+    shape = options.batch, MODELS[arch].in_channels, options.image_size, options.image_size
+    return 64 * torch.randn(shape, device=device), torch.randint(NUM_CLASSES, (options.batch,), device=device)
+
+
+def trainer(
+    options: StepBenchmark, arch: Arch, precision: Precision, batch: tuple[Tensor, Tensor], report: Report
+) -> Trainer:
+    """A training on this batch, of one untimed round and those that `options` say."""
+    config = options.train_config(arch, precision).resolved()
+    device = batch[0].device
+    # Ten batches more than are trained, so that no epoch ends; validation, untimed, has ten images.
+    train = ResidentLoader(*batch, options.batch * ((config.max_steps or 0) + 10))
+    state = build_state(config, NUM_CLASSES, device)
+    return Trainer(config, state, train, ResidentLoader(*batch, 10), Worker(device=device), report)
+
+
 def measure(options: StepBenchmark, arch: Arch, precision: Precision, device: torch.device, peak: float) -> dict[str, Any]:
     """One network at one precision; `peak` in FLOP/s. Of the plain loop `images_per_second` is empty if there is none."""
-    config = options.train_config(arch, precision).resolved()
-    channels = MODELS[arch].in_channels
-    images = 64 * torch.randn(options.batch, channels, options.image_size, options.image_size, device=device)
-    labels = torch.randint(NUM_CLASSES, (options.batch,), device=device)
-    state = build_state(config, NUM_CLASSES, device)
-    flops = 6 * macs(state.model, options.image_size)  # forward, and twice that backward
+    batch = noise(options, arch, device)
     plain = None
     if has_twin(arch, options.image_size):
-        plain = PlainLoop(arch, options.batch_norm, autocast_dtype(precision, device), images, labels)
-    # Ten batches more than are trained, so that no epoch ends; validation, untimed, has ten images.
-    train = ResidentLoader(images, labels, options.batch * ((config.max_steps or 0) + 10))
+        plain = PlainLoop(arch, options.batch_norm, autocast_dtype(precision, device), *batch)
     watch = Stopwatch(options, device, plain)
-    Trainer(config, state, train, ResidentLoader(images, labels, 10), Worker(device=device), watch).run()
+    training = trainer(options, arch, precision, batch, watch)
+    flops = training.flops
+    training.run()
     figure: dict[str, Any] = {
         "arch": arch,
         "precision": precision,
@@ -144,6 +159,26 @@ def measure(options: StepBenchmark, arch: Arch, precision: Precision, device: to
         figure["plain_loop"]["share_of_peak"] = median(watch.plain) * flops / peak
         figure["times_plain_loop"] = paired_ratio(watch.ours, watch.plain)
     return figure
+
+
+def trace(options: StepBenchmark, arch: Arch, precision: Precision, device: torch.device, file: Path) -> str:
+    """Writes a Chrome trace of a round, and returns the operators that take longest as a table."""
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    profiler = profile(activities=activities)
+    rounds = iter(range(options.rounds + 1))
+
+    def turn(metrics: dict[str, float], save: bool) -> None:
+        """The first round warms up, the second one is recorded."""
+        number = next(rounds, None)
+        if number == 0:
+            profiler.start()
+        elif number == 1:
+            profiler.stop()
+
+    trainer(options, arch, precision, noise(options, arch, device), turn).run()
+    profiler.export_chrome_trace(str(file))
+    return profiler.key_averages().table(sort_by="self_device_time_total" if on_gpu else "self_cpu_time_total", row_limit=25)
 
 
 def report(options: StepBenchmark, device: torch.device, figures: list[dict[str, Any]]) -> str:
