@@ -1,74 +1,26 @@
-"""The loaders that are compared, each set up as its own documentation has it, all on the same work.
+"""The loaders that need the project's packages only, each set up as its own documentation has it, all on the same work.
 
 `ours`, the stock DALI chain (NVIDIA's examples: decode, resize, crop-mirror-normalise), torchvision's DataLoader (its
 reference scripts' transforms on PIL images), and the floor under ours: decoding the crops' windows and nothing else.
+The loaders of other packages, and torchvision v2, are in `vgg_dist.benchmark.peers`.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import functional
 
-from pipelines.batch import Preprocessing
 from pipelines.loader import open_loader
-from pipelines.plan import Samples
-from pipelines.store import SampleStore
 from pipelines.window import decode_window
-
-
-@dataclass(frozen=True)
-class Work:
-    """Which images, in which order, and what is made of each: the same for all loaders.
-
-    `source`, `resized`, `corner`: int64 (n, 2) as (y, x), the images' shapes before and after the rescale to smallest side
-    S, and the crops' top-left corners; given to all loaders but ours, which finds them on its own.
-    """
-
-    store: SampleStore
-    samples: Samples
-    source: NDArray[np.int64]
-    resized: NDArray[np.int64]
-    corner: NDArray[np.int64]
-    preprocessing: Preprocessing
-    batch: int
-    threads: int
-    device: torch.device
-
-    def parts(self) -> Iterator[slice]:
-        """Each batch's place in the samples."""
-        return (
-            slice(first, min(first + self.batch, len(self.samples))) for first in range(0, len(self.samples), self.batch)
-        )
-
-    def micro_batches(self) -> Iterator[Samples]:
-        """Each batch's samples."""
-        return (self.samples[part] for part in self.parts())
-
-    def encoded(self, part: slice) -> list[NDArray[np.uint8]]:
-        """The files of a batch."""
-        return [np.frombuffer(self.store.read(index), np.uint8) for index in self.samples.index[part].tolist()]
-
-    def means(self, part: slice) -> NDArray[np.float32]:
-        """(n, 3): what to subtract from each image's pixels, the mean less the random RGB shift."""
-        return np.array(self.preprocessing.mean, np.float32) - self.samples.shift[part]
-
-    def labels(self, part: slice) -> NDArray[np.int64]:
-        """(n,)."""
-        return self.store.labels[self.samples.index[part]]
-
-
-Epoch = Callable[[], Iterator[Tensor]]
-"""Walks over the work once: images (n, 3, size, size) float32, normalised, on the device; nothing, from the floor."""
+from vgg_dist.benchmark.peers.torchvision_v2 import set_up as set_up_torchvision_v2
+from vgg_dist.benchmark.transforms import PilTransform
+from vgg_dist.benchmark.work import Epoch, Work
 
 
 def ours(work: Work) -> Epoch:
@@ -136,33 +88,25 @@ def stock_dali(work: Work) -> Epoch:
     return epoch
 
 
-class CropDataset(Dataset[tuple[Tensor, int]]):
-    """What a worker process of the DataLoader does for one image: the steps of torchvision's reference transforms."""
+class PilDataset(Dataset[tuple[Tensor, int]]):
+    """What a worker process of the DataLoader does for one image: PIL's decoder and transforms on PIL images."""
 
     def __init__(self, work: Work) -> None:
-        self.store, self.samples, self.corner = work.store, work.samples, work.corner
-        self.means = work.means(slice(None))
-        self.std, self.size = np.array(work.preprocessing.std), work.preprocessing.image_size
+        self.store, self.index, self.transform = work.store, work.samples.index, PilTransform(work)
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.index)
 
-    def __getitem__(self, k: int) -> tuple[Tensor, int]:
-        index = int(self.samples.index[k])
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        index = int(self.index[position])
         image = Image.open(io.BytesIO(self.store.read(index))).convert("RGB")
-        image = functional.resize(image, int(self.samples.scale[k]), functional.InterpolationMode.BILINEAR)
-        image = functional.crop(image, *self.corner[k].tolist(), self.size, self.size)
-        if self.samples.flip[k]:
-            image = functional.hflip(image)
-        pixels = functional.convert_image_dtype(functional.pil_to_tensor(image), torch.float)
-        pixels = functional.normalize(pixels, (self.means[k] / 255).tolist(), (self.std / 255).tolist())
-        return pixels, int(self.store.labels[index])
+        return self.transform(position, image), int(self.store.labels[index])
 
 
 def torchvision_dataloader(work: Work) -> Epoch:
     """torch's DataLoader with as many worker processes as the others have threads."""
     loader = DataLoader(
-        CropDataset(work),
+        PilDataset(work),
         work.batch,
         num_workers=work.threads,
         persistent_workers=True,
@@ -170,6 +114,12 @@ def torchvision_dataloader(work: Work) -> Epoch:
         multiprocessing_context="spawn",  # this process has threads (DALI's, CUDA's) that a fork would not survive
     )
     return lambda: (images.to(work.device, non_blocking=True) for images, _ in loader)
+
+
+def torchvision_v2(work: Work) -> Epoch:
+    """torchvision's decoder and transforms.v2 on tensors, in the same DataLoader."""
+    epoch = set_up_torchvision_v2(work)
+    return lambda: (images for _, images in epoch())
 
 
 def windowed_decode(work: Work) -> Epoch:

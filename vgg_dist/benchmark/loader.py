@@ -1,17 +1,19 @@
-"""`benchmark loader`: this loader, the stock DALI chain, torchvision's DataLoader, and the floor, in turn.
+"""`benchmark loader`: this loader, the stock DALI chain, torchvision's loaders, the floor, and `--peers`, in turn.
 
-All have the same images in the same order with the same S, crops, flips and colour shifts (one EpochPlan), end with
-normalised float batches on the device, and run on the same CPU cores. Files are in the page cache, as every loader reads
-them once before the timed rounds. In that untimed round each loader's pixels are compared with `pipelines.reference`:
-torchvision's resize-then-crop of the same plan.
+All have the same images with the same S, crops, flips and colour shifts (one EpochPlan), end with normalised float batches
+on the device, and run on the same CPU cores. Files are in the page cache, as every loader reads them once before the timed
+rounds. In that untimed round each loader's pixels are compared with `pipelines.reference`: torchvision's resize-then-crop
+of the same plan. The peers (`vgg_dist.benchmark.peers`) are processes of their own, idle but in their turn.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 import time
-from collections.abc import Callable
-from statistics import mean
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,20 +24,27 @@ from pipelines.batch import Preprocessing
 from pipelines.plan import Augmentation, EpochPlan
 from pipelines.reference import ReferenceLoader
 from pipelines.store import open_store
-from vgg_dist.benchmark.contestants import Epoch, Work, ours, stock_dali, torchvision_dataloader, windowed_decode
+from vgg_dist.benchmark.contestants import ours, stock_dali, torchvision_dataloader, torchvision_v2, windowed_decode
 from vgg_dist.benchmark.cores import held_to_cores
-from vgg_dist.benchmark.options import LoaderBenchmark
+from vgg_dist.benchmark.options import LoaderBenchmark, PeerName
+from vgg_dist.benchmark.peers import PEERS, PeerError
+from vgg_dist.benchmark.peers.environments import interpreter
+from vgg_dist.benchmark.peers.process import PeerProcess
+from vgg_dist.benchmark.pixels import CHECK_HINT, compare_peer, compare_pixels
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, spread, table, write_json
+from vgg_dist.benchmark.work import Epoch, Work
 from vgg_dist.specs import MODELS
 
-OURS, DALI, TORCHVISION, FLOOR = "this loader", "stock DALI chain", "torchvision DataLoader", "floor: windowed decode alone"
+OURS, DALI, FLOOR = "this loader", "stock DALI chain", "floor: windowed decode alone"
+TORCHVISION, TORCHVISION_V2 = "torchvision DataLoader", "torchvision v2"
 CONTESTANTS: dict[str, Callable[[Work], Epoch]] = {
     OURS: ours,
     DALI: stock_dali,
     TORCHVISION: torchvision_dataloader,
+    TORCHVISION_V2: torchvision_v2,
     FLOOR: windowed_decode,
 }
-CHECK_HINT = "python -m pipelines.prepare check finds all such images and has them left out"
+Figures = dict[str, dict[str, Any]]
 
 
 def run_loader(options: LoaderBenchmark) -> None:
@@ -58,20 +67,51 @@ def run_loader(options: LoaderBenchmark) -> None:
         write_json(options.json, options, {"loaders": figures})
 
 
-def measure(options: LoaderBenchmark) -> dict[str, dict[str, Any]]:
-    """For each contestant: images/s of each round and, but for the floor, the pixels' mean difference in grey levels."""
+def measure(options: LoaderBenchmark) -> Figures:
+    """For each loader, by its name in the table.
+
+    `images_per_second` of each round, `difference_mean` and `difference_worst` of its pixels in grey levels (not the
+    floor's), a peer's `versions` and `prepared_bytes`; of a peer that cannot be measured, `not_run`: why.
+    """
     work = plan_work(options)
     epochs = {name: set_up(work) for name, set_up in CONTESTANTS.items()}
+    figures: Figures = {name: {"images_per_second": []} for name in epochs}
     differences = compare_pixels(work, {name: epoch for name, epoch in epochs.items() if name != FLOOR})
+    for name, difference in differences.items():
+        figures[name] |= difference
     for _ in epochs[FLOOR]():
         pass
-    rates: dict[str, list[float]] = {name: [] for name in epochs}
-    with tqdm(total=options.rounds * len(epochs), desc="measuring", unit="turn") as progress:
-        for _ in range(options.rounds):
-            for name, epoch in epochs.items():
-                rates[name].append(_images_per_second(work, epoch))
-                progress.update()
-    return {name: {"images_per_second": rates[name]} | differences.get(name, {}) for name in epochs}
+    turns = {name: _timed(work, epoch) for name, epoch in epochs.items()}
+    with tempfile.TemporaryDirectory(prefix="benchmark-peers-") as folder, ExitStack() as processes:
+        for peer in options.peer_names():
+            title = PEERS[peer].title
+            try:
+                process = processes.enter_context(start_peer(peer, work, Path(folder)))
+                figures[title] = {"images_per_second": [], "versions": process.versions}
+                figures[title] |= {"prepared_bytes": process.prepared_bytes()} | compare_peer(work, process.epoch())
+                turns[title] = process.seconds
+            except PeerError as error:
+                figures[title] = {"not_run": str(error)}
+        for name in in_turn(list(turns), options.rounds):
+            if "not_run" in figures[name]:
+                continue
+            try:
+                figures[name]["images_per_second"].append(len(work.samples) / turns[name]())
+            except PeerError as error:
+                figures[name] = {"not_run": str(error)}
+    return figures
+
+
+def start_peer(name: PeerName, work: Work, folder: Path) -> PeerProcess:
+    """The peer's process, to be entered; it writes below `folder`. PeerError if its packages cannot be installed."""
+    python = interpreter(name, PEERS[name])
+    distributions = [requirement.partition(">")[0] for requirement in PEERS[name].requirements]
+    return PeerProcess(name, python, distributions, work, folder / name)
+
+
+def in_turn(names: list[str], rounds: int) -> Iterator[str]:
+    """Every name once a round, with a progress bar."""
+    yield from tqdm(names * rounds, "measuring", unit="turn")
 
 
 def plan_work(options: LoaderBenchmark) -> Work:
@@ -91,54 +131,50 @@ def plan_work(options: LoaderBenchmark) -> Work:
             raise ValueError(f"--data {options.data}: {store.name(index)}: {error}; {CHECK_HINT}") from None
     source = np.array(shapes, np.int64)
     resized, corner = preprocessing.geometry(source, samples)
-    return Work(store, samples, source, resized, corner, preprocessing, options.batch, options.threads, device)
+    return Work(options.data, store, samples, source, resized, corner, preprocessing, options.batch, options.threads, device)
 
 
-def compare_pixels(work: Work, epochs: dict[str, Epoch]) -> dict[str, dict[str, float]]:
-    """Each loader's mean absolute difference from the reference: over all images, and of the worst one, in grey levels.
+def _timed(work: Work, epoch: Epoch) -> Callable[[], float]:
+    def seconds() -> float:
+        start = time.perf_counter()
+        for _ in epoch():
+            pass
+        if work.device.type == "cuda":
+            torch.cuda.synchronize(work.device)
+        return time.perf_counter() - start
 
-    ValueError for images that cannot be decoded: the loaders deal with them in different ways.
-    """
-    cpu = torch.device("cpu")
-    reference = ReferenceLoader(work.store, work.preprocessing, work.threads, cpu)
-    differences: dict[str, list[float]] = {name: [] for name in epochs}
-    walks = zip(reference.batches(work.micro_batches()), *(epoch() for epoch in epochs.values()), strict=True)
-    try:
-        for expected, *batches in tqdm(walks, "comparing pixels", total=len(list(work.parts())), unit="batch"):
-            for name, images in zip(epochs, batches, strict=True):
-                # The standard deviation is 1: normalised values are a grey level apart where pixels are.
-                differences[name] += (images.to(cpu) - expected.images).abs().mean(dim=(1, 2, 3)).tolist()
-    except Exception:  # DALI and the workers of the DataLoader raise several kinds
-        if not reference.bad_images:
-            raise
-    if reference.bad_images:
-        bad = "; ".join(list(reference.bad_images.values())[:3])
-        raise ValueError(f"--data: {len(reference.bad_images)} images cannot be decoded: {bad}; {CHECK_HINT}")
-    return {name: {"difference_mean": mean(each), "difference_worst": max(each)} for name, each in differences.items()}
+    return seconds
 
 
-def _images_per_second(work: Work, epoch: Epoch) -> float:
-    start = time.perf_counter()
-    for _ in epoch():
-        pass
-    if work.device.type == "cuda":
-        torch.cuda.synchronize(work.device)
-    return len(work.samples) / (time.perf_counter() - start)
-
-
-def report(options: LoaderBenchmark, figures: dict[str, dict[str, Any]]) -> str:
-    """The table, and what it was measured on."""
+def report(options: LoaderBenchmark, figures: Figures) -> str:
+    """The table, what the peers' rows mean, and what it was measured on."""
     rows = []
     for name, figure in figures.items():
+        if "not_run" in figure:
+            rows.append([name, "not run", *[""] * 5])
+            continue
         rates = figure["images_per_second"]
         pixels = [f"{figure[key]:.3f}" if key in figure else "" for key in ("difference_mean", "difference_worst")]
         rows.append([name, *spread(rates), f"{paired_ratio(figures[OURS]['images_per_second'], rates):.2f}", *pixels])
     headings = ["", "images/s", "min", "max", "this loader, times", "pixels off by", "worst image"]
     low, high = options.train_scale[0], options.train_scale[-1]
-    return (
-        f"{table(headings, rows)}\n"
-        f"Median of {options.rounds} rounds, in turn; S in [{low}, {high}], crops of {options.image_size} px, batches of "
-        f"{options.batch}, {options.threads} threads on as many CPU cores, decoding on {options.device}, files in the page "
-        "cache.\nPixels: mean absolute difference from torchvision's resize-then-crop, in grey levels of 255.\n"
-        f"{machine_line(describe_machine())}"
+    return "\n".join(
+        [
+            table(headings, rows),
+            f"Median of {options.rounds} rounds, in turn; S in [{low}, {high}], crops of {options.image_size} px, batches "
+            f"of {options.batch}, {options.threads} threads on as many CPU cores, decoding on {options.device}, files in "
+            "the page cache.",
+            "Pixels: mean absolute difference from torchvision's resize-then-crop, in grey levels of 255.",
+            *(peer_line(PEERS[peer].title, PEERS[peer].note, figures) for peer in options.peer_names()),
+            machine_line(describe_machine()),
+        ]
     )
+
+
+def peer_line(title: str, note: str, figures: Figures) -> str:
+    """A peer's version and what is different in its work, or why it was not run."""
+    figure = figures[title]
+    if "not_run" in figure:
+        return f"{title}: not run: {figure['not_run']}"
+    written = f"{figure['prepared_bytes'] / 1e6:.1f} MB written beforehand, untimed" if figure["prepared_bytes"] else ""
+    return f"{title} {next(iter(figure['versions'].values()))}: {'; '.join(filter(None, [note, written]))}."

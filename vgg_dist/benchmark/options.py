@@ -6,7 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -14,6 +14,7 @@ from vgg_dist.config import Arch, TrainConfig, at_least, flag
 from vgg_dist.specs import MODELS
 
 Device = Literal["cpu", "cuda"]
+PeerName = Literal["spdl", "webdataset", "litdata", "ffcv"]
 
 
 def check_output(file: Path | None, field: str = "json") -> None:
@@ -24,7 +25,7 @@ def check_output(file: Path | None, field: str = "json") -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderBenchmark:
-    """Images/s of this loader, the stock DALI chain and torchvision's DataLoader, and how far their pixels differ."""
+    """Images/s of this loader, the stock DALI chain, torchvision's and other loaders, and how far their pixels differ."""
 
     data: str
     """Folder (or URL) with train/ class folders or shards, as the training takes it."""
@@ -42,6 +43,9 @@ class LoaderBenchmark:
     """Timed rounds; in each one every loader has its turn."""
     device: Device = "cpu"
     """Where decoding ends and batches are wanted: cuda measures nvJPEG (DALI's "mixed" decoder)."""
+    peers: tuple[PeerName | Literal["all"], ...] = ()
+    """Loaders of other packages to compare too. Packages that are missing here are installed in an environment of their own,
+    in ~/.cache/vgg_dist/benchmark-envs (or $VGG_DIST_CACHE); a peer that cannot be run is reported as such."""
     json: Path | None = None
     """File for the figures, the machine and the versions."""
 
@@ -54,6 +58,11 @@ class LoaderBenchmark:
         at_least("train_scale", self.train_scale[0], self.image_size, ", the crop's size")
         at_least("train_scale", self.train_scale[-1], self.train_scale[0], ", S_min")
         check_output(self.json)
+
+    def peer_names(self) -> list[PeerName]:
+        """The peers that `peers` names, each once."""
+        every: tuple[PeerName, ...] = get_args(PeerName)
+        return [name for name in every if name in self.peers or "all" in self.peers]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,68 @@
+"""The process of a peer: sets it up, then walks over its epochs on command.
+
+Started by `process.PeerProcess`, which has the other end of the connection: a command is answered by one message or more,
+made of numbers, text and bytes only, as the two may have different versions of NumPy and torch.
+
+    "time"    ("seconds", s)
+    "pixels"  ("batch", n), positions as bytes, images as bytes for each batch; ("end",)
+
+Before the first command comes ("ready", versions); ("failed", reason) can come instead of any message, and is the last.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import time
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vgg_dist.benchmark.work import PlacedEpoch, Work
+
+PACKAGES = ("torch", "torchvision", "numpy", "pillow")
+
+
+def serve(name: str, distributions: Iterable[str], descriptor: int, folder: str) -> None:
+    """Runs `peers/<name>.py` on the work in `folder`/work.npz until the connection is closed."""
+    connection = Connection(descriptor)
+    try:
+        work = Work.load(Path(folder, "work.npz"))
+        torch.set_num_threads(work.threads)
+        module = importlib.import_module(f"vgg_dist.benchmark.peers.{name}")
+        prepared = Path(folder, "prepared")
+        prepared.mkdir()
+        epoch = module.set_up(work, prepared)
+        connection.send(("ready", {each: importlib.metadata.version(each) for each in (*distributions, *PACKAGES)}))
+        while True:
+            if connection.recv() == "time":
+                connection.send(("seconds", seconds(work, epoch)))
+            else:
+                send_pixels(connection, epoch)
+    except EOFError:
+        return
+    except Exception as error:
+        connection.send(("failed", f"{type(error).__name__}: {' '.join(str(error).split())}"))
+        raise  # to the log
+
+
+def seconds(work: Work, epoch: PlacedEpoch) -> float:
+    """How long a walk over the work takes."""
+    start = time.perf_counter()
+    for _ in epoch():
+        pass
+    if work.device.type == "cuda":
+        torch.cuda.synchronize(work.device)
+    return time.perf_counter() - start
+
+
+def send_pixels(connection: Connection, epoch: PlacedEpoch) -> None:
+    """All batches of a walk."""
+    for positions, images in epoch():
+        connection.send(("batch", len(images)))
+        connection.send_bytes(np.ascontiguousarray(torch.as_tensor(positions).numpy(), dtype=np.int64).tobytes())
+        connection.send_bytes(images.cpu().contiguous().numpy().tobytes())
+    connection.send(("end",))

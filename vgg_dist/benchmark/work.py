@@ -1,0 +1,112 @@
+"""What every loader of `benchmark loader` is given: which images, in which order, and what to make of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.batch import Preprocessing
+from pipelines.plan import Samples
+from pipelines.store import SampleStore, open_store
+
+
+@dataclass(frozen=True)
+class Work:
+    """Which images, in which order, and what is made of each: the same for all loaders.
+
+    `data`: where the training split of `store` lies. `source`, `resized`, `corner`: int64 (n, 2) as (y, x), the images'
+    shapes before and after the rescale to smallest side S, and the crops' top-left corners; given to all loaders but ours,
+    which finds them on its own.
+    """
+
+    data: str
+    store: SampleStore
+    samples: Samples
+    source: NDArray[np.int64]
+    resized: NDArray[np.int64]
+    corner: NDArray[np.int64]
+    preprocessing: Preprocessing
+    batch: int
+    threads: int
+    device: torch.device
+
+    def parts(self) -> Iterator[slice]:
+        """Each batch's place in the samples."""
+        return (
+            slice(first, min(first + self.batch, len(self.samples))) for first in range(0, len(self.samples), self.batch)
+        )
+
+    def micro_batches(self) -> Iterator[Samples]:
+        """Each batch's samples."""
+        return (self.samples[part] for part in self.parts())
+
+    def read(self, position: int) -> bytes:
+        """The file of the image at this position of the epoch."""
+        return self.store.read(int(self.samples.index[position]))
+
+    def encoded(self, part: slice) -> list[NDArray[np.uint8]]:
+        """The files of a batch."""
+        return [np.frombuffer(self.store.read(index), np.uint8) for index in self.samples.index[part].tolist()]
+
+    def means(self, part: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, 3): what to subtract from each image's pixels, the mean less the random RGB shift."""
+        return np.array(self.preprocessing.mean, np.float32) - self.samples.shift[part]
+
+    def labels(self, part: slice) -> NDArray[np.int64]:
+        """(n,)."""
+        return self.store.labels[self.samples.index[part]]
+
+    def save(self, file: Path) -> None:
+        """Writes everything but the images to an npz, for a process of another environment."""
+        samples, preprocessing = self.samples, self.preprocessing
+        np.savez(
+            file,
+            data=self.data,
+            index=samples.index,
+            scale=samples.scale,
+            position=samples.position,
+            flip=samples.flip,
+            shift=samples.shift,
+            source=self.source,
+            resized=self.resized,
+            corner=self.corner,
+            image_size=preprocessing.image_size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            batch=self.batch,
+            threads=self.threads,
+            device=str(self.device),
+        )
+
+    @staticmethod
+    def load(file: Path) -> Work:
+        """What `save` wrote, with the store opened anew. ValueError for data that cannot be read."""
+        with np.load(file) as saved:
+            kept = dict(saved)
+        samples = Samples(*(kept[name] for name in ("index", "scale", "position", "flip", "shift")))
+        mean, std = tuple(kept["mean"].tolist()), tuple(kept["std"].tolist())
+        return Work(
+            str(kept["data"]),
+            open_store(str(kept["data"]), "train"),
+            samples,
+            kept["source"],
+            kept["resized"],
+            kept["corner"],
+            Preprocessing(int(kept["image_size"]), mean, std),
+            int(kept["batch"]),
+            int(kept["threads"]),
+            torch.device(str(kept["device"])),
+        )
+
+
+Epoch = Callable[[], Iterator[Tensor]]
+"""Walks over the work once: images (n, 3, size, size) float32, normalised, on the device; nothing, from the floor."""
+
+PlacedEpoch = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+"""The same for a loader with an order of its own: positions (n,) int64 in the work's order, and the images."""
