@@ -398,3 +398,14 @@ def test_step_on_a_gpu(tmp_path: Path) -> None:
     figures = json.loads(file.read_text())["steps"]
     assert [figure["precision"] for figure in figures] == ["fp32", "bf16"]
     assert all(figure["times_plain_loop"] > 0 for figure in figures)
+
+
+@pytest.mark.slow
+def test_step_traces_a_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = StepBenchmark(
+        archs=("A",), precisions=("fp32",), batch=2, image_size=32, steps=1, rounds=1, trace=tmp_path / "trace.json"
+    )
+    run(options)
+    assert "aten::convolution_backward" in capsys.readouterr().out
+    names = {event.get("name") for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
+    assert {"aten::convolution_backward", "Optimizer.step#SGD.step"} <= names

@@ -22,7 +22,7 @@ def wrap(model: nn.Module, config: TrainConfig, world_size: int) -> tuple[nn.Mod
     """What the training calls, and the DDP in it, if there are several workers. A collective call.
 
     From the second step on DDP's buckets are in the order of the backward pass, so the FC layers' gradients, most of all
-    bytes, are sent while the convolutions' are computed. Batch norm's statistics are not sent every step: see `share_buffers`.
+    bytes, are sent while the convolutions' are computed. Batch norm's statistics stay where they are: see `share_buffers`.
     """
     net, ddp = model, None
     if world_size > 1:
