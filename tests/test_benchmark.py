@@ -93,7 +93,7 @@ def test_a_contestant_gives_the_same_epoch_each_time(photographs: Path) -> None:
         first, second = ([images.clone() for images in epoch()] for _ in range(2))
         assert [len(images) for images in first] == [3, 3, 1]
         torch.testing.assert_close(torch.cat(first), torch.cat(second), rtol=0, atol=0)
-    floor = contestants.windowed_decode(work)
+    floor = contestants.decoding_alone(work)
     assert [*floor(), *floor()] == []
 
 
@@ -123,13 +123,13 @@ def test_loader_measures_all_and_writes_what_it_belongs_to(
         "stock DALI chain",
         "torchvision DataLoader",
         "torchvision v2",
-        "floor: windowed decode alone",
+        "floor: decoding alone",
     ]
     assert all(len(each["images_per_second"]) == 2 and min(each["images_per_second"]) > 0 for each in loaders.values())
     assert loaders["torchvision DataLoader"]["difference_worst"] < 1e-3
     assert loaders["torchvision v2"]["difference_worst"] < 0.5  # it rounds otherwise where it resizes
     assert loaders["this loader"]["difference_mean"] < 1
-    assert "difference_mean" not in loaders["floor: windowed decode alone"]
+    assert "difference_mean" not in loaders["floor: decoding alone"]
     assert record["settings"]["batch"] == 3
     assert record["machine"]["cpu"]
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0]

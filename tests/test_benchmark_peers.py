@@ -57,7 +57,7 @@ def test_a_peer_that_cannot_be_installed_is_reported_and_the_others_run(
     nowhere = str(tmp_path / "nowhere" / "ffcv-9.0-py3-none-any.whl")
     monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(PEERS, "ffcv", dataclasses.replace(PEERS["ffcv"], package="not_here", requirements=(nowhere,)))
-    monkeypatch.setattr(loader, "CONTESTANTS", {loader.OURS: contestants.ours, loader.FLOOR: contestants.windowed_decode})
+    monkeypatch.setattr(loader, "CONTESTANTS", {loader.OURS: contestants.ours, loader.FLOOR: contestants.decoding_alone})
     options = small(write_tree(tmp_path / "data", [(60, 80), (80, 60), (64, 64), (50, 75)]), peers=("ffcv", "webdataset"))
     figures = loader.measure(options)
     assert list(figures) == [loader.OURS, loader.FLOOR, "WebDataset", "FFCV"]

@@ -1,7 +1,7 @@
 """The loaders that need the project's packages only, each set up as its own documentation has it, all on the same work.
 
 `ours`, the stock DALI chain (NVIDIA's examples: decode, resize, crop-mirror-normalise), torchvision's DataLoader (its
-reference scripts' transforms on PIL images), and the floor under ours: decoding the crops' windows and nothing else.
+reference scripts' transforms on PIL images), and the floor under ours: decoding and nothing else.
 The loaders of other packages, and torchvision v2, are in `vgg_dist.benchmark.peers`.
 """
 
@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pipelines.dali_crops import Decoding
+from pipelines.decoder_choice import choose_decoding
 from pipelines.loader import open_loader
 from pipelines.window import decode_window
 from vgg_dist.benchmark.peers.torchvision_v2 import set_up as set_up_torchvision_v2
@@ -122,35 +124,37 @@ def torchvision_v2(work: Work) -> Epoch:
     return lambda: (images for _, images in epoch())
 
 
-def windowed_decode(work: Work) -> Epoch:
-    """The floor: DALI decodes the crops' windows on the work's device, and that is all."""
+def decoding_alone(work: Work) -> Epoch:
+    """The floor: DALI decodes as this loader has it decode on the work's device, and that is all."""
     from nvidia.dali import fn, pipeline_def, types
 
     on_cpu = work.device.type == "cpu"
+    decoding = Decoding("cpu", regions=True) if on_cpu else choose_decoding(work.device, work.threads)
     window = decode_window(work.source, work.resized, work.corner, work.preprocessing.image_size)
     start, shape = window.start.astype(np.int32), window.shape.astype(np.int32)
 
     def batches() -> Iterator[tuple[Any, ...]]:
         for part in work.parts():
-            yield work.encoded(part), start[part], shape[part]
+            yield work.encoded(part), *((start[part], shape[part]) if decoding.regions else ())
 
     source: Any = batches
+    inputs = 3 if decoding.regions else 1
 
     @pipeline_def
-    def windows() -> Any:
-        encoded, start, shape = fn.external_source(
-            source=source,
-            num_outputs=3,
-            batch=True,
-            cycle="raise",
-            dtype=[types.UINT8, types.INT32, types.INT32],
-            ndim=[1, 1, 1],
+    def decode() -> Any:
+        return decoding.decode(
+            *fn.external_source(
+                source=source,
+                num_outputs=inputs,
+                batch=True,
+                cycle="raise",
+                dtype=[types.UINT8, types.INT32, types.INT32][:inputs],
+                ndim=[1, 1, 1][:inputs],
+            )
         )
-        where = {"start": start, "shape": shape, "axis_names": "HW"}
-        return fn.decoders.image_slice(encoded, **where, adjust_orientation=False, device="cpu" if on_cpu else "mixed")
 
     device_id = None if on_cpu else work.device.index or 0
-    pipeline = windows(batch_size=work.batch, num_threads=work.threads, device_id=device_id)
+    pipeline = decode(batch_size=work.batch, num_threads=work.threads, device_id=device_id)
     pipeline.build()
 
     def epoch() -> Iterator[Tensor]:

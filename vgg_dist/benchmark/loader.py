@@ -24,7 +24,7 @@ from pipelines.batch import Preprocessing
 from pipelines.plan import Augmentation, EpochPlan
 from pipelines.reference import ReferenceLoader
 from pipelines.store import open_store
-from vgg_dist.benchmark.contestants import ours, stock_dali, torchvision_dataloader, torchvision_v2, windowed_decode
+from vgg_dist.benchmark.contestants import decoding_alone, ours, stock_dali, torchvision_dataloader, torchvision_v2
 from vgg_dist.benchmark.cores import held_to_cores
 from vgg_dist.benchmark.options import LoaderBenchmark, PeerName
 from vgg_dist.benchmark.peers import PEERS, PeerError
@@ -35,14 +35,14 @@ from vgg_dist.benchmark.report import describe_machine, machine_line, paired_rat
 from vgg_dist.benchmark.work import Epoch, Work
 from vgg_dist.specs import MODELS
 
-OURS, DALI, FLOOR = "this loader", "stock DALI chain", "floor: windowed decode alone"
+OURS, DALI, FLOOR = "this loader", "stock DALI chain", "floor: decoding alone"
 TORCHVISION, TORCHVISION_V2 = "torchvision DataLoader", "torchvision v2"
 CONTESTANTS: dict[str, Callable[[Work], Epoch]] = {
     OURS: ours,
     DALI: stock_dali,
     TORCHVISION: torchvision_dataloader,
     TORCHVISION_V2: torchvision_v2,
-    FLOOR: windowed_decode,
+    FLOOR: decoding_alone,
 }
 Figures = dict[str, dict[str, Any]]
 
