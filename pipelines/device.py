@@ -18,7 +18,7 @@ from torch import Tensor
 
 def bind_thread(device: torch.device) -> None:
     """Makes `device` the calling thread's: a new thread begins on GPU 0, and would open a context there."""
-    if device.type == "cuda":
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 

@@ -16,6 +16,8 @@ from test_engine import SMALL, Run, same
 from test_loader import CPU, CUDA, DALI, MEAN, REFERENCE, Images, encode, make, photo
 
 from pipelines.batch import Preprocessing
+from pipelines.dali import DaliLoader
+from pipelines.dali_crops import Decoding
 from pipelines.plan import FILLER, Augmentation, EpochPlan, concatenate
 from vgg_dist.engine import Worker
 
@@ -57,8 +59,10 @@ def test_memory_of_a_used_batch_is_not_overwritten_before_the_gpu_is_through_wit
     assert all(torch.equal(first, second) for first, second in zip(at_once, late, strict=True))
 
 
-def test_a_batch_of_fillers_only() -> None:
-    (batch,) = make(DALI, Images([b""]), Preprocessing(64, MEAN, (1.0,) * 3), CUDA).batches([FILLER])
+@pytest.mark.parametrize("device", [CUDA, torch.device("cuda")], ids=str)  # evaluation names no number
+def test_a_batch_of_fillers_only(device: torch.device) -> None:
+    loader = DaliLoader(Images([b""]), Preprocessing(64, MEAN, (1.0,) * 3), 1, device, 4, Decoding())
+    (batch,) = loader.batches([FILLER])
     assert (batch.images == 0).all()
     assert batch.images.device.type == "cuda"
 
