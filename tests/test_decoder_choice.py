@@ -7,11 +7,18 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+import nvidia.dali.fn as fn
 import pytest
 import torch
+from nvidia.dali import Pipeline
 
-from pipelines.dali_crops import Decoding
-from pipelines.decoder_choice import choose_decoding, try_candidates
+from pipelines.batch import Preprocessing
+from pipelines.dali_crops import Decoding, DeviceCrops, Prepared
+from pipelines.decoder_choice import CANDIDATES, choose_decoding, try_candidates
+from pipelines.device import DeviceSide
+from pipelines.plan import Augmentation, EpochPlan
+from pipelines.window import decode_window
 
 CPU = torch.device("cpu")
 SLOW, FAST, WRONG = Decoding(hw_load=0.65), Decoding(hw_load=0.9), Decoding(hw_load=1.0)
@@ -78,3 +85,18 @@ def test_trials_compare_pixels_and_survive_what_a_machine_lacks() -> None:
 def test_a_gpu_has_a_right_way() -> None:
     trials = list(try_candidates([Decoding()], torch.device("cuda", 0), 4))
     assert trials[0]["right"], trials
+
+
+@pytest.mark.parametrize("pad", [0, 4])
+@pytest.mark.parametrize("decoding", CANDIDATES, ids=str)
+def test_dali_accepts_the_gpus_graph(decoding: Decoding, pad: int) -> None:
+    """As far as that shows without a GPU: operators, arguments and devices."""
+    crops = DeviceCrops(Preprocessing(224, (0.0,) * 3, (1.0,) * 3, pad=pad), DeviceSide(CPU), decoding)
+    none, pairs = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
+    samples = EpochPlan(1, 0, 0, Augmentation()).samples[:0]
+    layout = crops.inputs(Prepared(samples, [], none, [], pairs, pairs, decode_window(pairs, pairs, pairs, 224)))
+    with Pipeline(batch_size=8, num_threads=1, device_id=0):
+        kinds = {"dtype": [dtype for _, dtype, _ in layout.values()], "ndim": [ndim for *_, ndim in layout.values()]}
+        nodes = fn.external_source(source=list, num_outputs=len(layout), batch=True, **kinds)
+        output = crops.graph(dict(zip(layout, nodes, strict=True)))
+    assert output.device == "gpu"
