@@ -3,7 +3,8 @@
     ray job submit -- python -m cluster doctor --data s3://bucket/imagenet --storage-path s3://bucket/runs
 
 Every node is asked (`cluster.probes`) for its software, GPUs, room and clock; whether it reaches storage, data and MLflow,
-and how fast; and all of them do an all-reduce. Exit status 1 if anything is bad.
+and how fast; and their GPUs, or where there are none the nodes, do all-reduces (`cluster.links`). Exit status 1 if anything
+is bad.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import cluster.probes as probes
 from cluster import verdicts
+from cluster.legs import plan_legs
+from cluster.link_verdicts import judge_rdma
+from cluster.links import examine_links
 from cluster.verdicts import Verdict
 from vgg_dist.nodes import start_ray
 from vgg_dist.storage import absolute
 from vgg_dist.tracking import resolve_tracking_uri
 
 PATIENCE_S = 180.0  # for a node's answer; the first has to import torch or mlflow, on a machine that may be busy
-LINK_MB = 32
-ROUNDS = 3  # in which a node must be slow to be called so
 
 
 def examine(data: str | None, storage_path: str, tracking_uri: str | None) -> Iterator[Verdict]:
@@ -47,7 +49,9 @@ def examine(data: str | None, storage_path: str, tracking_uri: str | None) -> It
     if not alive:
         return
     yield from verdicts.judge_versions(facts)
-    yield from verdicts.judge_gpus(facts)
+    gpus = {_name(node): int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["NodeID"] in alive}
+    yield from verdicts.judge_gpus(facts, gpus)
+    yield from judge_rdma(facts)
     yield from verdicts.judge_room(facts)
     yield from verdicts.judge_clocks(_offsets(alive))
     yield from _examine_storage(alive, storage)
@@ -60,7 +64,9 @@ def examine(data: str | None, storage_path: str, tracking_uri: str | None) -> It
         uri = resolve_tracking_uri(tracking_uri, storage)
         errors, silent = _ask(alive, probes.reach_mlflow, uri)
         yield from verdicts.judge_tracking(uri, errors | silent)
-    yield from _examine_links(alive, gpu=all(fact["gpus"] for fact in facts.values()))
+    plan = plan_legs(gpus, {node: len(fact["gpus"]) for node, fact in facts.items()})
+    settings = {node: fact["nccl"] for node, fact in facts.items()}
+    yield from examine_links({name: node_id for node_id, name in alive.items()}, plan, settings)
 
 
 def _name(node: Mapping[str, Any]) -> str:
@@ -111,35 +117,3 @@ def _examine_storage(alive: Mapping[str, str], storage: str) -> Iterator[Verdict
     read = {node: {names[mark]: error for mark, error in errors.items()} for node, errors in answers.items()}
     _ask(alive, probes.remove_marks, storage, list(marks.values()))
     yield from verdicts.judge_storage(storage, written | silent, read)
-
-
-def _examine_links(alive: Mapping[str, str], gpu: bool) -> Iterator[Verdict]:
-    """All-reduces between neighbours in a ring, to know which node is slow to reach, and one among all."""
-    options = {"num_cpus": 0, "num_gpus": 1 if gpu else 0}
-    links = {
-        name: ray.remote(probes.Link).options(**options, scheduling_strategy=_on(node_id)["scheduling_strategy"]).remote()
-        for node_id, name in alive.items()
-    }
-    seconds = dict.fromkeys(links, float("inf"))
-    among_all = None
-    try:
-        if len(links) > 1:
-            slow = set(links)
-            for _ in range(ROUNDS):  # a node that was busy for a moment is quick the next time
-                for pair in zip(links, [*list(links)[1:], next(iter(links))], strict=True):
-                    if slow & set(pair):
-                        needed = _all_reduce([links[name] for name in pair], gpu)
-                        seconds |= {name: min(needed, seconds[name]) for name in pair}
-                slow = set(verdicts.slow_links(seconds))
-            among_all = _all_reduce(list(links.values()), gpu)
-    except (GetTimeoutError, RayError) as error:
-        yield from verdicts.judge_links({}, None, str(error).strip().splitlines()[-1], LINK_MB)
-        return
-    yield from verdicts.judge_links(seconds, among_all, None, LINK_MB)
-
-
-def _all_reduce(links: list[Any], gpu: bool) -> float:
-    """Seconds, of the slowest."""
-    address = ray.get(links[0].address.remote(), timeout=PATIENCE_S)
-    asked = [link.seconds.remote(address, rank, len(links), LINK_MB, gpu) for rank, link in enumerate(links)]
-    return max(ray.get(asked, timeout=PATIENCE_S))

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import platform
 import random
+import resource
 import shutil
 import socket
 import time
@@ -23,18 +24,21 @@ PACKAGES = "torch", "torchvision", "ray", "nvidia-dali-cuda130", "mlflow", "nump
 ROOMS = "vgg_dist", "pipelines"
 READ_S = 3.0  # how long images are read to know the rate
 READ_THREADS = 8
+IPC_LOCK = 14  # the number of the capability to lock any
 READ_BYTES = 8_000_000  # at a time, of a large file
 
 
 def look(folders: list[str]) -> dict[str, Any]:
-    """The node's software, GPUs, shared memory and free space; `folders`: on whose disks."""
+    """The node's software, GPUs, NCCL's settings, RDMA devices, shared memory and free space; `folders`: on whose disks."""
     versions = {name: _version(name) for name in PACKAGES} | {"Python": platform.python_version(), "vgg_dist code": _code()}
     disks = {}
     for folder in folders:
         with contextlib.suppress(OSError):
             disks[folder] = shutil.disk_usage(_existing(Path(folder)))._asdict()
     shm = shutil.disk_usage("/dev/shm")._asdict() if os.path.isdir("/dev/shm") else None
-    return {"host": socket.gethostname(), "versions": versions, "gpus": _gpus(), "shm": shm, "disks": disks}
+    here = {"host": socket.gethostname(), "machine": _machine(), "rdma": {"devices": _devices(), "memlock": _memlock()}}
+    settings = {name: value for name, value in sorted(os.environ.items()) if name.startswith("NCCL_")}
+    return here | {"versions": versions, "gpus": _gpus(), "nccl": settings, "shm": shm, "disks": disks}
 
 
 def write_mark(storage_path: str, name: str) -> str | None:
@@ -129,43 +133,6 @@ def clock() -> float:
     return time.time()
 
 
-class Link:
-    """A process of a node that takes part in all-reduces."""
-
-    def address(self) -> tuple[str, int]:
-        """Where the others find this one, if it is the first."""
-        import ray
-
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
-
-    def seconds(self, address: tuple[str, int], rank: int, world_size: int, megabytes: int, gpu: bool) -> float:
-        """How long an all-reduce of so much takes, the best of three after one that opens the connections."""
-        from datetime import timedelta
-
-        import torch
-        import torch.distributed as dist
-
-        backend, device = ("nccl", "cuda:0") if gpu else ("gloo", "cpu")
-        where, patience = f"tcp://{address[0]}:{address[1]}", timedelta(seconds=60)
-        dist.init_process_group(backend, init_method=where, rank=rank, world_size=world_size, timeout=patience)
-        try:
-            values = torch.ones(megabytes * 250_000, device=device)
-            best = float("inf")
-            for repeat in range(4):
-                dist.barrier()
-                started = time.perf_counter()
-                dist.all_reduce(values)
-                if gpu:
-                    torch.cuda.synchronize()
-                if repeat:
-                    best = min(best, time.perf_counter() - started)
-            return best
-        finally:
-            dist.destroy_process_group()
-
-
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
@@ -200,6 +167,27 @@ def _gpus() -> list[dict[str, Any]]:
         name, driver = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlSystemGetDriverVersion()
         found.append({"name": name, "driver": driver, "total": memory.total, "used": memory.used})
     return found
+
+
+def _machine() -> str | None:
+    """What all containers of a machine have alike, until it starts again; NCCL goes by it and by the host name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def _devices() -> int:
+    """How many RDMA devices a process here may use."""
+    return len(list(Path("/dev/infiniband").glob("uverbs*")))
+
+
+def _memlock() -> int | None:
+    """How many bytes a process here may lock in memory, as RDMA's buffers are; None: any number."""
+    status = Path("/proc/self/status").read_text() if os.path.exists("/proc/self/status") else ""
+    capabilities = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
+    soft, _hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return None if soft == resource.RLIM_INFINITY or capabilities & 1 << IPC_LOCK else soft
 
 
 def _existing(folder: Path) -> Path:

@@ -14,9 +14,6 @@ SHM_NEEDED = 1 * GIB  # NCCL's buffers and Ray's object store; Docker gives 64 M
 DISK_NEEDED = 5 * GIB  # three checkpoints of E (1.15 GB each), the logs, Ray's spilled objects
 DISK_SHARE = 0.05  # Ray gives no more work to a node whose disk is fuller than 95 %
 SKEW_S = 2.0  # from here on curves and logs of several nodes are out of order
-E_BYTES = 143_667_240 * 4  # configuration E's gradients
-SLOW_STEP_S = 2.0  # their all-reduce may take so long a step
-SLOW_LINK = 3.0  # times the median of the links
 GPU_IMAGES_PER_S = 500  # for one GPU, about what it trains of configuration A
 
 Level = Literal["ok", "warn", "bad"]
@@ -61,12 +58,12 @@ def judge_versions(facts: Facts) -> list[Verdict]:
     return found or [Verdict("versions", "ok", ", ".join(f"{name} {version}" for name, version in common.items()))]
 
 
-def judge_gpus(facts: Facts) -> list[Verdict]:
-    """One model and one driver; nobody else's work on them."""
+def judge_gpus(facts: Facts, counted: Mapping[str, int]) -> list[Verdict]:
+    """One model and one driver; nobody else's work on them; as many as Ray, which places the workers, has `counted`."""
     gpus = [(node, gpu) for node, fact in facts.items() for gpu in fact["gpus"]]
+    found = _judge_counts(facts, counted)
     if not gpus:
-        return [Verdict("GPUs", "ok", "none; training runs on CPUs")]
-    found = []
+        return found or [Verdict("GPUs", "ok", "none; training runs on CPUs")]
     for kind, mend in (("name", "the slowest sets the pace of all"), ("driver", "one driver for all nodes")):
         common = Counter(gpu[kind] for _, gpu in gpus).most_common(1)[0][0]
         level: Level = "warn" if kind == "name" else "bad"
@@ -77,6 +74,32 @@ def judge_gpus(facts: Facts) -> list[Verdict]:
             what = f"{node}: {gpu['used'] / GIB:.0f} of {gpu['total'] / GIB:.0f} GiB are in use already"
             found.append(Verdict("GPUs", "warn", what, "end what runs there, or set a smaller --micro-batch"))
     return found or [Verdict("GPUs", "ok", f"{len(gpus)} of {gpus[0][1]['name']}, driver {gpus[0][1]['driver']}")]
+
+
+def _judge_counts(facts: Facts, counted: Mapping[str, int]) -> list[Verdict]:
+    """Ray's number of GPUs beside the driver's, and pods that share a machine's."""
+    found = []
+    machines: dict[str, list[str]] = {}
+    for node, fact in facts.items():
+        machines.setdefault(fact["machine"] or node, []).append(node)
+        if counted[node] > (shown := len(fact["gpus"])):
+            what = f"{node}: Ray counts {counted[node]} GPUs there, the driver shows {shown or 'none'}"
+            mend = (
+                "in Kubernetes NVIDIA's device plugin and runtimeClassName: nvidia; docker run --gpus all; "
+                "the driver; or ray start with as many --num-gpus as there are"
+            )
+            found.append(Verdict("GPUs", "bad", what, mend))
+    for nodes in machines.values():
+        shown, with_gpus = max(len(facts[node]["gpus"]) for node in nodes), [node for node in nodes if counted[node]]
+        if sum(counted[node] for node in nodes) < shown:
+            what = f"{', '.join(nodes)}: the driver shows {shown} GPUs, Ray counts {sum(counted[node] for node in nodes)}"
+            mend = "nvidia.com/gpu in the pod's limits, or ray start --num-gpus: the others are not trained on"
+            found.append(Verdict("GPUs", "warn", what, mend))
+        if len({facts[node]["host"] for node in with_gpus}) > 1:
+            what = f"{', '.join(with_gpus)} are containers of one machine: NCCL uses sockets between their GPUs"
+            mend = "one pod with all GPUs of the machine (k8s/components/gpus-per-node)"
+            found.append(Verdict("GPUs", "warn", what, mend))
+    return found
 
 
 def judge_room(facts: Facts) -> list[Verdict]:
@@ -182,34 +205,6 @@ def judge_tracking(tracking_uri: str, errors: Mapping[str, str | None]) -> list[
     mend = "the server's address and --allowed-hosts; MLFLOW_TRACKING_USERNAME and _PASSWORD; network policies"
     found = [Verdict(check, "bad", f"{node}: {error}", mend) for node, error in errors.items() if error]
     return found or [Verdict(check, "ok", "answers every node")]
-
-
-def slow_links(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Nodes that take much longer than is usual, with the seconds that are."""
-    usual = sorted(seconds.values())[(len(seconds) - 1) // 2]
-    return {node: usual for node, own in seconds.items() if own > SLOW_LINK * usual}
-
-
-def judge_links(seconds: Mapping[str, float], all_s: float | None, error: str | None, megabytes: int) -> list[Verdict]:
-    """`seconds`: of an all-reduce of `megabytes` between each node and its quicker neighbour; `all_s`: among all of them."""
-    mend = (
-        "the firewall between nodes (all ports); NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME where there are several networks"
-    )
-    if error is not None:
-        return [Verdict("network", "bad", f"no all-reduce: {error}", mend)]
-    if all_s is None:
-        return [Verdict("network", "ok", "one node")]
-    found = []
-    for node, usual in slow_links(seconds).items():
-        what = f"{node}: {megabytes / seconds[node]:.0f} MB/s, others {megabytes / usual:.0f} MB/s"
-        found.append(Verdict("network", "bad", what, "its cable, switch port or placement: it sets the pace of all"))
-    step_s = all_s * E_BYTES / (megabytes * 1e6)
-    speed = f"all-reduce of {megabytes} MB in {all_s:.2f} s; configuration E's gradients take {step_s:.1f} s a step"
-    if step_s > SLOW_STEP_S and not found:
-        found.append(
-            Verdict("network", "warn", speed, "--compress-gradients halves it; fewer, larger nodes; a faster network")
-        )
-    return found or [Verdict("network", "ok", speed)]
 
 
 def to_line(verdict: Verdict) -> str:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster import probes, verdicts
+from cluster.link_verdicts import judge_rdma
 from cluster.verdicts import GIB, Verdict
 from pipelines.shard_writer import write_shards
 from pipelines.store import open_splits, open_store
 
+COUNTED = dict.fromkeys("abc", 2)
 GPU = {"name": "NVIDIA H100", "driver": "580.1", "total": 80 * GIB, "used": GIB}
 FACT: dict[str, Any] = {
     "versions": {"torch": "2.14.1", "ray": "2.60.0", "vgg_dist code": "1f00d1f00d"},
     "gpus": [GPU, GPU],
+    "rdma": {"devices": 8, "memlock": None},
     "shm": {"total": 8 * GIB, "free": 8 * GIB},
     "disks": {"/runs": {"total": 100 * GIB, "free": 50 * GIB}},
 }
@@ -35,7 +41,7 @@ AFAR = READ | {"images_per_second": 3.0, "to_fetch": 10**11, "free": 2 * 10**11,
 
 def nodes(**changes: Any) -> dict[str, Any]:
     """Three nodes, of which c differs."""
-    facts = {name: copy.deepcopy(FACT) for name in "abc"}
+    facts = {name: copy.deepcopy(FACT) | {"host": f"host-{name}", "machine": f"boot-{name}"} for name in "abc"}
     facts["c"] |= changes
     return facts
 
@@ -45,13 +51,13 @@ def bad(found: list[Verdict]) -> list[str]:
 
 
 def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
-    found = [*verdicts.judge_versions(nodes()), *verdicts.judge_gpus(nodes()), *verdicts.judge_room(nodes())]
+    found = [*verdicts.judge_versions(nodes()), *verdicts.judge_gpus(nodes(), COUNTED), *verdicts.judge_room(nodes())]
+    found += judge_rdma(nodes())
     found += verdicts.judge_nodes(["a", "b", "c"], [], {})
     found += verdicts.judge_clocks({"a": 0.0, "b": 0.1, "c": -0.2})
     found += verdicts.judge_storage("/runs", dict.fromkeys("ab"), {node: {"a": None, "b": None} for node in "ab"})
     found += verdicts.judge_data("/data", dict.fromkeys("abc", READ), dict.fromkeys("abc", 2))
     found += verdicts.judge_tracking("http://mlflow", dict.fromkeys("abc"))
-    found += verdicts.judge_links({"a": 0.01, "b": 0.01, "c": 0.012}, 0.02, None, 32)
     assert bad(found) == []
     assert all(verdict.mend == "" for verdict in found)
 
@@ -66,9 +72,29 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
             "bad: c has ray 2.59.0, others 2.60.0",
         ),
         (verdicts.judge_versions(nodes(versions=FACT["versions"] | {"torch": "missing"})), "bad: c has no torch"),
-        (verdicts.judge_gpus(nodes(gpus=[GPU | {"driver": "570.2"}])), "bad: c has driver 570.2, others 580.1"),
-        (verdicts.judge_gpus(nodes(gpus=[GPU | {"name": "NVIDIA T4"}])), "warn: c has name NVIDIA T4, others NVIDIA H100"),
-        (verdicts.judge_gpus(nodes(gpus=[GPU | {"used": 40 * GIB}])), "warn: c: 40 of 80 GiB are in use already"),
+        (
+            verdicts.judge_gpus(nodes(gpus=[GPU, GPU | {"driver": "570.2"}]), COUNTED),
+            "bad: c has driver 570.2, others 580.1",
+        ),
+        (
+            verdicts.judge_gpus(nodes(gpus=[GPU, GPU | {"name": "NVIDIA T4"}]), COUNTED),
+            "warn: c has name NVIDIA T4, others NVIDIA H100",
+        ),
+        (
+            verdicts.judge_gpus(nodes(gpus=[GPU, GPU | {"used": 40 * GIB}]), COUNTED),
+            "warn: c: 40 of 80 GiB are in use already",
+        ),
+        (verdicts.judge_gpus(nodes(gpus=[]), COUNTED), "bad: c: Ray counts 2 GPUs there, the driver shows none"),
+        (verdicts.judge_gpus(nodes(gpus=[GPU]), COUNTED), "bad: c: Ray counts 2 GPUs there, the driver shows 1"),
+        (verdicts.judge_gpus(nodes(), COUNTED | {"c": 0}), "warn: c: the driver shows 2 GPUs, Ray counts 0"),
+        (
+            verdicts.judge_gpus(nodes(machine="boot-b"), COUNTED),
+            "warn: b, c are containers of one machine: NCCL uses sockets between their GPUs",
+        ),
+        (
+            judge_rdma(nodes(rdma={"devices": 8, "memlock": 8 * 2**20})),
+            "bad: c: 8 devices, but only 8192 KiB may be locked in memory",
+        ),
         (verdicts.judge_room(nodes(shm={"total": 64e6, "free": 64e6})), "bad: c: 64 MB shared memory; 1 GiB is the least"),
         (verdicts.judge_room(nodes(shm=None)), "bad: c: no shared memory; 1 GiB is the least"),
         (
@@ -123,14 +149,56 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
             "bad: b: 93.1 GiB are to be copied to /cache, 1.0 are free",
         ),
         (verdicts.judge_tracking("http://mlflow", {"a": None, "b": "403"}), "bad: b: 403"),
-        (verdicts.judge_links({"a": 0.01, "b": 0.01, "c": 0.2}, 0.2, None, 32), "bad: c: 160 MB/s, others 3200 MB/s"),
-        (verdicts.judge_links({}, None, "connection refused", 32), "bad: no all-reduce: connection refused"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_mend(found: list[Verdict], expected: str) -> None:
     assert bad(found) == [expected]
     assert all(verdict.mend for verdict in found if verdict.level != "ok")
     assert "mend: " in verdicts.to_line(next(verdict for verdict in found if verdict.level != "ok"))
+
+
+def test_gpus_that_only_ray_counts_are_no_clean_bill() -> None:
+    """Not "none; training runs on CPUs": Ray would place workers there, and they would find no GPU."""
+    facts = {name: fact | {"gpus": []} for name, fact in nodes().items()}
+    assert bad(verdicts.judge_gpus(facts, dict.fromkeys("abc", 0))) == []
+    found = verdicts.judge_gpus(facts, {"a": 0, "b": 4, "c": 0})
+    assert bad(found) == ["bad: b: Ray counts 4 GPUs there, the driver shows none"]
+    assert "runtimeClassName: nvidia" in found[0].mend
+
+
+def test_nodes_of_one_host_may_share_its_gpus_out() -> None:
+    """As `python -m cluster up --gpus 1 --nodes 3` does: NVML shows each all of them; NCCL sees one host."""
+    facts = {name: fact | {"gpus": [GPU] * 3, "host": "here", "machine": "boot"} for name, fact in nodes().items()}
+    assert bad(verdicts.judge_gpus(facts, dict.fromkeys("abc", 1))) == []
+
+
+def test_a_probe_tells_what_the_verdicts_ask_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
+    fact = probes.look([str(tmp_path)])
+    assert fact["nccl"]["NCCL_P2P_DISABLE"] == "1"
+    assert fact["rdma"]["devices"] == len(list(Path("/dev").glob("infiniband/uverbs*")))
+    assert fact["machine"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    facts = {"here": fact}
+    counted = {"here": len(fact["gpus"])}
+    assert verdicts.judge_gpus(facts, counted)
+    assert [verdict.level for verdict in verdicts.judge_versions(facts)] == ["ok"]
+
+
+@pytest.mark.parametrize("user", [0, 65534])
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root")
+def test_locked_memory_is_told_as_the_kernel_allows_it(user: int) -> None:
+    """Root may lock any number of bytes whatever the limit, where it has CAP_IPC_LOCK; nobody else may."""
+    script = (
+        "import mmap, os, resource, ctypes; from cluster import probes;"
+        f"resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536)); os.setuid({user});"
+        "area = mmap.mmap(-1, 2**20); address = ctypes.addressof(ctypes.c_char.from_buffer(area));"
+        "locked = ctypes.CDLL(None).mlock(ctypes.c_void_p(address), ctypes.c_size_t(2**20)) == 0;"
+        "print(probes._memlock(), locked)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    told, locked = done.stdout.split()
+    assert (told, locked) in (("None", "True"), ("65536", "False"))  # root of a container may not have it either
+    assert user == 0 or locked == "False"
 
 
 def test_data_from_afar_are_told_in_minutes() -> None:
@@ -160,9 +228,3 @@ def test_data_behind_a_url_are_read_without_copying_them(
     assert here["to_fetch"] == 0
     assert (here["train"], here["val"], here["names"]) == (found["train"], found["val"], found["names"])
     assert here["images_per_second"] > 0
-
-
-def test_a_slow_network_is_told_in_seconds_of_a_step() -> None:
-    [found] = verdicts.judge_links({"a": 1.0, "b": 1.0}, 1.0, None, 32)
-    assert found.level == "warn"
-    assert "configuration E's gradients take 18.0 s a step" in found.what  # 574.7 MB at 32 MB/s

@@ -172,10 +172,28 @@ MUTATIONS: list[tuple[str, str, str, Change, str]] = [
     ("no tokens for a cluster", "RayCluster/interactive", "spec.authOptions", drop,
      "RayCluster/interactive spec.authOptions"),
     ("no auth mode in a worker", JOB, f"{WORKER}{BOX}.env.RAY_AUTH_MODE", drop, f"{WORKER}{BOX}.env.RAY_AUTH_MODE"),
-    ("more workers than the most", JOB, f"{WORKER}.maxReplicas", put(3), f"{WORKER}.replicas"),
+    ("more workers than the most", JOB, f"{WORKER}.maxReplicas", put(0), f"{WORKER}.replicas"),
     ("no worker to start with", JOB, f"{WORKER}.minReplicas", put(0), f"{WORKER}.replicas"),
     ("an autoscaler under Kueue", "RayJob/lr-a", "metadata.labels", put({"kueue.x-k8s.io/queue-name": "vgg-dist"}),
      "enableInTreeAutoscaling"),
+    # GPUs
+    ("little shared memory for NCCL", JOB, f"{WORKER}{POD}.volumes.shared-mem.emptyDir.sizeLimit", put("11Gi"),
+     f"{WORKER}{POD}.volumes.shared-mem: 11Gi"),
+    ("objects of Ray's without a bound", JOB, f"{WORKER}.rayStartParams", put({}),
+     f"{WORKER}.rayStartParams.object-store-memory"),
+    ("NCCL kept from NVLink", JOB, f"{WORKER}{BOX}.env.NCCL_DEBUG", put({"name": "NCCL_P2P_DISABLE", "value": "1"}),
+     "NCCL_P2P_DISABLE"),
+    ("GPUs that are not limited as they are requested", JOB, f"{WORKER}{BOX}.resources.requests",
+     put({"cpu": "64", "memory": "268Gi", "nvidia.com/gpu": 4}), "requests and limits of nvidia.com/gpu must be alike"),
+    ("a search wider than the cluster grows", "RayJob/lr-a", "spec.entrypoint",
+     text("--trials-at-once 8", "--trials-at-once 17"), "RayJob/lr-a spec.entrypoint: 17 workers at once"),
+    ("more workers than GPUs", JOB, "spec.entrypoint", text("--arch E", "--arch E --num-workers 17"), "17 workers at once"),
+    ("a queue of Kueue with too few GPUs", "ClusterQueue/vgg-dist",
+     "spec.resourceGroups.0.flavors.0.resources.2.nominalQuota", put(7), "8 of nvidia.com/gpu in all, and the queue has 7"),
+    ("a queue of Kueue that covers no GPUs", "ClusterQueue/vgg-dist", "spec.resourceGroups.0.flavors.0.resources.2", drop,
+     "the queue covers no nvidia.com/gpu"),
+    ("a queue of Volcano with little memory", "Queue/vgg-dist", "spec.capability.memory", put("512Gi"),
+     "of memory in all, and the queue has 512Gi"),
     # Entrypoints
     ("a flag that there is not", JOB, "spec.entrypoint", text("--arch", "--architecture"), "spec.entrypoint"),
     ("a value that there is not", JOB, "spec.entrypoint", text("--arch E", "--arch F"), "spec.entrypoint"),
@@ -314,7 +332,7 @@ def test_mutation_is_caught(
     builds: dict[tuple[Any, ...], list[Object]], target: str, path: str, change: Change, said: str
 ) -> None:
     kind = target.partition("/")[0]
-    queue = {"LocalQueue": "kueue", "Queue": "volcano"}.get(kind)
+    queue = {"LocalQueue": "kueue", "ClusterQueue": "kueue", "Queue": "volcano"}.get(kind)
     objects = builds["gpu", "rwx", queue, True]
     broken = hurt(objects, target, path, change)
     assert broken != objects, "the mutation changes nothing"

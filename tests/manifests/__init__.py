@@ -6,6 +6,7 @@ begins with the object and the field.
 
 from __future__ import annotations
 
+from manifests.gpus import amount, check_gpus
 from manifests.monitoring import check_monitoring
 from manifests.network import check_network
 from manifests.objects import ROOT, Object, build, find, kustomize, name_of
@@ -14,10 +15,13 @@ from manifests.ray import check_entrypoints, check_ray
 from manifests.references import check_references, documented_secrets
 from manifests.schemas import check_schema, crds_folder
 
-__all__ = ["ROOT", "Object", "build", "crds_folder", "documented_secrets", "find", "kustomize", "name_of", "problems"]
+__all__ = [
+    "ROOT", "Object", "amount", "build", "crds_folder", "documented_secrets", "find", "kustomize", "name_of", "problems",
+]  # fmt: skip
 
 CHECKS = (
-    check_schema, check_ray, check_entrypoints, check_references, check_pods, check_mlflow, check_network, check_monitoring,
+    check_schema, check_ray, check_entrypoints, check_references, check_pods, check_gpus, check_mlflow, check_network,
+    check_monitoring,
 )  # fmt: skip
 
 

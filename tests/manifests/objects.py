@@ -19,13 +19,25 @@ Object = dict[str, Any]
 
 
 def build(
-    scratch: Path, flavour: str, storage: str, queue: str | None = None, monitoring: bool = False, jobs: tuple[str, ...] = ()
+    scratch: Path,
+    flavour: str,
+    storage: str,
+    queue: str | None = None,
+    monitoring: bool = False,
+    jobs: tuple[str, ...] = (),
+    *,
+    gpus: int = 8,
+    rdma: bool = False,
 ) -> list[Object]:
-    """All that a user of these components applies, with one `kubectl kustomize` of a copy of k8s/ in `scratch`."""
+    """All that a user of these components applies, with one `kubectl kustomize` of a copy of k8s/ in `scratch`.
+
+    With `flavour` "gpu" for nodes of so many `gpus`.
+    """
     folder = scratch / "k8s"
     shutil.copytree(ROOT / "k8s", folder)
-    chosen = {"": [storage, *([queue] if queue else []), *(["monitoring"] if monitoring else [])]}
-    chosen["/ray"] = [*(["gpu"] if flavour == "gpu" else []), "image", storage, *([queue] if queue else [])]
+    last = [*([queue] if queue else []), *(["rdma"] if rdma else [])]
+    chosen = {"": [storage, *(["monitoring"] if monitoring else []), *last]}
+    chosen["/ray"] = [*([f"gpus-per-node/{gpus}"] if flavour == "gpu" else []), "image", storage, *last]
     for part, components in chosen.items():
         file = folder / "overlays" / flavour / part.strip("/") / "kustomization.yaml"
         content = yaml.safe_load(file.read_text())
