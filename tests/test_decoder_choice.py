@@ -97,6 +97,6 @@ def test_dali_accepts_the_gpus_graph(decoding: Decoding, pad: int) -> None:
     layout = crops.inputs(Prepared(samples, [], none, [], pairs, pairs, decode_window(pairs, pairs, pairs, 224)))
     with Pipeline(batch_size=8, num_threads=1, device_id=0):
         kinds = {"dtype": [dtype for _, dtype, _ in layout.values()], "ndim": [ndim for *_, ndim in layout.values()]}
-        nodes = fn.external_source(source=list, num_outputs=len(layout), batch=True, **kinds)
+        nodes = fn.external_source(source=lambda: (), num_outputs=len(layout), batch=True, **kinds)
         output = crops.graph(dict(zip(layout, nodes, strict=True)))
     assert output.device == "gpu"
