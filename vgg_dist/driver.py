@@ -25,10 +25,11 @@ import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from pipelines.failures import what_failed
 from vgg_dist.checkpoint import local_checkpoint
 from vgg_dist.config import TrainConfig, TrainingError, scale_word
 from vgg_dist.gauges import Gauges
-from vgg_dist.monitor import SERVER_WAIT_S, Monitor
+from vgg_dist.monitor import SERVER_WAIT_S, Monitor, describe_failures
 from vgg_dist.nodes import check_storage, describe_workers, start_ray, worker_resources
 from vgg_dist.phases import mark
 from vgg_dist.storage import beside, open_storage, read_file, replace_file
@@ -193,11 +194,8 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _root_cause(error: ray.train.TrainingFailedError) -> str:
     """One line for a run that Ray Train gave up."""
-    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
-    rank, cause = next(iter(failures.items()))
-    cause = getattr(cause, "cause", None) or cause
-    lines = [line for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
-    return f"worker {rank} failed: {type(cause).__name__}: {lines[-1].strip()}"
+    failures = getattr(error, "worker_failures", None)
+    return describe_failures(failures)[0] if failures else what_failed(getattr(error, "controller_failure", error))
 
 
 def _say(silent: bool, line: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ray.train
 from ray.train import Checkpoint
 
+from pipelines.failures import what_failed
 from vgg_dist.config import TrainConfig
 from vgg_dist.gauges import Gauges
 from vgg_dist.phases import mark
@@ -51,8 +53,8 @@ class Monitor(ray.train.UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """A worker failed: Ray Train starts the group again from the last checkpoint, or gives up."""
         self.gauges.add("worker_failures", len(worker_exceptions))
-        for rank, error in worker_exceptions.items():
-            print(f"{self.prefix or ''}worker {rank} failed: {str(error).strip().splitlines()[-1]}", flush=True)
+        for line in describe_failures(worker_exceptions):
+            print(f"{self.prefix or ''}{line}", flush=True)
 
     def _line(self, record: Record) -> str:
         """A record as a line for people."""
@@ -75,6 +77,16 @@ class Monitor(ray.train.UserCallback):
             line += f"  {duration(left)} left"
         self.last = record
         return line
+
+
+def describe_failures(failures: Mapping[int, BaseException]) -> list[str]:
+    """A line for each reason for which workers failed, with the ranks that give it."""
+    ranks: dict[str, list[str]] = {}
+    for rank, error in failures.items():
+        # Ray wraps what ended a worker: its process's death, or an error that was raised in a call of it.
+        cause = getattr(error, "health_check_failure", error)
+        ranks.setdefault(what_failed(getattr(cause, "cause", None) or cause), []).append(str(rank))
+    return [f"worker{'s' * (len(of) > 1)} {', '.join(of)} failed: {reason}" for reason, of in ranks.items()]
 
 
 def duration(seconds: float) -> str:
