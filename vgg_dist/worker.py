@@ -16,18 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-import torch
-import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 
-from pipelines.batch import Preprocessing
-from pipelines.loader import open_loader
-from pipelines.store import open_splits
 from vgg_dist.checkpoint import CONFIG, RECORDS, checkpoint_name
-from vgg_dist.config import TrainConfig
-from vgg_dist.engine import NonFiniteLoss, Trainer, Worker, build_state, check_images, loader_threads
+from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.engine import NonFiniteLoss, Trainer, Worker
+from vgg_dist.exchange import Exchange
 from vgg_dist.phases import mark
-from vgg_dist.specs import MODELS
+from vgg_dist.preparation import Node, Prepared, prepare
 from vgg_dist.storage import write_folder
 from vgg_dist.tracking import SystemSampler
 
@@ -39,19 +35,17 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     # Some of Ray Train's loggers are named by their file, so its LoggingConfig does not reach them.
     logging.getLogger().setLevel(logging.WARNING)
     context = ray.train.get_context()
-    device = ray.train.torch.get_device()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
-    reporter = Reporter(config, worker)
-    trainer, error = None, None
+    worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    node = Node(context.get_local_rank(), context.get_local_world_size())
+    exchange = Exchange()
+    saved = ray.train.get_checkpoint()
     try:
-        trainer = _set_up(config, worker, reporter)
-    except ValueError as wrong:
-        error = str(wrong)
-    # A mistake may show on one node only; all workers stop then, rather than wait for it in a collective.
-    if errors := [text for text in _gather(error) if text]:
-        return {"error": errors[0]}
-    assert trainer is not None
+        prepared = prepare(config, worker, node, exchange, saved and saved.as_directory)
+    except TrainingError as wrong:  # raised by all workers alike
+        return {"error": str(wrong)}
     mark("data and net ready")
+    reporter = Reporter(config, worker, node, exchange, prepared)
+    trainer = Trainer(config, prepared.state, prepared.train_loader, prepared.val_loader, worker, reporter)
     reporter.trainer = trainer
     reporter.catch_up()
     # Where a run is stopped from outside in mid-step, Ray ends this process while the thread that trains is in torch, which,
@@ -66,64 +60,24 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     return {"metrics": reporter.validation | {"epoch": trainer.state.epoch}, "step": trainer.state.step}
 
 
-def _gather(value: str | None) -> list[str | None]:
-    values: list[str | None] = [value]
-    if dist.is_initialized():
-        values = [None] * dist.get_world_size()
-        dist.all_gather_object(values, value)
-    return values
-
-
-def _set_up(config: TrainConfig, worker: Worker, reporter: Reporter) -> Trainer:
-    train, val = open_splits(config.data)
-    check_images(config, len(train), len(val), worker.world_size)
-    context = ray.train.get_context()
-    for store in (train, val):
-        # Batches are of images from all over: the first would wait for almost every shard.
-        store.prefetch(context.get_local_rank(), context.get_local_world_size())
-    reporter.class_names = train.class_names
-    state = build_state(config, len(train.class_names), worker.device)
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            state.restore(Path(folder), config, train.class_names)
-            if (kept := Path(folder, RECORDS)).exists():
-                reporter.kept = json.loads(kept.read_text())
-    spec = MODELS[config.arch]
-
-    def loader(store: Any, center: bool, pad: int) -> Any:
-        preprocessing = Preprocessing(config.image_size or 0, spec.pixel_mean, spec.pixel_std, center, pad)
-        return open_loader(
-            store,
-            preprocessing,
-            num_threads=loader_threads(config.loader_threads),
-            max_batch=config.micro_batch,
-            device=worker.device,
-        )
-
-    loaders = loader(train, False, config.pad), loader(val, True, 0)
-    return Trainer(config, state, *loaders, worker, reporter)
-
-
 class Reporter:
     """Collects records and reports them every few seconds, and with each checkpoint at once."""
 
-    def __init__(self, config: TrainConfig, worker: Worker) -> None:
+    def __init__(self, config: TrainConfig, worker: Worker, node: Node, exchange: Exchange, prepared: Prepared) -> None:
         self.config = config
         self.worker = worker
-        self.class_names: list[str] = []
+        self.exchange = exchange
+        self.class_names = prepared.class_names
         self.trainer: Trainer | None = None
         self.records: list[dict[str, Any]] = []
         self.unsaved: list[dict[str, Any]] = []
         """The records since the last checkpoint, which the next one keeps."""
-        self.kept: list[dict[str, Any]] = []
+        self.kept = prepared.kept
         """Those of the checkpoint that the run goes on from."""
         self.validation: dict[str, float] = {}
         self.last_report = time.monotonic()
-        context = ray.train.get_context()
-        one_node = context.get_local_world_size() == worker.world_size
-        first_of_node = context.get_local_rank() == 0
-        self.sampler = SystemSampler(None if one_node else socket.gethostname()) if first_of_node else None
+        one_node = node.workers == worker.world_size
+        self.sampler = SystemSampler(None if one_node else socket.gethostname()) if node.rank == 0 else None
 
     def __call__(self, metrics: dict[str, float], save: bool) -> None:
         """The engine's Report: called by all workers with the same metrics."""
@@ -148,10 +102,8 @@ class Reporter:
 
     def _due(self) -> bool:
         """Rank 0's clock decides for all."""
-        due = torch.tensor(float(time.monotonic() - self.last_report > REPORT_EVERY_S), device=self.worker.device)
-        if dist.is_initialized():
-            dist.broadcast(due, 0)
-        return bool(due.item())
+        (due,) = self.exchange.of_first(time.monotonic() - self.last_report > REPORT_EVERY_S)
+        return bool(due)
 
     def _report(self, save: bool) -> None:
         assert self.trainer is not None
@@ -182,7 +134,7 @@ class Reporter:
                 checkpoint = Checkpoint(path, filesystem)
             except OSError as wrong:
                 error = f"--storage-path {self.config.storage_path}: checkpoint of step {state.step} not written: {wrong}"
-        if errors := [text for text in _gather(error) if text]:
+        if errors := [text for text in self.exchange.gather(error) if text]:
             ray.train.report(payload | {"done": False})  # the metrics are not lost
             raise ValueError(errors[0])
         return checkpoint

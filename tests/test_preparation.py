@@ -1,0 +1,91 @@
+"""The workers' set-up: what is wrong on one node only is told by all workers alike, and none waits for another for ever."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from trees import make_tree, picture
+
+from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.engine import Trainer, Worker
+from vgg_dist.exchange import Exchange
+from vgg_dist.preparation import Node, SavedFolder, prepare
+
+SMALL = TrainConfig(
+    arch="A", head="linear", image_size=32, global_batch=4, micro_batch=4, max_steps=1, precision="fp32", loader_threads=1
+)
+
+
+@contextmanager
+def stale_storage() -> Iterator[str]:
+    raise OSError(errno.ESTALE, "Stale file handle")
+    yield
+
+
+@contextmanager
+def damaged_checkpoint() -> Iterator[str]:
+    Path("config.json").write_text("{")
+    yield "."
+
+
+def train(config: TrainConfig, worker: Worker, saved: SavedFolder | None) -> str:
+    """Sets up and trains; says how it went."""
+    try:
+        prepared = prepare(config, worker, Node(), Exchange(), saved)
+    except (TrainingError, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+    Trainer(config, prepared.state, prepared.train_loader, prepared.val_loader, worker, lambda metrics, save: None).run()
+    return f"trained {prepared.state.step} step"
+
+
+def in_group(rank: int, folder: str) -> None:
+    """One of two workers, whose data lies in a folder of its own; worker 1 meets with trouble. Leaves how each try went."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    os.chdir(f"{folder}/node{rank}")
+    worker, mishap = Worker(rank, 2), rank == 1
+    config = replace(SMALL, train_scale=(36, 36), val_scale=36, data="data")
+    outcomes = {
+        "no data": train(replace(config, data="data" if rank == 0 else "elsewhere"), worker, None),
+        "stale": train(config, worker, stale_storage if mishap else None),
+        "damaged": train(config, worker, damaged_checkpoint if mishap else None),
+        "whole": train(config, worker, None),
+    }
+    Path("outcomes.json").write_text(json.dumps(outcomes))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_what_is_wrong_on_one_node_is_the_same_line_on_all(tmp_path: Path) -> None:
+    files: dict[str, Any] = {
+        f"data/{split}/{c}/{i}.jpg": picture(i) for split in ("train", "val") for c in ("cat", "dog") for i in range(4)
+    }
+    for rank in range(2):
+        make_tree(tmp_path / f"node{rank}", files)
+    mp.spawn(in_group, (str(tmp_path),), nprocs=2)
+    first, second = (json.loads((tmp_path / f"node{rank}" / "outcomes.json").read_text()) for rank in range(2))
+    assert first == second
+    assert not any("\n" in line for line in first.values())
+    assert first["no data"].startswith("TrainingError: ")
+    assert "elsewhere" in first["no data"]
+    assert first["stale"].startswith("OSError: [Errno 116] Stale file handle")  # another attempt may go well
+    assert first["damaged"].startswith("TrainingError: checkpoint config.json is damaged")
+    for mishap in ("no data", "stale", "damaged"):
+        assert "(worker 1, on " in first[mishap]
+    assert first["whole"] == "trained 1 step"
+
+
+def test_a_mistake_of_all_workers_is_told_without_a_workers_name(tmp_path: Path) -> None:
+    config = replace(SMALL, data=str(tmp_path / "missing")).resolved()
+    with pytest.raises(TrainingError, match=r"missing") as raised:
+        prepare(config, Worker(), Node(), Exchange(), None)
+    assert "(worker" not in str(raised.value)
