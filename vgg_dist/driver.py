@@ -25,11 +25,10 @@ import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from pipelines.failures import what_failed
 from vgg_dist.checkpoint import local_checkpoint
 from vgg_dist.config import TrainConfig, TrainingError, scale_word
 from vgg_dist.gauges import Gauges
-from vgg_dist.monitor import SERVER_WAIT_S, Monitor, describe_failures
+from vgg_dist.monitor import SERVER_WAIT_S, Monitor, root_cause
 from vgg_dist.nodes import check_storage, describe_workers, start_ray, worker_resources
 from vgg_dist.phases import mark
 from vgg_dist.storage import beside, open_storage, read_file, replace_file
@@ -159,7 +158,7 @@ def _fit(trainer: TorchTrainer, config: TrainConfig) -> ray.train.Result:
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise TrainingError(_root_cause(error)) from None
+        raise TrainingError(root_cause(error)) from None
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; --name {config.name} resumes it") from None
     if result.return_value and "error" in result.return_value:
@@ -184,18 +183,15 @@ def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> Trac
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """What each worker does: returns {"metrics": ...}, or {"error": line} for a failure that a restart cannot cure."""
+    """What each worker does: returns {"metrics": ...}, or {"error": line} for a failure that a restart cannot cure.
+
+    All workers return, or one raises (see `Monitor.after_exception`).
+    """
     mark("workers up")
     from vgg_dist.worker import run_worker  # in here: DALI takes seconds to import, and only workers need it
 
     mark("worker imports done")
     return run_worker(TrainConfig.from_dict(settings))
-
-
-def _root_cause(error: ray.train.TrainingFailedError) -> str:
-    """One line for a run that Ray Train gave up."""
-    failures = getattr(error, "worker_failures", None)
-    return describe_failures(failures)[0] if failures else what_failed(getattr(error, "controller_failure", error))
 
 
 def _say(silent: bool, line: str) -> None:

@@ -9,7 +9,7 @@ import ray.train
 from ray.train import Checkpoint
 
 from pipelines.failures import what_failed
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.gauges import Gauges
 from vgg_dist.phases import mark
 from vgg_dist.tracking import Record, TrackedRun, Tracker
@@ -51,8 +51,15 @@ class Monitor(ray.train.UserCallback):
             self.tracker.close(SERVER_WAIT_S)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """A worker failed: Ray Train starts the group again from the last checkpoint, or gives up."""
+        """A worker failed: Ray Train starts the group again from the last checkpoint, or gives up.
+
+        For what a restart does not mend a worker raises TrainingError. Passed on as the controller's own error, it ends the
+        run at once: the other workers, which may wait for that one in a collective, are ended too.
+        """
         self.gauges.add("worker_failures", len(worker_exceptions))
+        for error in worker_exceptions.values():
+            if isinstance(error, TrainingError):
+                raise ray.train.ControllerError(error)
         for line in describe_failures(worker_exceptions):
             print(f"{self.prefix or ''}{line}", flush=True)
 
@@ -87,6 +94,14 @@ def describe_failures(failures: Mapping[int, BaseException]) -> list[str]:
         cause = getattr(error, "health_check_failure", error)
         ranks.setdefault(what_failed(getattr(cause, "cause", None) or cause), []).append(str(rank))
     return [f"worker{'s' * (len(of) > 1)} {', '.join(of)} failed: {reason}" for reason, of in ranks.items()]
+
+
+def root_cause(error: ray.train.TrainingFailedError) -> str:
+    """One line for a run that Ray Train gave up."""
+    if failures := getattr(error, "worker_failures", None):
+        return describe_failures(failures)[0]
+    cause = getattr(error, "controller_failure", error)
+    return str(cause) if isinstance(cause, TrainingError) else what_failed(cause)
 
 
 def duration(seconds: float) -> str:

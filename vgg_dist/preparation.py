@@ -21,6 +21,7 @@ from vgg_dist.checkpoint import RECORDS, TrainState
 from vgg_dist.config import TrainConfig
 from vgg_dist.engine import Worker, build_state, check_images, loader_threads
 from vgg_dist.exchange import Exchange
+from vgg_dist.memory import explained_memory_errors
 from vgg_dist.specs import MODELS
 
 SavedFolder = Callable[[], AbstractContextManager[str]]
@@ -49,7 +50,12 @@ class Prepared:
 def prepare(config: TrainConfig, worker: Worker, node: Node, exchange: Exchange, saved: SavedFolder | None) -> Prepared:
     """Sets up this worker's part. Raises, on all workers alike, as `Exchange.together`."""
     train, val = exchange.together(lambda: _open_data(config, worker, node))
-    return exchange.together(lambda: _build(config, worker, train, val, saved))
+
+    def build() -> Prepared:
+        with explained_memory_errors(config, len(train.class_names), worker.device, worker.world_size):
+            return _build(config, worker, train, val, saved)
+
+    return exchange.together(build)
 
 
 def _open_data(config: TrainConfig, worker: Worker, node: Node) -> tuple[SampleStore, SampleStore]:

@@ -22,6 +22,7 @@ from vgg_dist.checkpoint import CONFIG, RECORDS, checkpoint_name
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.engine import NonFiniteLoss, Trainer, Worker
 from vgg_dist.exchange import Exchange
+from vgg_dist.memory import explained_memory_errors
 from vgg_dist.phases import mark
 from vgg_dist.preparation import Node, Prepared, prepare
 from vgg_dist.storage import write_folder
@@ -31,7 +32,10 @@ REPORT_EVERY_S = 5.0  # a report makes all workers wait for each other and for t
 
 
 def run_worker(config: TrainConfig) -> dict[str, Any]:
-    """Trains this worker's part. See `train.train_worker`."""
+    """Trains this worker's part. See `driver.train_worker`.
+
+    Raises TrainingError for what a restart does not mend, where it has happened to this worker and not to all.
+    """
     # Some of Ray Train's loggers are named by their file, so its LoggingConfig does not reach them.
     logging.getLogger().setLevel(logging.WARNING)
     context = ray.train.get_context()
@@ -45,6 +49,15 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
         return {"error": str(wrong)}
     mark("data and net ready")
     reporter = Reporter(config, worker, node, exchange, prepared)
+    try:
+        with explained_memory_errors(config, len(prepared.class_names), worker.device, worker.world_size):
+            return _train(config, prepared, worker, reporter)
+    except TrainingError:  # the driver says it in one line; Ray Train would print its traceback
+        logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)
+        raise
+
+
+def _train(config: TrainConfig, prepared: Prepared, worker: Worker, reporter: Reporter) -> dict[str, Any]:
     trainer = Trainer(config, prepared.state, prepared.train_loader, prepared.val_loader, worker, reporter)
     reporter.trainer = trainer
     reporter.catch_up()
