@@ -11,11 +11,11 @@ from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.engine import build_state
 from vgg_dist.memory import (
     Footprint,
+    default_micro_batch,
     describe_shortage,
     explained_memory_errors,
     fitting_micro_batch,
     footprint,
-    images_at_once,
     saved_bytes,
 )
 
@@ -81,9 +81,9 @@ def test_fitting_sizes_are_round_and_grow_with_the_memory() -> None:
     assert max(sizes) == 256
 
 
-def test_a_worker_has_no_more_images_at_once_than_its_share() -> None:
-    assert images_at_once(replace(E, global_batch=256, micro_batch=256), 3) == 86
-    assert images_at_once(replace(E, global_batch=256, micro_batch=64), 3) == 64
+def test_the_default_is_no_more_than_a_workers_share_of_a_step() -> None:
+    assert default_micro_batch(replace(E, global_batch=512), 1000, CPU, 1) == 64
+    assert default_micro_batch(replace(E, global_batch=256), 1000, CPU, 5) == 52
 
 
 def test_running_out_says_what_would_fit() -> None:

@@ -44,8 +44,9 @@ def train(config: TrainConfig, worker: Worker, saved: SavedFolder | None) -> str
         prepared = prepare(config, worker, Node(), Exchange(), saved)
     except (TrainingError, OSError) as error:
         return f"{type(error).__name__}: {error}"
-    Trainer(config, prepared.state, prepared.train_loader, prepared.val_loader, worker, lambda metrics, save: None).run()
-    return f"trained {prepared.state.step} step"
+    loaders = prepared.train_loader, prepared.val_loader
+    Trainer(prepared.config, prepared.state, *loaders, worker, lambda metrics, save: None).run()
+    return f"trained {prepared.state.step} step, {prepared.config.micro_batch} images at once"
 
 
 def in_group(rank: int, folder: str) -> None:
@@ -59,6 +60,7 @@ def in_group(rank: int, folder: str) -> None:
         "stale": train(config, worker, stale_storage if mishap else None),
         "damaged": train(config, worker, damaged_checkpoint if mishap else None),
         "whole": train(config, worker, None),
+        "default": train(replace(config, micro_batch=None, global_batch=5), worker, None),
     }
     Path("outcomes.json").write_text(json.dumps(outcomes))
     dist.destroy_process_group()
@@ -81,7 +83,8 @@ def test_what_is_wrong_on_one_node_is_the_same_line_on_all(tmp_path: Path) -> No
     assert first["damaged"].startswith("TrainingError: checkpoint config.json is damaged")
     for mishap in ("no data", "stale", "damaged"):
         assert "(worker 1, on " in first[mishap]
-    assert first["whole"] == "trained 1 step"
+    assert first["whole"] == "trained 1 step, 4 images at once"
+    assert first["default"] == "trained 1 step, 3 images at once"
 
 
 def test_a_mistake_of_all_workers_is_told_without_a_workers_name(tmp_path: Path) -> None:

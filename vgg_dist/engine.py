@@ -112,7 +112,7 @@ def validate(model: nn.Module, loader: Loader, config: TrainConfig, worker: Work
     samples = evaluation_samples(np.arange(first, last), config.val_scale or 0)
     model.eval()
     with torch.no_grad():
-        for batch in loader.batches(_micro_batches(samples, config.micro_batch)):
+        for batch in loader.batches(_micro_batches(samples, config.micro_batch or 0)):
             with torch.autocast(worker.device.type, dtype, enabled=dtype is not None):
                 logits = model(batch.images).float()
             sums.add(logits, batch.labels, cross_entropy(logits, batch.labels, reduction="sum"))
@@ -186,7 +186,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         config, state, worker = self.config, self.state, self.worker
         plan = EpochPlan(self.num_images, config.seed, state.epoch, augmentation(config))
-        share = config.global_batch, worker.rank, worker.world_size, config.micro_batch
+        share = config.global_batch, worker.rank, worker.world_size, config.micro_batch or 0
         steps = list(plan.steps(state.samples, *share))
         if config.max_steps is not None:
             steps = steps[: config.max_steps - state.step]
@@ -263,6 +263,7 @@ class Trainer:
             "data_wait_share": waited / total,
             "model_flops_utilization": rate * self.flops / self.peak,
             "world_size": float(self.worker.world_size),
+            "micro_batch": float(self.config.micro_batch or 0),
         }
         self.window = ErrorSums(self.worker.device)
         if save:

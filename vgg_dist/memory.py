@@ -94,18 +94,18 @@ def _rounded_down(images: int) -> int:
     return 0
 
 
-def default_micro_batch(config: TrainConfig, num_classes: int, device: torch.device) -> int:
-    """What this worker can take where --micro-batch is not given. The other workers may have other GPUs."""
-    if device.type != "cuda":
-        return ON_CPU
-    dtype = autocast_dtype(config.precision, device)
-    return max(1, fitting_micro_batch(config, num_classes, torch.cuda.mem_get_info(device)[1], dtype))
+def default_micro_batch(config: TrainConfig, num_classes: int, device: torch.device, world_size: int) -> int:
+    """What this worker can take where --micro-batch is not given; the other workers may have other GPUs."""
+    fits = ON_CPU
+    if device.type == "cuda":
+        dtype = autocast_dtype(config.precision, device)
+        fits = max(1, fitting_micro_batch(config, num_classes, torch.cuda.mem_get_info(device)[1], dtype))
+    return min(fits, share(config, world_size))
 
 
-def images_at_once(config: TrainConfig, world_size: int) -> int:
-    """Images that a worker has at once: those of a micro-batch, or its share of the global batch if that is less."""
-    share = -(-config.global_batch // world_size)
-    return min(config.micro_batch or share, share)
+def share(config: TrainConfig, world_size: int) -> int:
+    """Images of the largest part of a step that a worker has."""
+    return -(-config.global_batch // world_size)
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def explained_memory_errors(config: TrainConfig, num_classes: int, device: torch
         if not is_out_of_memory(error):
             raise
         dtype = autocast_dtype(config.precision, device)
-        at_once = images_at_once(config, world_size)
+        at_once = min(config.micro_batch or MOST, share(config, world_size))
         line = describe_shortage(config, num_classes, dtype, at_once, *_memory(device))
         raise TrainingError(line) from None
 

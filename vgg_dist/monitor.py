@@ -34,10 +34,10 @@ class Monitor(ray.train.UserCallback):
         mark("controller up")
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Takes rank 0's records, `earlier` ones that a checkpoint kept for MLflow, and how busy each node is."""
-        for record in metrics[0]["records"]:
-            if self.prefix is not None:
-                print(self.prefix + self._line(record), flush=True)
+        """Takes rank 0's notes and records, `earlier` ones that a checkpoint kept for MLflow, and how busy each node is."""
+        if self.prefix is not None:
+            for line in [*metrics[0].get("notes", []), *map(self._line, metrics[0]["records"])]:
+                print(self.prefix + line, flush=True)
         self.tracker.log(metrics[0].get("earlier", []) + metrics[0]["records"])
         self.gauges.take(metrics[0]["records"])
         for of_worker in metrics:

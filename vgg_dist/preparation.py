@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from vgg_dist.checkpoint import RECORDS, TrainState
 from vgg_dist.config import TrainConfig
 from vgg_dist.engine import Worker, build_state, check_images, loader_threads
 from vgg_dist.exchange import Exchange
-from vgg_dist.memory import explained_memory_errors
+from vgg_dist.memory import default_micro_batch, explained_memory_errors
 from vgg_dist.specs import MODELS
 
 SavedFolder = Callable[[], AbstractContextManager[str]]
@@ -38,8 +38,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `engine.Trainer` needs. `kept`: the records in the checkpoint that the run goes on from."""
+    """What `engine.Trainer` needs.
 
+    `config` has a --micro-batch. `kept`: the records in the checkpoint that the run goes on from.
+    """
+
+    config: TrainConfig
     state: TrainState
     train_loader: Loader
     val_loader: Loader
@@ -48,12 +52,22 @@ class Prepared:
 
 
 def prepare(config: TrainConfig, worker: Worker, node: Node, exchange: Exchange, saved: SavedFolder | None) -> Prepared:
-    """Sets up this worker's part. Raises, on all workers alike, as `Exchange.together`."""
-    train, val = exchange.together(lambda: _open_data(config, worker, node))
+    """Sets up this worker's part. Raises, on all workers alike, as `Exchange.together`.
+
+    The default of --micro-batch is what the smallest GPU takes.
+    """
+
+    def data_and_room() -> tuple[SampleStore, SampleStore, int]:
+        train, val = _open_data(config, worker, node)
+        fits = default_micro_batch(config, len(train.class_names), worker.device, worker.world_size)
+        return train, val, config.micro_batch or fits
+
+    train, val, fits = exchange.together(data_and_room)
+    agreed = replace(config, micro_batch=min(exchange.gather(fits)))
 
     def build() -> Prepared:
-        with explained_memory_errors(config, len(train.class_names), worker.device, worker.world_size):
-            return _build(config, worker, train, val, saved)
+        with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
+            return _build(agreed, worker, train, val, saved)
 
     return exchange.together(build)
 
@@ -82,8 +96,8 @@ def _build(config: TrainConfig, worker: Worker, train: SampleStore, val: SampleS
             store,
             preprocessing,
             num_threads=loader_threads(config.loader_threads),
-            max_batch=config.micro_batch,
+            max_batch=config.micro_batch or 0,
             device=worker.device,
         )
 
-    return Prepared(state, loader(train, False, config.pad), loader(val, True, 0), train.class_names, kept)
+    return Prepared(config, state, loader(train, False, config.pad), loader(val, True, 0), train.class_names, kept)

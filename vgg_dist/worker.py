@@ -48,17 +48,18 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     except TrainingError as wrong:  # raised by all workers alike
         return {"error": str(wrong)}
     mark("data and net ready")
-    reporter = Reporter(config, worker, node, exchange, prepared)
+    notes = [] if config.micro_batch else [f"--micro-batch {prepared.config.micro_batch}, by default"]
+    reporter = Reporter(worker, node, exchange, prepared, notes)
     try:
-        with explained_memory_errors(config, len(prepared.class_names), worker.device, worker.world_size):
-            return _train(config, prepared, worker, reporter)
+        with explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size):
+            return _train(prepared, worker, reporter)
     except TrainingError:  # the driver says it in one line; Ray Train would print its traceback
         logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)
         raise
 
 
-def _train(config: TrainConfig, prepared: Prepared, worker: Worker, reporter: Reporter) -> dict[str, Any]:
-    trainer = Trainer(config, prepared.state, prepared.train_loader, prepared.val_loader, worker, reporter)
+def _train(prepared: Prepared, worker: Worker, reporter: Reporter) -> dict[str, Any]:
+    trainer = Trainer(prepared.config, prepared.state, prepared.train_loader, prepared.val_loader, worker, reporter)
     reporter.trainer = trainer
     reporter.catch_up()
     # Where a run is stopped from outside in mid-step, Ray ends this process while the thread that trains is in torch, which,
@@ -76,8 +77,10 @@ def _train(config: TrainConfig, prepared: Prepared, worker: Worker, reporter: Re
 class Reporter:
     """Collects records and reports them every few seconds, and with each checkpoint at once."""
 
-    def __init__(self, config: TrainConfig, worker: Worker, node: Node, exchange: Exchange, prepared: Prepared) -> None:
-        self.config = config
+    def __init__(self, worker: Worker, node: Node, exchange: Exchange, prepared: Prepared, notes: list[str]) -> None:
+        """`notes`: what is to be said of the start, once."""
+        self.config = prepared.config
+        self.notes = notes
         self.worker = worker
         self.exchange = exchange
         self.class_names = prepared.class_names
@@ -121,10 +124,10 @@ class Reporter:
     def _report(self, save: bool) -> None:
         assert self.trainer is not None
         system = self.sampler.sample() if self.sampler else {}
-        payload = {"records": self.records, "system": system, "done": save and self.trainer.done}
+        payload = {"records": self.records, "system": system, "done": save and self.trainer.done, "notes": self.notes}
         checkpoint = self._write_checkpoint(payload) if save else None
         ray.train.report(payload, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
-        self.records = []
+        self.records, self.notes = [], []
         if save:
             self.unsaved = []
         self.last_report = time.monotonic()
