@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,8 @@ from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.engine import Trainer, Worker
 from vgg_dist.exchange import Exchange
 from vgg_dist.preparation import Node, SavedFolder, prepare
+from vgg_dist.reporter import Reporter
+from vgg_dist.worker import train as run
 
 SMALL = TrainConfig(
     arch="A", head="linear", image_size=32, global_batch=4, micro_batch=4, max_steps=1, precision="fp32", loader_threads=1
@@ -49,6 +51,18 @@ def train(config: TrainConfig, worker: Worker, saved: SavedFolder | None) -> str
     return f"trained {prepared.state.step} step, {prepared.config.micro_batch} images at once"
 
 
+def train_on_a_full_disk(config: TrainConfig, worker: Worker) -> str:
+    """Only the first worker writes."""
+
+    def store(name: str, write: Callable[[Path], None]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    exchange = Exchange()
+    prepared = prepare(config, worker, Node(), exchange, None)
+    outcome = run(prepared, worker, Reporter(worker, Node(), exchange, prepared, lambda payload, checkpoint: None, store))
+    return str(outcome.get("error"))
+
+
 def in_group(rank: int, folder: str) -> None:
     """One of two workers, whose data lies in a folder of its own; worker 1 meets with trouble. Leaves how each try went."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
@@ -59,6 +73,7 @@ def in_group(rank: int, folder: str) -> None:
         "no data": train(replace(config, data="data" if rank == 0 else "elsewhere"), worker, None),
         "stale": train(config, worker, stale_storage if mishap else None),
         "damaged": train(config, worker, damaged_checkpoint if mishap else None),
+        "full disk": train_on_a_full_disk(config, worker),
         "whole": train(config, worker, None),
         "default": train(replace(config, micro_batch=None, global_batch=5), worker, None),
     }
@@ -83,6 +98,7 @@ def test_what_is_wrong_on_one_node_is_the_same_line_on_all(tmp_path: Path) -> No
     assert first["damaged"].startswith("TrainingError: checkpoint config.json is damaged")
     for mishap in ("no data", "stale", "damaged"):
         assert "(worker 1, on " in first[mishap]
+    assert first["full disk"] == "--storage-path runs: checkpoint of step 1 not written: [Errno 28] No space left on device"
     assert first["whole"] == "trained 1 step, 4 images at once"
     assert first["default"] == "trained 1 step, 3 images at once"
 

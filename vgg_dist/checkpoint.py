@@ -9,10 +9,11 @@ workers wrote it is not part of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -48,13 +49,29 @@ class TrainState:
 
     def save(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
         """Writes the checkpoint's files into an existing folder."""
-        weights = {key: value.contiguous() for key, value in self.model.state_dict().items()}
-        safetensors.torch.save_file(weights, folder / MODEL)
+        Snapshot(dict(self.model.state_dict()), self._rest()).write(folder, config, class_names)
+
+    def snapshot(self) -> Snapshot:
+        """The state as it is now, to be written while training goes on: a copy, on the device that it is on.
+
+        A GPU makes it between two steps, without the CPU waiting. It takes as much memory as weights and momentum; where
+        that is not there, the copy is made in the CPU's memory at once.
+        """
+        tensors = dict(self.model.state_dict()), self._rest()
+        try:
+            copies = _mapped(tensors, torch.clone)
+        except torch.OutOfMemoryError:
+            copies = _mapped(tensors, Tensor.cpu)
+        event = None
+        if any(value.is_cuda for value in copies[0].values()):
+            event = torch.cuda.Event()
+            event.record()
+        weights, rest = copies
+        return Snapshot(weights, rest, event)
+
+    def _rest(self) -> dict[str, Any]:
         counters = {name: getattr(self, name) for name in self.COUNTERS}
-        state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "counters": counters}
-        torch.save(state, folder / STATE)
-        description = {"config": config.to_dict(), "class_names": class_names}
-        (folder / CONFIG).write_text(json.dumps(description, indent=1))
+        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "counters": counters}
 
     def restore(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
         """Takes over a checkpoint of the same run. ValueError, one line, if it is of another net or damaged."""
@@ -79,6 +96,45 @@ class TrainState:
         self.schedule.load_state_dict(state["schedule"])
         for name, value in state["counters"].items():
             setattr(self, name, value)
+
+
+@dataclass
+class Snapshot:
+    """A TrainState at one step. `weights`: the net's; `rest`: optimizer, schedule, counters; `made`: when a GPU has them."""
+
+    weights: dict[str, Tensor]
+    rest: dict[str, Any]
+    made: torch.cuda.Event | None = None
+
+    def to_cpu(self) -> None:
+        """Moves the tensors into the CPU's memory, in a stream of its own, and waits for that. For a thread of its own."""
+        device = next(iter(self.weights.values())).device
+        if device.type != "cuda":
+            return
+        torch.cuda.set_device(device)
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            if self.made is not None:
+                self.made.wait()
+            self.weights, self.rest = _mapped((self.weights, self.rest), Tensor.cpu)
+
+    def write(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
+        """Writes the checkpoint's files into an existing folder."""
+        safetensors.torch.save_file({key: value.contiguous() for key, value in self.weights.items()}, folder / MODEL)
+        with open(folder / STATE, "wb") as file:  # given a name, torch would hold the interpreter while it writes
+            torch.save(self.rest, file)
+        description = {"config": config.to_dict(), "class_names": class_names}
+        (folder / CONFIG).write_text(json.dumps(description, indent=1))
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same dicts, lists and tuples anew, with `function` of the tensors in them."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _mapped(item, function) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_mapped(item, function) for item in value)
+    return value
 
 
 def damaged(file: Path, error: Exception) -> ValueError:

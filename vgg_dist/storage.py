@@ -116,14 +116,26 @@ def write_folder(filesystem: fs.FileSystem, path: str, write: Callable[[Path], N
         except Exception as error:  # torch and safetensors have kinds of their own for a full disk
             raise OSError(f"{error} ({shutil.disk_usage(scratch).free / 1e6:.0f} MB are free there)") from error
         if local:
+            for file in scratch.iterdir():
+                _sync(file)
             shutil.rmtree(path, ignore_errors=True)
             scratch.rename(path)
+            _sync(scratch.parent)
             return
         filesystem.create_dir(path, recursive=True)
         for file in sorted(scratch.iterdir(), key=lambda file: file.name == mark):
             fs.copy_files(str(file), f"{path}/{file.name}", destination_filesystem=filesystem)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Waits until the disk has a file, or a folder's list of names: the machine may fail, not only this process."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

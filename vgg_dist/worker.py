@@ -1,34 +1,29 @@
 """One training worker: Ray Train's process around `engine.Trainer`.
 
-It opens the data, builds the net, takes up the last checkpoint, and passes the engine's metrics and checkpoints on to
-`ray.train.report`.
+It sets up data and net (`preparation`), trains, and passes metrics and checkpoints (`reporter`) on to `ray.train.report`.
 """
 
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import os
-import socket
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
 
-from vgg_dist.checkpoint import CONFIG, RECORDS, checkpoint_name
+from vgg_dist.checkpoint import CONFIG
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.engine import NonFiniteLoss, Trainer, Worker
 from vgg_dist.exchange import Exchange
 from vgg_dist.memory import explained_memory_errors
 from vgg_dist.phases import mark
 from vgg_dist.preparation import Node, Prepared, prepare
+from vgg_dist.reporter import Reporter, Store
 from vgg_dist.storage import write_folder
-from vgg_dist.tracking import SystemSampler
-
-REPORT_EVERY_S = 5.0  # a report makes all workers wait for each other and for the controller
 
 
 def run_worker(config: TrainConfig) -> dict[str, Any]:
@@ -49,16 +44,17 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
         return {"error": str(wrong)}
     mark("data and net ready")
     notes = [] if config.micro_batch else [f"--micro-batch {prepared.config.micro_batch}, by default"]
-    reporter = Reporter(worker, node, exchange, prepared, notes)
+    reporter = Reporter(worker, node, exchange, prepared, _report, _storage(), notes)
     try:
         with explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size):
-            return _train(prepared, worker, reporter)
+            return train(prepared, worker, reporter)
     except TrainingError:  # the driver says it in one line; Ray Train would print its traceback
         logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)
         raise
 
 
-def _train(prepared: Prepared, worker: Worker, reporter: Reporter) -> dict[str, Any]:
+def train(prepared: Prepared, worker: Worker, reporter: Reporter) -> dict[str, Any]:
+    """Trains to the end, and says how that went, as `run_worker` returns it."""
     trainer = Trainer(prepared.config, prepared.state, prepared.train_loader, prepared.val_loader, worker, reporter)
     reporter.trainer = trainer
     reporter.catch_up()
@@ -68,89 +64,28 @@ def _train(prepared: Prepared, worker: Worker, reporter: Reporter) -> dict[str, 
     try:
         trainer.run()
     except (ValueError, NonFiniteLoss) as wrong:  # raised by all workers alike
+        reporter.close()
         return {"error": str(wrong), "non_finite": isinstance(wrong, NonFiniteLoss)}
     finally:
         atexit.unregister(os._exit)
     return {"metrics": reporter.validation | {"epoch": trainer.state.epoch}, "step": trainer.state.step}
 
 
-class Reporter:
-    """Collects records and reports them every few seconds, and with each checkpoint at once."""
+def _report(payload: dict[str, Any], checkpoint: Checkpoint | None) -> None:
+    ray.train.report(payload, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
-    def __init__(self, worker: Worker, node: Node, exchange: Exchange, prepared: Prepared, notes: list[str]) -> None:
-        """`notes`: what is to be said of the start, once."""
-        self.config = prepared.config
-        self.notes = notes
-        self.worker = worker
-        self.exchange = exchange
-        self.class_names = prepared.class_names
-        self.trainer: Trainer | None = None
-        self.records: list[dict[str, Any]] = []
-        self.unsaved: list[dict[str, Any]] = []
-        """The records since the last checkpoint, which the next one keeps."""
-        self.kept = prepared.kept
-        """Those of the checkpoint that the run goes on from."""
-        self.validation: dict[str, float] = {}
-        self.last_report = time.monotonic()
-        one_node = node.workers == worker.world_size
-        self.sampler = SystemSampler(None if one_node else socket.gethostname()) if node.rank == 0 else None
 
-    def __call__(self, metrics: dict[str, float], save: bool) -> None:
-        """The engine's Report: called by all workers with the same metrics."""
-        assert self.trainer is not None
-        mark("first step done")
-        self.validation |= {key: value for key, value in metrics.items() if key.startswith("val/")}
-        record = {"step": self.trainer.state.step, "time": time.time(), "metrics": metrics}
-        self.records.append(record)
-        self.unsaved.append(record)
-        if save or self._due():
-            self._report(save)
+def _storage() -> Store:
+    """Writes into the run's folder.
 
-    def catch_up(self) -> None:
-        """Reports what the checkpoint kept: its writer may have been killed before that was heard of.
+    Ray's own asynchronous upload would hold back every report behind a checkpoint until that is written, and take a full
+    disk for a worker's failure, to be tried again.
+    """
+    storage = ray.train.get_context().get_storage()
+    filesystem, folder = storage.storage_filesystem, storage.experiment_fs_path
 
-        MLflow is not sent a step twice (see `Outbox`).
-        """
-        for record in self.kept:
-            self.validation |= {key: value for key, value in record["metrics"].items() if key.startswith("val/")}
-        if self.kept:
-            ray.train.report({"records": [], "earlier": self.kept, "system": {}, "done": False})
+    def store(name: str, write: Callable[[Path], None]) -> Checkpoint:
+        write_folder(filesystem, f"{folder}/{name}", write, CONFIG)
+        return Checkpoint(f"{folder}/{name}", filesystem)
 
-    def _due(self) -> bool:
-        """Rank 0's clock decides for all."""
-        (due,) = self.exchange.of_first(time.monotonic() - self.last_report > REPORT_EVERY_S)
-        return bool(due)
-
-    def _report(self, save: bool) -> None:
-        assert self.trainer is not None
-        system = self.sampler.sample() if self.sampler else {}
-        payload = {"records": self.records, "system": system, "done": save and self.trainer.done, "notes": self.notes}
-        checkpoint = self._write_checkpoint(payload) if save else None
-        ray.train.report(payload, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
-        self.records, self.notes = [], []
-        if save:
-            self.unsaved = []
-        self.last_report = time.monotonic()
-
-    def _write_checkpoint(self, payload: dict[str, Any]) -> Checkpoint | None:
-        """Rank 0's checkpoint; ValueError on all ranks if the storage does not take it."""
-        assert self.trainer is not None
-        state, checkpoint, error = self.trainer.state, None, None
-        if self.worker.rank == 0:
-            storage = ray.train.get_context().get_storage()
-            path = f"{storage.experiment_fs_path}/{checkpoint_name(state.step)}"
-            filesystem = storage.storage_filesystem
-
-            def write(folder: Path) -> None:
-                state.save(folder, self.config, self.class_names)
-                (folder / RECORDS).write_text(json.dumps(self.unsaved))
-
-            try:
-                write_folder(filesystem, path, write, CONFIG)
-                checkpoint = Checkpoint(path, filesystem)
-            except OSError as wrong:
-                error = f"--storage-path {self.config.storage_path}: checkpoint of step {state.step} not written: {wrong}"
-        if errors := [text for text in self.exchange.gather(error) if text]:
-            ray.train.report(payload | {"done": False})  # the metrics are not lost
-            raise ValueError(errors[0])
-        return checkpoint
+    return store
