@@ -19,7 +19,7 @@ from pyarrow import fs
 
 from vgg_dist.checkpoint import CONFIG, RECORDS, read_weights
 from vgg_dist.config import TrainConfig
-from vgg_dist.engine import Worker
+from vgg_dist.engine import Worker, build_state
 from vgg_dist.exchange import Exchange
 from vgg_dist.preparation import Node, prepare
 from vgg_dist.reporter import Reporter
@@ -126,7 +126,8 @@ def test_training_goes_on_while_a_checkpoint_is_written_which_stays_that_steps(
 
 def test_the_last_checkpoint_is_whole_before_the_training_is_done(undisturbed: Training) -> None:
     assert undisturbed.events[-4:] == ["7 written", "7 reported", "done", "7 trained"]
-    assert same(read_weights(checkpoint(undisturbed.folder, 7)), undisturbed.states[7])
+    for step in (2, 4, 5, 6, 7):
+        assert same(read_weights(checkpoint(undisturbed.folder, step)), undisturbed.states[step])
     assert undisturbed.outcome["step"] == 7
     kept = [json.loads((checkpoint(undisturbed.folder, step) / RECORDS).read_text()) for step in (2, 4, 5, 6, 7)]
     assert [steps(records) for records in kept] == [[1, 2], [3, 4], [5], [6], [7]]
@@ -194,3 +195,27 @@ def test_a_loss_that_is_not_finite_loses_no_checkpoint(tmp_path: Path) -> None:
     last = max(training.states)
     assert f"{last} reported" in training.events
     assert checkpoint(tmp_path, last).is_dir()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_snapshot_is_of_the_moment_it_was_taken(tmp_path: Path) -> None:
+    """The thread copies it in a stream of its own, while the training's stream is kept busy and changes the weights."""
+    device = torch.device("cuda", 0)
+    state = build_state(replace(SMALL, arch="A", head="linear"), 10, device)
+    for parameter in state.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state.optimizer.step()
+    before = {key: value.cpu() for key, value in state.model.state_dict().items()}
+    momentum = [value["momentum_buffer"].cpu() for value in state.optimizer.state.values()]
+    busy = torch.randn(8192, 8192, device=device)
+    for _ in range(20):
+        busy @ busy
+    snapshot = state.snapshot()
+    state.optimizer.step()
+    thread = threading.Thread(target=snapshot.to_cpu)
+    thread.start()
+    thread.join()
+    assert same(snapshot.weights, before)
+    kept = [value["momentum_buffer"] for value in snapshot.rest["optimizer"]["state"].values()]
+    assert all(map(torch.equal, kept, momentum))
+    assert {value.device.type for value in snapshot.weights.values()} == {"cpu"}

@@ -51,23 +51,24 @@ class TrainState:
         """Writes the checkpoint's files into an existing folder."""
         Snapshot(dict(self.model.state_dict()), self._rest()).write(folder, config, class_names)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, spare: Snapshot | None = None) -> Snapshot:
         """The state as it is now, to be written while training goes on: a copy, on the device that it is on.
 
         A GPU makes it between two steps, without the CPU waiting. It takes as much memory as weights and momentum; where
-        that is not there, the copy is made in the CPU's memory at once.
+        that is not there, the copy is made in the CPU's memory at once. On a CPU the memory of `spare`, an earlier snapshot
+        that is written, is used again: memory that is new to a process takes several times as long to fill.
         """
         tensors = dict(self.model.state_dict()), self._rest()
+        if not any(tensor.is_cuda for tensor in tensors[0].values()):
+            weights, rest = _copied(tensors, [] if spare is None else _tensors_in([spare.weights, spare.rest]))
+            return Snapshot(weights, rest)
         try:
-            copies = _mapped(tensors, torch.clone)
+            weights, rest = _mapped(tensors, torch.clone)
         except torch.OutOfMemoryError:
-            copies = _mapped(tensors, Tensor.cpu)
-        event = None
-        if any(value.is_cuda for value in copies[0].values()):
-            event = torch.cuda.Event()
-            event.record()
-        weights, rest = copies
-        return Snapshot(weights, rest, event)
+            weights, rest = _mapped(tensors, Tensor.cpu)
+        made = torch.cuda.Event()
+        made.record()
+        return Snapshot(weights, rest, made)
 
     def _rest(self) -> dict[str, Any]:
         counters = {name: getattr(self, name) for name in self.COUNTERS}
@@ -109,12 +110,11 @@ class Snapshot:
     def to_cpu(self) -> None:
         """Moves the tensors into the CPU's memory, in a stream of its own, and waits for that. For a thread of its own."""
         device = next(iter(self.weights.values())).device
-        if device.type != "cuda":
+        if self.made is None or device.type != "cuda":
             return
         torch.cuda.set_device(device)
         with torch.cuda.stream(torch.cuda.Stream(device)):
-            if self.made is not None:
-                self.made.wait()
+            self.made.wait()
             self.weights, self.rest = _mapped((self.weights, self.rest), Tensor.cpu)
 
     def write(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
@@ -135,6 +135,20 @@ def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_mapped(item, function) for item in value)
     return value
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    _mapped(value, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    return found
+
+
+def _copied(value: Any, spare: list[Tensor]) -> Any:
+    """The same with copies of the tensors, made in the memory of `spare` if that is of the same shapes."""
+    if [tensor.shape for tensor in spare] != [tensor.shape for tensor in _tensors_in(value)]:
+        return _mapped(value, torch.clone)
+    into = iter(spare)
+    return _mapped(value, lambda tensor: next(into).copy_(tensor))
 
 
 def damaged(file: Path, error: Exception) -> ValueError:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vgg_dist.checkpoint import RECORDS, TrainState, checkpoint_name
+from vgg_dist.checkpoint import RECORDS, Snapshot, TrainState, checkpoint_name
 from vgg_dist.engine import Trainer, Worker
 from vgg_dist.exchange import Exchange
 from vgg_dist.phases import mark
@@ -58,6 +58,7 @@ class Reporter:
         self.last_report = time.monotonic()
         self.writer: BackgroundWriter[Any] = BackgroundWriter()  # only the first worker's ever works
         self.written_step = 0
+        self.spare: Snapshot | None = None
         one_node = node.workers == worker.world_size
         self.sampler = SystemSampler(None if one_node else socket.gethostname()) if node.rank == 0 else None
 
@@ -124,7 +125,8 @@ class Reporter:
         if self.worker.rank:
             return
         config, class_names, store = self.prepared.config, self.prepared.class_names, self.store
-        snapshot, self.written_step = state.snapshot(), state.step
+        snapshot, self.written_step = state.snapshot(self.spare), state.step
+        self.spare = snapshot if self.worker.device.type == "cpu" else None
 
         def files(folder: Path) -> None:
             snapshot.write(folder, config, class_names)
