@@ -23,10 +23,11 @@ if "RAY_ADDRESS" not in os.environ:
 import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from vgg_dist.checkpoint import local_checkpoint
 from vgg_dist.config import TrainConfig, TrainingError, scale_word
+from vgg_dist.exchange import GRADIENTS_WAIT_S
 from vgg_dist.gauges import Gauges
 from vgg_dist.monitor import SERVER_WAIT_S, Monitor, root_cause
 from vgg_dist.nodes import check_storage, describe_workers, start_ray, worker_resources
@@ -99,6 +100,7 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=config.to_dict(),
+        torch_config=TorchConfig(timeout_s=GRADIENTS_WAIT_S),
         scaling_config=ScalingConfig(
             num_workers=len(resources), use_gpu="GPU" in resources[0], resources_per_worker=resources[0]
         ),
@@ -183,10 +185,7 @@ def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> Trac
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """What each worker does: returns {"metrics": ...}, or {"error": line} for a failure that a restart cannot cure.
-
-    All workers return, or one raises (see `Monitor.after_exception`).
-    """
+    """What each worker does: returns {"metrics": ...}, or {"error": line} for a failure that a restart cannot cure."""
     mark("workers up")
     from vgg_dist.worker import run_worker  # in here: DALI takes seconds to import, and only workers need it
 

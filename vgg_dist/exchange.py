@@ -14,13 +14,18 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from pipelines.failures import what_failed
 from vgg_dist.config import TrainingError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(days=7)  # a worker that dies ends the wait at once: its connections break
+# How long workers wait for each other's gradients: after that something hangs, and the run is restarted. In a first step,
+# one may have to compile what the others have in a cache.
+GRADIENTS_WAIT_S = 900
+CONNECTING = timedelta(minutes=5)
+PATIENCE = timedelta(days=7)  # once connected: a worker that dies ends the wait at once, its connections break
 
 # What another attempt does not mend. A network or a storage that is away for a while raises other kinds.
 INCURABLE = (
@@ -43,8 +48,11 @@ class Exchange:
     def __init__(self) -> None:
         self._group: dist.ProcessGroup | None = None
         if dist.is_initialized():
-            group = dist.new_group(backend="gloo", timeout=PATIENCE)
+            group = dist.new_group(backend="gloo", timeout=CONNECTING)
             assert isinstance(group, dist.ProcessGroup)  # every worker is in it
+            # Earlier versions of torch have no public name for it.
+            set_timeout = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout
+            set_timeout(PATIENCE, group)
             self._group = group
 
     def gather(self, value: T) -> list[T]:

@@ -7,6 +7,7 @@ went well everywhere; DDP, whose making is a collective, comes after that.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from pipelines.samples import SampleStore
 from pipelines.store import open_splits
 from vgg_dist.checkpoint import RECORDS, TrainState
 from vgg_dist.config import TrainConfig
+from vgg_dist.copying import telling_progress
 from vgg_dist.engine import Worker, build_state, check_images, loader_threads
 from vgg_dist.exchange import Exchange
 from vgg_dist.memory import default_micro_batch, explained_memory_errors
@@ -75,9 +77,10 @@ def prepare(config: TrainConfig, worker: Worker, node: Node, exchange: Exchange,
 def _open_data(config: TrainConfig, worker: Worker, node: Node) -> tuple[SampleStore, SampleStore]:
     train, val = open_splits(config.data)
     check_images(config, len(train), len(val), worker.world_size)
-    for store in (train, val):
-        # Batches are of images from all over: the first would wait for almost every shard.
-        store.prefetch(node.rank, node.workers)
+    # Batches are of images from all over: the first would wait for almost every shard.
+    with telling_progress([train, val] if node.rank == 0 else [], f"worker {worker.rank}, on {socket.gethostname()},"):
+        for store in (train, val):
+            store.prefetch(node.rank, node.workers)
     return train, val
 
 
