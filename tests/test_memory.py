@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.engine import build_state
@@ -106,6 +107,7 @@ def test_running_out_says_what_would_fit() -> None:
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
         RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1099511627776 bytes."),
     ],
 )
 def test_errors_of_too_little_memory_are_explained(error: Exception) -> None:
@@ -124,3 +126,32 @@ def test_other_errors_stay_what_they_are() -> None:
 
 def test_room_is_left_for_what_is_not_computed() -> None:
     assert Footprint(image=10**6, input=0, fixed=0).images(10 * 2**30) == (9 - 3) * 2**30 // 10**6
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_images_take_about_what_is_computed() -> None:
+    device = torch.device("cuda", 0)
+    model = build_state(E, 1000, device).model.train()
+    peaks = []
+    for count in (16, 48):
+        images = torch.randn(count, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
+        for _ in range(2):
+            torch.cuda.reset_peak_memory_stats(device)
+            with torch.autocast("cuda", torch.bfloat16):
+                logits = model(images)
+            cross_entropy(logits.float(), torch.zeros(count, dtype=torch.long, device=device)).backward()
+        peaks.append(torch.cuda.max_memory_allocated(device))
+    image = (peaks[1] - peaks[0]) / 32
+    foot = footprint(E, 1000, torch.bfloat16)
+    assert 0.9 * foot.image < image < 1.3 * foot.image + foot.input, f"{image / 1e6:.1f} MB an image"
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_running_out_names_its_memory() -> None:
+    device = torch.device("cuda", 0)
+    with (
+        pytest.raises(TrainingError, match=r"--micro-batch 128: out of GPU memory \(\d+ GB"),
+        explained_memory_errors(replace(E, micro_batch=128), 1000, device, 1),
+    ):
+        torch.empty(1 << 44, device=device)
+    assert 0 < default_micro_batch(E, 1000, device, 1) <= 256

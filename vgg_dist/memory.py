@@ -123,10 +123,9 @@ def explained_memory_errors(config: TrainConfig, num_classes: int, device: torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is torch's own kind, or what DALI, cuDNN and NCCL say of the GPU's memory."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in ("out of memory", "ALLOC_FAILED"))
-    )
+    """Whether it is torch's own kind, or what DALI, cuDNN, NCCL and the CPU's allocator say."""
+    words = "out of memory", "ALLOC_FAILED", "can't allocate memory"
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _memory(device: torch.device) -> tuple[str, int, int]:

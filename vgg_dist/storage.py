@@ -102,11 +102,12 @@ def remove_file(url: str) -> None:
 def write_folder(filesystem: fs.FileSystem, path: str, write: Callable[[Path], None], mark: str) -> None:
     """A folder with the files that `write` puts into the local one it is given, in place of one that may be there.
 
-    Where folders cannot be renamed (object stores) the file `mark` comes last: without it the folder is not whole.
+    Where folders cannot be renamed (object stores) the file `mark` comes last: without it the folder is not whole. One at a
+    time beside each other: what an earlier process was killed over is overwritten, whatever folder it was to become.
     OSError, with how much room there is left, if it cannot be written.
     """
     local = isinstance(filesystem, fs.LocalFileSystem)
-    scratch = Path(path).with_name(f".{Path(path).name}.unfinished") if local else Path(tempfile.mkdtemp())
+    scratch = Path(path).with_name(".unfinished") if local else Path(tempfile.mkdtemp())
     try:
         if local:
             shutil.rmtree(scratch, ignore_errors=True)
