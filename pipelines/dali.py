@@ -21,7 +21,8 @@ from nvidia.dali import Pipeline, pipeline_def
 
 from pipelines.batch import Batch, Loader, Preprocessing, prefetch
 from pipelines.dali_crops import Crops, Decoding, DeviceCrops, HostCrops, Prepared
-from pipelines.decodable import as_bitmap, decoding_error, is_suspect, reason
+from pipelines.decodable import as_bitmap, decoding_error, is_suspect
+from pipelines.failures import first_cause
 from pipelines.plan import Samples, concatenate
 from pipelines.readers import Readers
 from pipelines.samples import SampleStore
@@ -83,6 +84,8 @@ class DaliLoader(Loader):
                 except StopIteration:
                     break
                 except RuntimeError as error:
+                    if "out of memory" in str(error):
+                        raise
                     # A corrupt image breaks the whole pipeline. What it was given is known, so a new one goes on where it
                     # stood, without the image.
                     self._pipeline = None
@@ -227,7 +230,7 @@ class DaliLoader(Loader):
         if len(keep) == len(prepared.rows):
             indices = [int(index) for index in prepared.samples.index[prepared.rows]]
             if self.decoding is None or self._as_bitmaps.issuperset(indices):
-                raise RuntimeError(f"DALI: {reason(error)}") from error
+                raise RuntimeError(f"DALI: {first_cause(str(error))}") from error
             self._as_bitmaps.update(indices)
             images = [(as_bitmap(encoded), shape) for encoded, shape in images]
         return self._windowed(prepared.samples, prepared.counts, np.array(keep, np.int64), images)

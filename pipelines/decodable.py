@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline, pipeline_def, types
 from PIL import Image
 
+from pipelines.failures import first_cause
+
 START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"  # ITU-T T.81, B.1.1.3
 
 
@@ -44,7 +46,7 @@ def decoding_error(encoded: bytes | NDArray[np.uint8]) -> str | None:
             _judge.run()
         except RuntimeError as error:
             _judge = None  # an error breaks a pipeline for good
-            return _in_words(data) or reason(error)
+            return _in_words(data) or first_cause(str(error))
     return None
 
 
@@ -68,15 +70,6 @@ def as_bitmap(encoded: bytes) -> bytes:
     return file.getvalue()
 
 
-def reason(error: Exception) -> str:
-    """What an error of DALI's is about: what the operator encountered, without the pipeline's wrapping."""
-    text = str(error)
-    lines = [line.strip() for line in text.rpartition("encountered:")[2].splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(_WRAPPING)]
-    return next(iter(told), type(error).__name__).rstrip(" :")
-
-
-_WRAPPING = ("Critical error in pipeline", "Current pipeline object", "Stacktrace", "[frame")
 _lock = threading.Lock()
 _judge: Pipeline | None = None
 

@@ -65,6 +65,25 @@ def test_a_full_disk_leaves_the_earlier_folder_and_no_half_of_a_new_one(tmp_path
     assert (tmp_path / "c1" / "big").read_bytes() == b"whole"
 
 
+KILLED = """
+import os, sys
+from pyarrow import fs
+from vgg_dist.storage import write_folder
+def write(folder):
+    (folder / "big").write_bytes(b"half")
+    os._exit(3)
+write_folder(fs.LocalFileSystem(), sys.argv[1], write, "config.json")
+"""
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_folder(tmp_path: Path) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path / "c1"], check=False).returncode == 3
+    assert list_folder(str(tmp_path)) == [".unfinished"]
+    write_folder(fs.LocalFileSystem(), f"{tmp_path}/c2", writer(b"whole"), MARK)
+    assert list_folder(str(tmp_path)) == ["c2"]
+    assert list_folder(f"{tmp_path}/c2") == ["big", MARK]
+
+
 @pytest.mark.slow
 def test_an_object_store_that_refuses_for_seconds_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("moto.server")

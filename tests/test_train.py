@@ -251,3 +251,20 @@ def test_failures_that_only_the_cluster_shows_are_one_line(cluster: dict[str, st
         jpeg(folders / "bad" / name)
     flags = [*SMALL, "--data", str(folders / "bad"), "--max-bad-images"]
     assert "train/cat/1.jpg" in fails(*flags, "0", "--name", "bad")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_worker_out_of_memory_ends_the_run_at_once_and_says_what_fits(cluster: dict[str, str], tmp_path: Path) -> None:
+    """Worker 1 runs out of memory while worker 0 waits for its gradients."""
+    script = Path(__file__).with_name("out_of_memory.py")
+    flags = [*SMALL, "--num-workers", "2", "--storage-path", str(tmp_path), "--name", "large"]
+    env = os.environ | driver(cluster) | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True, env=env, timeout=500)
+    assert result.returncode != 0
+    assert (tmp_path / "attempts").read_text() == "worker 1\n"
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("vgg_dist.train: --micro-batch 8: out of memory (")
+    assert "with A at 32 pixels in fp32, about " in last
+    assert last.endswith("about 4 should fit")
+    assert "Traceback" not in result.stdout + result.stderr

@@ -9,10 +9,11 @@ workers wrote it is not part of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -48,13 +49,30 @@ class TrainState:
 
     def save(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
         """Writes the checkpoint's files into an existing folder."""
-        weights = {key: value.contiguous() for key, value in self.model.state_dict().items()}
-        safetensors.torch.save_file(weights, folder / MODEL)
+        Snapshot(dict(self.model.state_dict()), self._rest()).write(folder, config, class_names)
+
+    def snapshot(self, spare: Snapshot | None = None) -> Snapshot:
+        """The state as it is now, to be written while training goes on: a copy, on the device that it is on.
+
+        A GPU makes it between two steps, without the CPU waiting. It takes as much memory as weights and momentum; where
+        that is not there, the copy is made in the CPU's memory at once. On a CPU the memory of `spare`, an earlier snapshot
+        that is written, is used again: memory that is new to a process takes several times as long to fill.
+        """
+        tensors = dict(self.model.state_dict()), self._rest()
+        if not any(tensor.is_cuda for tensor in tensors[0].values()):
+            weights, rest = _copied(tensors, [] if spare is None else _tensors_in([spare.weights, spare.rest]))
+            return Snapshot(weights, rest)
+        try:
+            weights, rest = _mapped(tensors, torch.clone)
+        except torch.OutOfMemoryError:
+            weights, rest = _mapped(tensors, Tensor.cpu)
+        made = torch.cuda.Event()
+        made.record()
+        return Snapshot(weights, rest, made)
+
+    def _rest(self) -> dict[str, Any]:
         counters = {name: getattr(self, name) for name in self.COUNTERS}
-        state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "counters": counters}
-        torch.save(state, folder / STATE)
-        description = {"config": config.to_dict(), "class_names": class_names}
-        (folder / CONFIG).write_text(json.dumps(description, indent=1))
+        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "counters": counters}
 
     def restore(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
         """Takes over a checkpoint of the same run. ValueError, one line, if it is of another net or damaged."""
@@ -79,6 +97,58 @@ class TrainState:
         self.schedule.load_state_dict(state["schedule"])
         for name, value in state["counters"].items():
             setattr(self, name, value)
+
+
+@dataclass
+class Snapshot:
+    """A TrainState at one step. `weights`: the net's; `rest`: optimizer, schedule, counters; `made`: when a GPU has them."""
+
+    weights: dict[str, Tensor]
+    rest: dict[str, Any]
+    made: torch.cuda.Event | None = None
+
+    def to_cpu(self) -> None:
+        """Moves the tensors into the CPU's memory, in a stream of its own, and waits for that. For a thread of its own."""
+        device = next(iter(self.weights.values())).device
+        if self.made is None or device.type != "cuda":
+            return
+        torch.cuda.set_device(device)
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            self.made.wait()
+            self.weights, self.rest = _mapped((self.weights, self.rest), Tensor.cpu)
+
+    def write(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
+        """Writes the checkpoint's files into an existing folder."""
+        safetensors.torch.save_file({key: value.contiguous() for key, value in self.weights.items()}, folder / MODEL)
+        with open(folder / STATE, "wb") as file:  # given a name, torch would hold the interpreter while it writes
+            torch.save(self.rest, file)
+        description = {"config": config.to_dict(), "class_names": class_names}
+        (folder / CONFIG).write_text(json.dumps(description, indent=1))
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same dicts, lists and tuples anew, with `function` of the tensors in them."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _mapped(item, function) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_mapped(item, function) for item in value)
+    return value
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    _mapped(value, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    return found
+
+
+def _copied(value: Any, spare: list[Tensor]) -> Any:
+    """The same with copies of the tensors, made in the memory of `spare` if that is of the same shapes."""
+    if [tensor.shape for tensor in spare] != [tensor.shape for tensor in _tensors_in(value)]:
+        return _mapped(value, torch.clone)
+    into = iter(spare)
+    return _mapped(value, lambda tensor: next(into).copy_(tensor))
 
 
 def damaged(file: Path, error: Exception) -> ValueError:

@@ -23,12 +23,13 @@ if "RAY_ADDRESS" not in os.environ:
 import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from vgg_dist.checkpoint import local_checkpoint
 from vgg_dist.config import TrainConfig, TrainingError, scale_word
+from vgg_dist.exchange import GRADIENTS_WAIT_S
 from vgg_dist.gauges import Gauges
-from vgg_dist.monitor import SERVER_WAIT_S, Monitor
+from vgg_dist.monitor import SERVER_WAIT_S, Monitor, root_cause
 from vgg_dist.nodes import check_storage, describe_workers, start_ray, worker_resources
 from vgg_dist.phases import mark
 from vgg_dist.storage import beside, open_storage, read_file, replace_file
@@ -99,6 +100,7 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=config.to_dict(),
+        torch_config=TorchConfig(timeout_s=GRADIENTS_WAIT_S),
         scaling_config=ScalingConfig(
             num_workers=len(resources), use_gpu="GPU" in resources[0], resources_per_worker=resources[0]
         ),
@@ -113,7 +115,8 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    _say(silent, f"run {config.name}, {describe_workers(resources)}; metrics every {config.log_every} steps")
+    steps = " steps" if str(config.log_every).isdecimal() else ""
+    _say(silent, f"run {config.name}, {describe_workers(resources)}; metrics every {config.log_every}{steps}")
     try:
         with gauges.running():
             result = _fit(trainer, config)
@@ -158,7 +161,7 @@ def _fit(trainer: TorchTrainer, config: TrainConfig) -> ray.train.Result:
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise TrainingError(_root_cause(error)) from None
+        raise TrainingError(root_cause(error)) from None
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; --name {config.name} resumes it") from None
     if result.return_value and "error" in result.return_value:
@@ -189,15 +192,6 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
     mark("worker imports done")
     return run_worker(TrainConfig.from_dict(settings))
-
-
-def _root_cause(error: ray.train.TrainingFailedError) -> str:
-    """One line for a run that Ray Train gave up."""
-    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
-    rank, cause = next(iter(failures.items()))
-    cause = getattr(cause, "cause", None) or cause
-    lines = [line for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
-    return f"worker {rank} failed: {type(cause).__name__}: {lines[-1].strip()}"
 
 
 def _say(silent: bool, line: str) -> None:

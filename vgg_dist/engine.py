@@ -86,8 +86,8 @@ def validate(model: nn.Module, loader: Loader, config: TrainConfig, worker: Work
     samples = evaluation_samples(np.arange(first, last), config.val_scale or 0)
     model.eval()
     with torch.no_grad():
-        fill = config.micro_batch if worker.device.type != "cpu" else 0
-        for batch in loader.batches(_micro_batches(samples, config.micro_batch, fill)):
+        size = config.micro_batch or 0
+        for batch in loader.batches(_micro_batches(samples, size, 0 if worker.device.type == "cpu" else size)):
             with autocast(worker.device, dtype):
                 logits = model(batch.images).float()
             sums.add(logits, batch.labels, cross_entropy(logits, batch.labels, reduction="sum"))
@@ -199,8 +199,9 @@ class Trainer:
     def _steps(self, plan: EpochPlan) -> Iterator[Step]:
         """This worker's share of what is left of the epoch."""
         config, worker, state = self.config, self.worker, self.state
-        share = config.global_batch, worker.rank, worker.world_size, config.micro_batch
-        size = plan.largest_micro_batch(config.global_batch, worker.world_size, config.micro_batch)
+        micro_batch = config.micro_batch or 0
+        share = config.global_batch, worker.rank, worker.world_size, micro_batch
+        size = plan.largest_micro_batch(config.global_batch, worker.world_size, micro_batch)
         for number, step in enumerate(plan.steps(state.samples, *share), start=state.step):
             if config.max_steps is not None and number >= config.max_steps:
                 return
@@ -269,6 +270,7 @@ class Trainer:
             "data_wait_share": waited / total,
             "model_flops_utilization": rate * self.flops / self.peak,
             "world_size": float(self.worker.world_size),
+            "micro_batch": float(self.config.micro_batch or 0),
         }
         self.looks += 1
         if self.looks == SETTLED and loader_rate:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ray.train
 from ray.train import Checkpoint
 
-from vgg_dist.config import TrainConfig
+from pipelines.failures import what_failed
+from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.gauges import Gauges
 from vgg_dist.phases import mark
 from vgg_dist.tracking import Record, TrackedRun, Tracker
@@ -32,10 +34,14 @@ class Monitor(ray.train.UserCallback):
         mark("controller up")
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Takes rank 0's records, `earlier` ones that a checkpoint kept for MLflow, and how busy each node is."""
-        for record in metrics[0]["records"]:
-            if self.prefix is not None:
+        """Takes rank 0's notes and records, `earlier` ones that a checkpoint kept for MLflow, and how busy each node is."""
+        if self.prefix is not None:
+            for line in metrics[0].get("notes", []):
+                print(self.prefix + line, flush=True)
+            for record in metrics[0]["records"]:
                 print(self.prefix + self._line(record), flush=True)
+                if "loader_images_per_second" in record["metrics"]:
+                    print(self.prefix + describe_limit(record["metrics"]), flush=True)
         self.tracker.log(metrics[0].get("earlier", []) + metrics[0]["records"])
         self.gauges.take(metrics[0]["records"])
         for of_worker in metrics:
@@ -49,10 +55,17 @@ class Monitor(ray.train.UserCallback):
             self.tracker.close(SERVER_WAIT_S)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """A worker failed: Ray Train starts the group again from the last checkpoint, or gives up."""
+        """A worker failed: Ray Train starts the group again from the last checkpoint, or gives up.
+
+        For what a restart does not mend a worker raises TrainingError. Passed on as the controller's own error, it ends the
+        run at once: the other workers, which may wait for that one in a collective, are ended too.
+        """
         self.gauges.add("worker_failures", len(worker_exceptions))
-        for rank, error in worker_exceptions.items():
-            print(f"{self.prefix or ''}worker {rank} failed: {str(error).strip().splitlines()[-1]}", flush=True)
+        for error in worker_exceptions.values():
+            if isinstance(error, TrainingError):
+                raise ray.train.ControllerError(error)
+        for line in describe_failures(worker_exceptions):
+            print(f"{self.prefix or ''}{line}", flush=True)
 
     def _line(self, record: Record) -> str:
         """A record as a line for people."""
@@ -75,6 +88,32 @@ class Monitor(ray.train.UserCallback):
             line += f"  {duration(left)} left"
         self.last = record
         return line
+
+
+def describe_limit(values: Mapping[str, float]) -> str:
+    """Which of loader and step limits a training, from what each of them does alone."""
+    loader, step = values["loader_images_per_second"], values["step_images_per_second"]
+    short = "the loader limits: more CPUs a worker, shards, or nearer storage"
+    limit = "the step limits" if loader >= step else short
+    return f"loader {loader:.0f} images/s, step {step:.0f} images/s: {limit}"
+
+
+def describe_failures(failures: Mapping[int, BaseException]) -> list[str]:
+    """A line for each reason for which workers failed, with the ranks that give it."""
+    ranks: dict[str, list[str]] = {}
+    for rank, error in failures.items():
+        # Ray wraps what ended a worker: its process's death, or an error that was raised in a call of it.
+        cause = getattr(error, "health_check_failure", error)
+        ranks.setdefault(what_failed(getattr(cause, "cause", None) or cause), []).append(str(rank))
+    return [f"worker{'s' * (len(of) > 1)} {', '.join(of)} failed: {reason}" for reason, of in ranks.items()]
+
+
+def root_cause(error: ray.train.TrainingFailedError) -> str:
+    """One line for a run that Ray Train gave up."""
+    if failures := getattr(error, "worker_failures", None):
+        return describe_failures(failures)[0]
+    cause = getattr(error, "controller_failure", error)
+    return str(cause) if isinstance(cause, TrainingError) else what_failed(cause)
 
 
 def duration(seconds: float) -> str:

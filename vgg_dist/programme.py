@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from vgg_dist import paper
 from vgg_dist.config import PaperArch, ReproduceConfig, TrainConfig
 from vgg_dist.engine import build_state, set_up_cudnn
+from vgg_dist.memory import default_micro_batch
 from vgg_dist.models import MODELS, build_model, macs
 from vgg_dist.models.precision import apply_precision, autocast, autocast_dtype, memory_format, resolve_precision
 from vgg_dist.text_tables import aligned
@@ -95,7 +96,8 @@ def _image_macs(config: TrainConfig) -> int:
 def measure_rate(config: TrainConfig, num_classes: int, steps: int = 2) -> float:
     """Images/s of training steps of this net on this machine's GPU, or its CPU: forward, backward, optimizer."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batch = min(config.micro_batch, config.global_batch) if device.type == "cuda" else min(8, config.micro_batch)
+    batch = min(config.micro_batch or default_micro_batch(config, num_classes, device, 1), config.global_batch)
+    batch = batch if device.type == "cuda" else min(8, batch)
     state = build_state(replace(config, init_from=None), num_classes, device)
     precision = resolve_precision(config.precision, device)
     apply_precision(precision)

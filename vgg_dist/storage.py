@@ -102,11 +102,12 @@ def remove_file(url: str) -> None:
 def write_folder(filesystem: fs.FileSystem, path: str, write: Callable[[Path], None], mark: str) -> None:
     """A folder with the files that `write` puts into the local one it is given, in place of one that may be there.
 
-    Where folders cannot be renamed (object stores) the file `mark` comes last: without it the folder is not whole.
+    Where folders cannot be renamed (object stores) the file `mark` comes last: without it the folder is not whole. One at a
+    time beside each other: what an earlier process was killed over is overwritten, whatever folder it was to become.
     OSError, with how much room there is left, if it cannot be written.
     """
     local = isinstance(filesystem, fs.LocalFileSystem)
-    scratch = Path(path).with_name(f".{Path(path).name}.unfinished") if local else Path(tempfile.mkdtemp())
+    scratch = Path(path).with_name(".unfinished") if local else Path(tempfile.mkdtemp())
     try:
         if local:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -116,14 +117,26 @@ def write_folder(filesystem: fs.FileSystem, path: str, write: Callable[[Path], N
         except Exception as error:  # torch and safetensors have kinds of their own for a full disk
             raise OSError(f"{error} ({shutil.disk_usage(scratch).free / 1e6:.0f} MB are free there)") from error
         if local:
+            for file in scratch.iterdir():
+                _sync(file)
             shutil.rmtree(path, ignore_errors=True)
             scratch.rename(path)
+            _sync(scratch.parent)
             return
         filesystem.create_dir(path, recursive=True)
         for file in sorted(scratch.iterdir(), key=lambda file: file.name == mark):
             fs.copy_files(str(file), f"{path}/{file.name}", destination_filesystem=filesystem)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Waits until the disk has a file, or a folder's list of names: the machine may fail, not only this process."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

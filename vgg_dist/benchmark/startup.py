@@ -71,7 +71,7 @@ def _train_command(options: StartupBenchmark, folder: str) -> list[str]:
 
 
 def _plain_command(train: TrainConfig) -> list[str]:
-    batch = min(train.global_batch, train.micro_batch)
+    batch = min(train.global_batch, train.micro_batch or 64)  # a CPU's default
     settings = [train.arch, train.batch_norm, train.head, train.resolved().image_size, batch]
     return [sys.executable, "-c", PLAIN_SCRIPT, *map(str, settings)]
 

@@ -53,8 +53,9 @@ class TrainConfig(Config):
     """Stop after this many steps, wherever in an epoch that is."""
     global_batch: int = 256
     """Images a step, over all workers."""
-    micro_batch: int = 64
-    """Images a worker handles at once; gradients are accumulated up to its share of the global batch."""
+    micro_batch: int | None = None
+    """Images a worker handles at once; gradients are accumulated up to its share of the global batch. Default: what fits
+    a GPU's memory, at most 256; 64 on a CPU."""
     lr: float = 1e-2
     """Learning rate before any drop."""
     warmup_epochs: float = 0.0
@@ -148,11 +149,11 @@ class TrainConfig(Config):
         at_least("train_scale", low, (self.image_size or 0) - 2 * self.pad, "the crop's size, less the padding")
         at_least("train_scale", high, low, "S_min")
         at_least("val_scale", self.val_scale, self.image_size or 0, "the crop's size")
-        for field in ("epochs", "global_batch", "micro_batch", "patience"):
+        for field in ("epochs", "global_batch", "patience"):
             at_least(field, getattr(self, field), 1)
         for field in ("log_every", "checkpoint_every"):
             Interval.parse(field, getattr(self, field))
-        for field in ("max_steps", "num_workers", "loader_threads"):
+        for field in ("micro_batch", "max_steps", "num_workers", "loader_threads"):
             if (value := getattr(self, field)) is not None:
                 at_least(field, value, 1)
         for field in (

@@ -1,0 +1,221 @@
+"""Checkpoints that a thread writes: training goes on, they are of one step each, and told of when they are whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pyarrow import fs
+
+from vgg_dist.checkpoint import CONFIG, RECORDS, read_weights
+from vgg_dist.config import TrainConfig
+from vgg_dist.engine import Worker, build_state
+from vgg_dist.exchange import Exchange
+from vgg_dist.preparation import Node, prepare
+from vgg_dist.reporter import Reporter
+from vgg_dist.storage import write_folder
+from vgg_dist.worker import train
+
+SMALL = TrainConfig(
+    arch="lenet5",
+    data="synthetic:train=40,val=10,size=40",
+    global_batch=8,
+    micro_batch=8,
+    lr=0.001,
+    max_steps=7,
+    checkpoint_every=2,
+    log_every=1,
+    precision="fp32",
+    loader_threads=1,
+).resolved()
+Weights = dict[str, torch.Tensor]
+
+
+def nothing(step: int) -> None:
+    pass
+
+
+class Training(Reporter):
+    """A training of one worker, whose reports and checkpoints come here. `events`: what happened, in order.
+
+    `while_writing` is called in the writer's thread, before anything of a step's checkpoint is written; `trained` after a
+    step and its report.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: TrainConfig = SMALL,
+        saved: Path | None = None,
+        while_writing: Callable[[int], None] = nothing,
+        trained: Callable[[int], None] = nothing,
+    ) -> None:
+        self.folder, self.while_writing, self.trained = folder, while_writing, trained
+        self.events: list[str] = []
+        self.sent: list[dict[str, Any]] = []
+        self.states: dict[int, Weights] = {}
+        exchange = Exchange()
+        restored = None if saved is None else lambda: contextlib.nullcontext(str(saved))
+        prepared = prepare(config, Worker(), Node(), exchange, restored)
+        super().__init__(Worker(), Node(), exchange, prepared, self.take, self.write)
+        self.outcome = train(prepared, Worker(), self)
+
+    def take(self, payload: dict[str, Any], checkpoint: str | None) -> None:
+        self.sent += payload["records"]
+        self.events += [f"{checkpoint} reported"] if checkpoint else []
+        self.events += ["done"] if payload["done"] else []
+
+    def write(self, name: str, write: Callable[[Path], None]) -> str:
+        step = int(name.rpartition("-")[2])
+        self.while_writing(step)
+        write_folder(fs.LocalFileSystem(), f"{self.folder}/{name}", write, CONFIG)
+        self.events.append(f"{step} written")
+        return str(step)
+
+    def __call__(self, metrics: dict[str, float], save: bool) -> None:
+        super().__call__(metrics, save)
+        step = self.prepared.state.step
+        self.states[step] = {key: value.clone() for key, value in self.prepared.state.model.state_dict().items()}
+        self.events.append(f"{step} trained")
+        self.trained(step)
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    return folder / f"checkpoint-{step:09}"
+
+
+def same(a: Weights, b: Weights) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def steps(records: list[dict[str, Any]]) -> list[int]:
+    return [record["step"] for record in records if "train/loss" in record["metrics"]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    return Training(tmp_path_factory.mktemp("undisturbed"))
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_which_stays_that_steps(
+    undisturbed: Training, tmp_path: Path
+) -> None:
+    gone_on = threading.Event()
+
+    def hold_up(step: int) -> None:
+        assert step != 2 or gone_on.wait(60), "training waits for its checkpoint"
+
+    slow = Training(tmp_path, while_writing=hold_up, trained=lambda step: gone_on.set() if step == 3 else None)
+    order = [slow.events.index(event) for event in ("3 trained", "2 written", "2 reported", "4 written")]
+    assert order == sorted(order)
+    assert same(read_weights(checkpoint(tmp_path, 2)), undisturbed.states[2])
+    assert not same(undisturbed.states[2], undisturbed.states[3])
+    assert same(slow.states[7], undisturbed.states[7])
+    assert steps(slow.sent) == list(range(1, 8))
+
+
+def test_the_last_checkpoint_is_whole_before_the_training_is_done(undisturbed: Training) -> None:
+    assert undisturbed.events[-4:] == ["7 written", "7 reported", "done", "7 trained"]
+    for step in (2, 4, 5, 6, 7):
+        assert same(read_weights(checkpoint(undisturbed.folder, step)), undisturbed.states[step])
+    assert undisturbed.outcome["step"] == 7
+    kept = [json.loads((checkpoint(undisturbed.folder, step) / RECORDS).read_text()) for step in (2, 4, 5, 6, 7)]
+    assert [steps(records) for records in kept] == [[1, 2], [3, 4], [5], [6], [7]]
+    reported = [event for event in undisturbed.events if "reported" in event]
+    assert reported == [f"{step} reported" for step in (2, 4, 5, 6, 7)]
+
+
+def killed_while_writing(folder: Path) -> None:
+    """A process that is killed with the checkpoint of step 4 begun, and step 5 trained."""
+    gone_on = threading.Event()
+
+    def die(step: int) -> None:
+        if step == 4:
+            gone_on.wait(60)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Training(folder, while_writing=die, trained=lambda step: gone_on.set() if step == 5 else None)
+
+
+@pytest.mark.slow
+def test_killed_before_a_checkpoint_is_whole_the_one_before_is_gone_on_from(undisturbed: Training, tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=killed_while_writing, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-000000002"]
+    resumed = Training(tmp_path, saved=checkpoint(tmp_path, 2))
+    assert steps(resumed.prepared.kept) + steps(resumed.sent) == list(range(1, 8))
+    assert same(resumed.states[7], undisturbed.states[7])
+
+
+def full_disk(at: int) -> Callable[[int], None]:
+    def refuse(step: int) -> None:
+        if step == at:
+            raise OSError("No space left on device")
+
+    return refuse
+
+
+@pytest.mark.parametrize("step", [2, 7])
+def test_a_checkpoint_that_is_not_written_ends_the_training(step: int, tmp_path: Path) -> None:
+    training = Training(tmp_path, while_writing=full_disk(step))
+    storage = training.prepared.config.storage_path
+    assert (
+        training.outcome["error"]
+        == f"--storage-path {storage}: checkpoint of step {step} not written: No space left on device"
+    )
+    assert "done" not in training.events
+    assert f"{step} reported" not in training.events
+    assert max(training.states) < 5 if step == 2 else "5 reported" in training.events
+    assert set(steps(training.sent)) >= set(range(1, step + 1))  # the metrics are not lost
+
+
+def test_a_failure_of_another_kind_is_the_workers(tmp_path: Path) -> None:
+    def fail(step: int) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        Training(tmp_path, while_writing=fail)
+
+
+def test_a_loss_that_is_not_finite_loses_no_checkpoint(tmp_path: Path) -> None:
+    training = Training(tmp_path, replace(SMALL, lr=1e18, checkpoint_every=1))
+    assert training.outcome["non_finite"]
+    last = max(training.states)
+    assert f"{last} reported" in training.events
+    assert checkpoint(tmp_path, last).is_dir()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_snapshot_is_of_the_moment_it_was_taken(tmp_path: Path) -> None:
+    """The thread copies it in a stream of its own, while the training's stream is kept busy and changes the weights."""
+    device = torch.device("cuda", 0)
+    state = build_state(replace(SMALL, arch="A", head="linear"), 10, device)
+    for parameter in state.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state.optimizer.step()
+    before = {key: value.cpu() for key, value in state.model.state_dict().items()}
+    momentum = [value["momentum_buffer"].cpu() for value in state.optimizer.state.values()]
+    busy = torch.randn(8192, 8192, device=device)
+    for _ in range(20):
+        busy @ busy
+    snapshot = state.snapshot()
+    state.optimizer.step()
+    thread = threading.Thread(target=snapshot.to_cpu)
+    thread.start()
+    thread.join()
+    assert same(snapshot.weights, before)
+    kept = [value["momentum_buffer"] for value in snapshot.rest["optimizer"]["state"].values()]
+    assert all(map(torch.equal, kept, momentum))
+    assert {value.device.type for value in snapshot.weights.values()} == {"cpu"}

@@ -1,0 +1,110 @@
+"""What a worker sets up before it trains: data, net, the last checkpoint, loaders; with no collective but the outcome's.
+
+Something may be wrong on one node only. So each step is taken by all workers, and the next one once all of them know that it
+went well everywhere; DDP, whose making is a collective, comes after that.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.batch import Loader, Preprocessing
+from pipelines.loader import open_loader
+from pipelines.samples import SampleStore
+from pipelines.store import open_splits
+from vgg_dist.checkpoint import RECORDS, TrainState
+from vgg_dist.config import TrainConfig
+from vgg_dist.copying import telling_progress
+from vgg_dist.engine import Worker, build_state, check_images, loader_threads
+from vgg_dist.exchange import Exchange
+from vgg_dist.memory import default_micro_batch, explained_memory_errors
+from vgg_dist.models.precision import autocast_dtype
+from vgg_dist.specs import MODELS
+
+SavedFolder = Callable[[], AbstractContextManager[str]]
+"""Gives the checkpoint that the run goes on from, as a local folder."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """Which of how many workers of its node this one is."""
+
+    rank: int = 0
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `engine.Trainer` needs.
+
+    `config` has a --micro-batch. `kept`: the records in the checkpoint that the run goes on from.
+    """
+
+    config: TrainConfig
+    state: TrainState
+    train_loader: Loader
+    val_loader: Loader
+    class_names: list[str]
+    kept: list[dict[str, Any]] = field(default_factory=list)
+
+
+def prepare(config: TrainConfig, worker: Worker, node: Node, exchange: Exchange, saved: SavedFolder | None) -> Prepared:
+    """Sets up this worker's part. Raises, on all workers alike, as `Exchange.together`.
+
+    The default of --micro-batch is what the smallest GPU takes.
+    """
+
+    def data_and_room() -> tuple[SampleStore, SampleStore, int]:
+        train, val = _open_data(config, worker, node)
+        fits = default_micro_batch(config, len(train.class_names), worker.device, worker.world_size)
+        return train, val, config.micro_batch or fits
+
+    train, val, fits = exchange.together(data_and_room)
+    agreed = replace(config, micro_batch=min(exchange.gather(fits)))
+
+    def build() -> Prepared:
+        with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
+            return _build(agreed, worker, train, val, saved)
+
+    return exchange.together(build)
+
+
+def _open_data(config: TrainConfig, worker: Worker, node: Node) -> tuple[SampleStore, SampleStore]:
+    train, val = open_splits(config.data)
+    check_images(config, len(train), len(val), worker.world_size)
+    # Batches are of images from all over: the first would wait for almost every shard.
+    with telling_progress([train, val] if node.rank == 0 else [], f"worker {worker.rank}, on {socket.gethostname()},"):
+        for store in (train, val):
+            store.prefetch(node.rank, node.workers)
+    return train, val
+
+
+def _build(config: TrainConfig, worker: Worker, train: SampleStore, val: SampleStore, saved: SavedFolder | None) -> Prepared:
+    state, kept = build_state(config, len(train.class_names), worker.device), []
+    if saved is not None:
+        with saved() as folder:
+            state.restore(Path(folder), config, train.class_names)
+            if (records := Path(folder, RECORDS)).exists():
+                kept = json.loads(records.read_text())
+    spec = MODELS[config.arch]
+
+    def loader(store: SampleStore, center: bool, pad: int) -> Loader:
+        preprocessing = Preprocessing(config.image_size or 0, spec.pixel_mean, spec.pixel_std, center, pad)
+        return open_loader(
+            store,
+            preprocessing,
+            num_threads=loader_threads(config.loader_threads),
+            max_batch=config.micro_batch or 0,
+            device=worker.device,
+            dtype=autocast_dtype(config.precision, worker.device) or torch.float32,
+        )
+
+    return Prepared(config, state, loader(train, False, config.pad), loader(val, True, 0), train.class_names, kept)
