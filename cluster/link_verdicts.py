@@ -101,6 +101,17 @@ def judge_between(
     return found or [Verdict("network", "ok", speed)]
 
 
+def judge_messages(pairs: Mapping[Leg, Outcome]) -> list[Verdict]:
+    """All-reduces by gloo between nodes with GPUs: workers exchange everything but gradients by it."""
+    failed = {leg: outcome for leg, outcome in pairs.items() if isinstance(outcome, str)}
+    if not failed:
+        return [Verdict("network", "ok", "GPU nodes reach each other by gloo too, as workers exchange messages")]
+    return [
+        Verdict("network", "bad", f"{leg}: workers cannot exchange messages by gloo: {why}", BETWEEN["gloo"])
+        for leg, why in failed.items()
+    ]
+
+
 def judge_rdma(facts: Facts) -> list[Verdict]:
     """Nodes with RDMA devices: NCCL pins its buffers for them. Nothing is said where there are none."""
     found, with_devices = [], {node: fact["rdma"] for node, fact in facts.items() if fact["rdma"]["devices"]}

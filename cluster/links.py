@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import link
 from cluster.legs import Leg, Plan, Seat, in_turns
-from cluster.link_verdicts import Outcome, judge_between, judge_starts, judge_within, slow_links
+from cluster.link_verdicts import Outcome, judge_between, judge_messages, judge_starts, judge_within, slow_links
 from cluster.verdicts import Verdict
 
 PATIENCE_S = 180.0  # for a process to start, and to import torch, on a machine that may be busy
@@ -44,6 +44,11 @@ def examine_links(node_ids: Mapping[str, str], plan: Plan, settings: Mapping[str
             else:
                 pairs |= _time_pairs(links, plan)
             yield from judge_between(plan, pairs, everyone, among_all, LINK_MB)
+            if plan.backend == "nccl":
+                by_gloo: dict[Leg, Outcome] = {}
+                for legs in in_turns(plan.between()):
+                    by_gloo |= links.all_reduce(legs, "gloo")
+                yield from judge_messages(by_gloo)
         elif not within:
             yield Verdict("network", "ok", "one process on one node; no other to reach")
     finally:
@@ -88,8 +93,11 @@ class Links:
                 missing[seat.node] = _line(error)
         return missing
 
-    def all_reduce(self, legs: Sequence[Leg]) -> dict[Leg, Outcome]:
-        """Does these at the same time; of each the seconds of its slowest process, or in a line what went wrong."""
+    def all_reduce(self, legs: Sequence[Leg], backend: str | None = None) -> dict[Leg, Outcome]:
+        """Does these at the same time; of each the seconds of its slowest process, or in a line what went wrong.
+
+        By the plan's backend, unless another is given.
+        """
         missing = self.start([seat for leg in legs for seat in leg.seats])
         outcomes: dict[Leg, Outcome] = {}
         asked: dict[Leg, list[Any]] = {}
@@ -97,7 +105,7 @@ class Links:
             if gone := [node for node in leg.nodes if node in missing]:
                 outcomes[leg] = f"no process starts on {gone[0]}: {missing[gone[0]]}"
                 continue
-            options = len(leg.seats), self.backend, LINK_MB, REACH_S
+            options = len(leg.seats), backend or self.backend, LINK_MB, REACH_S
             actors = enumerate(self.actors[seat] for seat in leg.seats)
             asked[leg] = [actor.seconds.remote(self.addresses[leg.seats[0]], rank, *options) for rank, actor in actors]
         end = time.monotonic() + PATIENCE_S

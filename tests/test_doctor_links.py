@@ -14,7 +14,16 @@ import torch
 
 from cluster.legs import Leg, Plan, Seat, in_turns, plan_legs
 from cluster.link import Link
-from cluster.link_verdicts import BETWEEN, WITHIN, Outcome, judge_between, judge_starts, judge_within, slow_links
+from cluster.link_verdicts import (
+    BETWEEN,
+    WITHIN,
+    Outcome,
+    judge_between,
+    judge_messages,
+    judge_starts,
+    judge_within,
+    slow_links,
+)
 from cluster.verdicts import Verdict
 
 
@@ -138,6 +147,15 @@ def test_where_only_all_together_fail_that_is_said() -> None:
     found = judge_between(GPUS, dict.fromkeys(GPUS.between(), 0.01), EVERYONE, "unhandled system error", 32)
     assert bad(found) == ["bad: among all, 24 processes on 3 nodes: no all-reduce by NCCL: unhandled system error"]
     assert all(word in found[0].mend for word in ("NCCL_SOCKET_IFNAME", "RDMA"))
+
+
+def test_gpu_nodes_must_reach_each_other_by_gloo_too() -> None:
+    first, *others = plan_legs({"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 1}).between()
+    fine = dict.fromkeys([first, *others], 0.1)
+    assert [verdict.level for verdict in judge_messages(fine)] == ["ok"]
+    (verdict,) = judge_messages(fine | {first: "Connection refused"})
+    assert (verdict.level, "between a and b" in verdict.what) == ("bad", True)
+    assert "GLOO_SOCKET_IFNAME" in verdict.mend
 
 
 def test_a_slow_node_is_named_not_its_neighbours() -> None:
