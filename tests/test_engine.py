@@ -259,7 +259,7 @@ def test_filled_micro_batches_have_one_shape_and_train_the_same(monkeypatch: pyt
 
 @pytest.mark.slow
 def test_a_gpu_training_says_once_what_its_loader_and_its_step_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vgg_dist.engine.LOADER_TRIAL_S", 0.0)
+    monkeypatch.setattr("vgg_dist.throughput.LOADER_TRIAL_S", 0.0)
     measured, plain = Run(change(epochs=3, micro_batch=4), Worker()), Run(change(epochs=3, micro_batch=4), Worker())
     measured.trainer.loader_rate = None
     measured.run()

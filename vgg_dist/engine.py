@@ -26,10 +26,17 @@ from vgg_dist.config import TrainConfig
 from vgg_dist.config.base import Interval
 from vgg_dist.metrics import ErrorSums, means, over_workers
 from vgg_dist.models import build_model, init_from_shallower, initialize, macs
-from vgg_dist.models.precision import autocast, autocast_dtype, matmul_peak, memory_format, resolve_precision
+from vgg_dist.models.precision import (
+    autocast,
+    autocast_dtype,
+    choose_kernels,
+    matmul_peak,
+    memory_format,
+    resolve_precision,
+)
 from vgg_dist.optim import PlateauSchedule, build_optimizer
 from vgg_dist.parallelism import share_buffers, wrap
-from vgg_dist.throughput import DataWait, Pace
+from vgg_dist.throughput import DataWait, Pace, measure_loader
 
 Record = dict[str, float]
 Report = Callable[[Record, bool], None]
@@ -38,7 +45,6 @@ Report = Callable[[Record, bool], None]
 
 FEW = 8  # a micro-batch that lacks an eighth at most is filled up to the shape of the others
 SETTLED = 4  # the look at which kernels are tuned: then the verdict is given, which of loader and step limits the run
-LOADER_TRIAL_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ class Trainer:
         self.report = report
         self.on_gpu = worker.device.type == "cuda"
         if self.on_gpu:
-            set_up_cudnn(config.deterministic)
+            choose_kernels(config.deterministic)
         precision = resolve_precision(config.precision, worker.device)
         self.dtype = autocast_dtype(precision, worker.device)
         self.memory_format = memory_format(self.dtype, worker.device)
@@ -316,30 +322,6 @@ class Trainer:
             self.state.epoch_sums = self.epoch_sums.reduce().sums.tolist()
         self.saved = time.monotonic()
         self.report((metrics or {}) | {f"val/{key}": value for key, value in validation.items()}, True)
-
-
-def measure_loader(loader: Loader, steps: list[Step]) -> float:
-    """Images/s of the loader with nothing behind it, over seconds; the walk is given up, and training begins its own."""
-    batches = loader.batches(micro for step in steps for micro in step.micro_batches)
-    start, images = math.nan, 0
-    for batch in batches:
-        now = time.perf_counter()
-        if math.isnan(start):
-            start = now  # the first one takes setting up
-            continue
-        images += len(batch.labels)
-        if now - start > LOADER_TRIAL_S:
-            break
-    return images / (time.perf_counter() - start) if images else 0.0
-
-
-def set_up_cudnn(deterministic: bool) -> None:
-    """cuDNN's kernels: the fastest by trial, or those that give the same bits every time."""
-    torch.backends.cudnn.benchmark = not deterministic
-    torch.backends.cudnn.deterministic = deterministic
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def augmentation(config: TrainConfig) -> Augmentation:

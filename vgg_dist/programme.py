@@ -17,10 +17,17 @@ from torch.nn.functional import cross_entropy
 
 from vgg_dist import paper
 from vgg_dist.config import PaperArch, ReproduceConfig, TrainConfig
-from vgg_dist.engine import build_state, set_up_cudnn
+from vgg_dist.engine import build_state
 from vgg_dist.memory import default_micro_batch
 from vgg_dist.models import MODELS, build_model, macs
-from vgg_dist.models.precision import apply_precision, autocast, autocast_dtype, memory_format, resolve_precision
+from vgg_dist.models.precision import (
+    apply_precision,
+    autocast,
+    autocast_dtype,
+    choose_kernels,
+    memory_format,
+    resolve_precision,
+)
 from vgg_dist.text_tables import aligned
 
 DEEP: tuple[PaperArch, ...] = "C", "D", "E"  # the nets that are trained at all scales
@@ -101,7 +108,7 @@ def measure_rate(config: TrainConfig, num_classes: int, steps: int = 2) -> float
     state = build_state(replace(config, init_from=None), num_classes, device)
     precision = resolve_precision(config.precision, device)
     apply_precision(precision)
-    set_up_cudnn(config.deterministic)
+    choose_kernels(config.deterministic)
     dtype = autocast_dtype(precision, device)
     size = config.image_size or 0
     images = torch.randn(batch, MODELS[config.arch].in_channels, size, size, device=device)

@@ -6,6 +6,7 @@ waiting for data is the time that the GPU stood idle meanwhile, by events on its
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +14,11 @@ from typing import Any
 
 import torch
 
+from pipelines.batch import Loader
+from pipelines.plan import Step
 from vgg_dist.config.base import Interval
 
+LOADER_TRIAL_S = 3.0
 GROWTH = 4  # times as many steps to the next look than to the last: the first steps compile, tune and warm up
 
 
@@ -85,3 +89,18 @@ class Pace:
             gap = self._last_gap = min(gap, max(1, GROWTH * self._last_gap))
             self._next_look = step + gap
         return self.checkpoint_every.seconds is not None and since_save >= self.checkpoint_every.seconds
+
+
+def measure_loader(loader: Loader, steps: list[Step]) -> float:
+    """Images/s of the loader with nothing behind it, over seconds; the walk is given up, and training begins its own."""
+    batches = loader.batches(micro for step in steps for micro in step.micro_batches)
+    start, images = math.nan, 0
+    for batch in batches:
+        now = time.perf_counter()
+        if math.isnan(start):
+            start = now  # the first one takes setting up
+            continue
+        images += len(batch.labels)
+        if now - start > LOADER_TRIAL_S:
+            break
+    return images / (time.perf_counter() - start) if images else 0.0

@@ -1,7 +1,7 @@
 """Measurements of the loader, a training step, evaluation and a training's start, beside what others would use instead.
 
-    python -m vgg_dist.benchmark loader --data /data/imagenet --threads 2
-    python -m vgg_dist.benchmark step --archs A D E --batch 8
+    python -m vgg_dist.benchmark loader --data /data/imagenet --threads 2 --peers all
+    python -m vgg_dist.benchmark step --archs A D E --batch 8 --trace trace.json
     python -m vgg_dist.benchmark evaluation --data /data/imagenet --arch D
     python -m vgg_dist.benchmark startup --arch E --data /data/imagenet
 

@@ -1,8 +1,9 @@
-"""What numbers are computed in: fp32, tf32 or bf16, said once and applied to torch, autocast and the measured peak alike."""
+"""What numbers are computed in (fp32, tf32 or bf16), and by which kernels: for torch, autocast and the measured peak."""
 
 from __future__ import annotations
 
 import math
+import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
@@ -27,6 +28,15 @@ def apply_precision(precision: Precision) -> None:
     """Makes fp32 products of this process true fp32, or TF32: by default torch's convolutions on a GPU are in TF32."""
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+
+
+def choose_kernels(deterministic: bool) -> None:
+    """cuDNN's kernels: the fastest by trial, or those that give the same bits every time."""
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def autocast_dtype(asked: str, device: torch.device) -> torch.dtype | None:
