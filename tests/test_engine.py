@@ -133,9 +133,7 @@ def test_validation_counts_every_image_once(device: str) -> None:
 @pytest.mark.slow
 def test_a_run_resumed_in_mid_epoch_ends_with_the_undisturbed_runs_weights(device: str, tmp_path: Path) -> None:
     """Bit for bit, with dropout, momentum and metrics; batch norm's statistics too."""
-    if device == "cuda":
-        torch.backends.cudnn.deterministic = True
-    config = change(head="fc", dropout=0.5, batch_norm=True, checkpoint_every="2")
+    config = change(head="fc", dropout=0.5, batch_norm=True, checkpoint_every="2", deterministic=True)
     worker = Worker(device=torch.device(device))
     whole = Run(config, worker, save_at=(2, tmp_path)).run()
     resumed = Run(config, worker, restore=tmp_path)

@@ -197,9 +197,10 @@ class Trainer:
             return EpochPlan(*shape[:2], number, shape[2])
 
         drawn = self.next_plan[1].result() if self.next_plan and self.next_plan[0] == epoch else draw(epoch)
-        with_thread = ThreadPoolExecutor(1, thread_name_prefix="plan")
-        self.next_plan = epoch + 1, with_thread.submit(draw, epoch + 1)
-        with_thread.shutdown(wait=False)
+        if epoch + 1 < self.config.epochs:
+            thread = ThreadPoolExecutor(1, thread_name_prefix="plan")
+            self.next_plan = epoch + 1, thread.submit(draw, epoch + 1)
+            thread.shutdown(wait=False)
         return drawn
 
     def _steps(self, plan: EpochPlan) -> Iterator[Step]:
