@@ -26,7 +26,13 @@ from vgg_dist.benchmark import contestants
 from vgg_dist.benchmark.__main__ import main, run
 from vgg_dist.benchmark.cores import held_to_cores
 from vgg_dist.benchmark.loader import measure, plan_work
-from vgg_dist.benchmark.options import EvaluationBenchmark, LoaderBenchmark, StartupBenchmark, StepBenchmark
+from vgg_dist.benchmark.options import (
+    CheckpointBenchmark,
+    EvaluationBenchmark,
+    LoaderBenchmark,
+    StartupBenchmark,
+    StepBenchmark,
+)
 from vgg_dist.benchmark.pixels import compare_pixels
 from vgg_dist.benchmark.plain_loop import PlainLoop, accuracy, has_twin
 from vgg_dist.benchmark.report import paired_ratio, table
@@ -409,3 +415,14 @@ def test_step_traces_a_round(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "aten::convolution_backward" in capsys.readouterr().out
     names = {event.get("name") for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
     assert {"aten::convolution_backward", "Optimizer.step#SGD.step"} <= names
+
+
+@pytest.mark.slow
+def test_checkpoint_writes_both_ways_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, file = tmp_path / "storage", tmp_path / "figures.json"
+    run(CheckpointBenchmark(arch="lenet5", num_classes=10, storage_path=str(storage), rounds=2, json=file))
+    seconds = json.loads(file.read_text())["seconds"]
+    assert [len(rounds) for rounds in seconds.values()] == [2, 2, 2]
+    assert all(blocked < durable for blocked, durable in zip(*list(seconds.values())[1:], strict=True))
+    assert list(storage.iterdir()) == []
+    assert "lenet5" in capsys.readouterr().out

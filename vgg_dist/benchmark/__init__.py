@@ -1,7 +1,8 @@
-"""Measurements of the loader, a training step, evaluation and a training's start, beside what others would use instead.
+"""Measurements of loader, training step, checkpoint, evaluation and a training's start, beside what others would use.
 
     python -m vgg_dist.benchmark loader --data /data/imagenet --threads 2 --peers all
     python -m vgg_dist.benchmark step --archs A D E --batch 8 --trace trace.json
+    python -m vgg_dist.benchmark checkpoint --arch E --storage-path /data/runs
     python -m vgg_dist.benchmark evaluation --data /data/imagenet --arch D
     python -m vgg_dist.benchmark startup --arch E --data /data/imagenet
 

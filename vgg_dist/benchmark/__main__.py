@@ -1,4 +1,4 @@
-"""The command line: `python -m vgg_dist.benchmark loader|step|evaluation|startup`."""
+"""The command line: `python -m vgg_dist.benchmark loader|step|checkpoint|evaluation|startup`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tyro
 
 import vgg_dist.benchmark
 from pipelines.command import fail, one_line_errors
-from vgg_dist.benchmark.options import Benchmark, EvaluationBenchmark, LoaderBenchmark, StepBenchmark
+from vgg_dist.benchmark.options import Benchmark, CheckpointBenchmark, EvaluationBenchmark, LoaderBenchmark, StepBenchmark
 
 
 def main() -> None:
@@ -31,6 +31,10 @@ def run(options: Benchmark) -> None:
         from vgg_dist.benchmark.step import run_step
 
         run_step(options)
+    elif isinstance(options, CheckpointBenchmark):
+        from vgg_dist.benchmark.checkpoint import run_checkpoint
+
+        run_checkpoint(options)
     elif isinstance(options, EvaluationBenchmark):
         from vgg_dist.benchmark.evaluation import run_evaluation
 

@@ -188,9 +188,39 @@ class StartupBenchmark:
         return flags
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckpointBenchmark:
+    """Seconds for which a checkpoint holds up training, and until it is whole on the storage."""
+
+    arch: Arch = "E"
+    """Network."""
+    batch_norm: bool = False
+    """The network's batch-norm twin."""
+    num_classes: int = 1000
+    """Classes."""
+    storage_path: str | None = None
+    """Folder or URL to write to. Default: a temporary folder."""
+    rounds: int = 5
+    """Timed rounds; one more comes first, untimed."""
+    json: Path | None = None
+    """File for the figures, the machine and the versions."""
+
+    def check(self) -> None:
+        """ValueError, one line that names the flag, for what cannot be."""
+        for name in ("num_classes", "rounds"):
+            at_least(name, getattr(self, name), 1)
+        self.train_config().resolved()
+        check_output(self.json)
+
+    def train_config(self) -> TrainConfig:
+        """The training whose state is written."""
+        return TrainConfig(arch=self.arch, batch_norm=self.batch_norm)
+
+
 Benchmark = (
     Annotated[LoaderBenchmark, tyro.conf.subcommand("loader")]
     | Annotated[StepBenchmark, tyro.conf.subcommand("step")]
+    | Annotated[CheckpointBenchmark, tyro.conf.subcommand("checkpoint")]
     | Annotated[EvaluationBenchmark, tyro.conf.subcommand("evaluation")]
     | Annotated[StartupBenchmark, tyro.conf.subcommand("startup")]
 )

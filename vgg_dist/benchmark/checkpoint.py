@@ -1,0 +1,94 @@
+"""`benchmark checkpoint`: seconds for which a checkpoint holds up training, and until it is whole on the storage.
+
+As a training writes it: the state is copied on the device, a thread writes the copy. Beside it the same files written by the
+training's own thread, which waits for the storage. In turn in one run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from tqdm import tqdm
+
+from vgg_dist.benchmark.options import CheckpointBenchmark
+from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, table, write_json
+from vgg_dist.checkpoint import CONFIG, Snapshot, TrainState
+from vgg_dist.config import TrainConfig
+from vgg_dist.engine import build_state
+from vgg_dist.saving import BackgroundWriter
+from vgg_dist.storage import beside, open_storage, write_folder
+
+AT_ONCE, BY_THREAD, DURABLE = "written by the training's thread", "copied, then written by a thread", "whole on the storage"
+
+
+def run_checkpoint(options: CheckpointBenchmark) -> None:
+    """Measures, prints and writes. ValueError or OSError, one line, for a storage that takes nothing."""
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    config = options.train_config().resolved()
+    state = trained_state(options, device)
+    names = [str(label) for label in range(options.num_classes)]
+    with tempfile.TemporaryDirectory() as scratch:
+        filesystem, folder = open_storage(options.storage_path or scratch)
+
+        def store(name: str, write: Callable[[Path], None]) -> None:
+            write_folder(filesystem, beside(folder, f"benchmark-{name}"), write, CONFIG)
+
+        seconds: dict[str, list[float]] = {AT_ONCE: [], BY_THREAD: [], DURABLE: []}
+        spare: Snapshot | None = None
+        for _ in tqdm(range(options.rounds + 1), "writing", unit="round"):
+            start = _now(device)
+            store("at-once", lambda part: state.save(part, config, names))
+            seconds[AT_ONCE].append(time.perf_counter() - start)
+            start = _now(device)
+            snapshot = state.snapshot(spare)
+            spare = snapshot if device.type == "cpu" else None
+            writer: BackgroundWriter[bool] = BackgroundWriter()
+            writer.start(lambda copy=snapshot: _write(copy, store, config, names))  # type: ignore[misc]
+            seconds[BY_THREAD].append(_now(device) - start)
+            writer.wait()
+            if writer.error is not None:
+                raise writer.error
+            seconds[DURABLE].append(time.perf_counter() - start)
+        for name in ("at-once", "by-thread"):
+            filesystem.delete_dir(beside(folder, f"benchmark-{name}"))
+    figures = {name: rounds[1:] for name, rounds in seconds.items()}  # the first one takes memory, which is used again
+    print(report(options, device, figures, sum(value.nbytes for value in state.model.state_dict().values())))
+    if options.json is not None:
+        write_json(options.json, options, {"device": device.type, "seconds": figures})
+
+
+def _write(snapshot: Snapshot, store: Callable[..., None], config: TrainConfig, names: list[str]) -> bool:
+    snapshot.to_cpu()
+    store("by-thread", lambda part: snapshot.write(part, config, names))
+    return True
+
+
+def trained_state(options: CheckpointBenchmark, device: torch.device) -> TrainState:
+    """After a step, so that there is momentum."""
+    state = build_state(options.train_config().resolved(), options.num_classes, device)
+    for parameter in state.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimizer.step()
+    return state
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def report(options: CheckpointBenchmark, device: torch.device, figures: dict[str, list[float]], weights: int) -> str:
+    """The table, and what it was measured on."""
+    rows = [[name, *(f"{value:.2f}" for value in (median(each), min(each), max(each)))] for name, each in figures.items()]
+    return (
+        f"{table(['', 'seconds', 'min', 'max'], rows)}\n"
+        f"The first holds training up {paired_ratio(figures[AT_ONCE], figures[BY_THREAD]):.1f} times as long as the second.\n"
+        f"Median of {options.rounds} rounds, in turn; {options.arch}, {2 * weights / 1e9:.2f} GB of weights and momentum, "
+        f"{device.type}.\n{machine_line(describe_machine())}"
+    )
