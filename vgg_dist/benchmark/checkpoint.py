@@ -85,10 +85,11 @@ def _now(device: torch.device) -> float:
 
 def report(options: CheckpointBenchmark, device: torch.device, figures: dict[str, list[float]], weights: int) -> str:
     """The table, and what it was measured on."""
+    ratio = paired_ratio(figures[AT_ONCE], figures[BY_THREAD])
     rows = [[name, *(f"{value:.2f}" for value in (median(each), min(each), max(each)))] for name, each in figures.items()]
     return (
         f"{table(['', 'seconds', 'min', 'max'], rows)}\n"
-        f"The first holds training up {paired_ratio(figures[AT_ONCE], figures[BY_THREAD]):.1f} times as long as the second.\n"
+        f"The first holds training up {ratio:.1f} times as long as the second.\n"
         f"Median of {options.rounds} rounds, in turn; {options.arch}, {2 * weights / 1e9:.2f} GB of weights and momentum, "
         f"{device.type}.\n{machine_line(describe_machine())}"
     )
