@@ -13,6 +13,7 @@ T = TypeVar("T")
 CHUNK = 4  # images of a batch that a thread is given at a time
 FAR_S = 2e-3  # a read that waits so long waits for a network or a disk's head
 FAR_THREADS = 512
+BUSY = 4
 
 
 class Readers:
@@ -33,20 +34,21 @@ class Readers:
 
     def map(self, read: Callable[[int], T], indices: Sequence[int]) -> list[T]:
         """`read` of each index, in order."""
-        waits: list[float] = []
+        far: list[bool] = []
 
         def timed(index: int) -> T:
-            start, computed = time.perf_counter(), time.thread_time()
+            start, computing = time.perf_counter(), time.thread_time()
             result = read(index)
-            computed = time.thread_time() - computed
-            # What all threads compute may be in the way of this one: it is no wait for storage.
-            waits.append(time.perf_counter() - start - self.num_threads * computed)
+            computing = time.thread_time() - computing
+            waiting = time.perf_counter() - start - computing
+            # On a busy machine a thread waits for its turn, several times as long as all threads compute.
+            far.append(waiting > max(FAR_S, BUSY * self.num_threads * computing))
             return result
 
         if self.is_far:
             return in_chunks(self.far, read, indices, chunk=1)
         results = in_chunks(self.near, timed, indices)
-        self.is_far = bool(waits) and sorted(waits)[len(waits) // 2] > FAR_S
+        self.is_far = 2 * sum(far) > len(far)
         return results
 
 
