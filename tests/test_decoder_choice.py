@@ -81,6 +81,18 @@ def test_trials_compare_pixels_and_survive_what_a_machine_lacks() -> None:
     assert "error" in trials[2]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_trials_process_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And tells of each way that it does not work, where there is no GPU."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert choose_decoding(CPU, 1) == Decoding()
+    assert "ways tried" not in caplog.text
+
+
 @pytest.mark.gpu
 def test_a_gpu_has_a_right_way() -> None:
     trials = list(try_candidates([Decoding()], torch.device("cuda", 0), 4))
