@@ -60,6 +60,11 @@ class Decoding:
     hw_load: float = 0.65
     smooth_chroma: bool = True
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether which decoder gets an image depends on the image alone, not on the batch that it is in."""
+        return self.hw_load in (0.0, 1.0)
+
     def decode(self, encoded: Any, start: Any = None, shape: Any = None) -> Any:
         """The decoder's node in a DALI graph. Orientation tags are ignored, as by PIL, torchvision and the paper's tools."""
         options: dict[str, Any] = {"adjust_orientation": False, "device": self.device}

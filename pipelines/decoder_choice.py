@@ -45,36 +45,47 @@ CANDIDATES = [
         (True, 0.65, True), (True, 0.0, True),
     ]
 ]  # fmt: skip
-_chosen: dict[str, Any] = {}  # by this process, as the file may not be writable
+_tried: dict[str, Any] = {}  # by this process, as the file may not be writable
 
 
-def choose_decoding(device: torch.device, num_threads: int, command: list[str] | None = None) -> Decoding:
-    """The fastest right way on this GPU. `command` is run in place of this module, in tests."""
+def choose_decoding(
+    device: torch.device, num_threads: int, deterministic: bool = False, command: list[str] | None = None
+) -> Decoding:
+    """The fastest right way on this GPU. `command` is run in place of this module, in tests.
+
+    `deterministic`: of those that give an image the same pixels whatever batch it is in. Otherwise its place may decide
+    whether the hardware decoder or another one gets it, and they round in different ways.
+    """
     key = _machine(device, num_threads)
     file = cache_folder(None) / "decoders.json"
-    known = _chosen | _read(file)
+    known = _tried | _read(file)
     if key not in known:
         if command is None:
             command = [sys.executable, "-m", "pipelines.decoder_choice", "--threads", str(num_threads)]
             command += ["--gpu", str(device.index or 0)]
-        tried = _try_out(command)
-        best = max((trial for trial in tried if trial["right"]), key=lambda trial: trial["images_per_second"], default=None)
-        _chosen[key] = best["decoding"] if best else dataclasses.asdict(Decoding())
-        known = _read(file) | _chosen
-        rate = best["images_per_second"] if best else None
-        _logger.warning("decoding on this GPU: %s", describe(Decoding(**known[key]), rate))
+        _tried[key] = _try_out(command)
+        known = _read(file) | _tried
+        _logger.warning("decoding on this GPU: %s", describe(*_best(known[key], deterministic)))
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(str(file), json.dumps(known, indent=1).encode())
         except OSError as error:
             _logger.warning("%s is not written: %s", file, error)
-    return Decoding(**known[key])
+    return _best(known[key], deterministic)[0]
 
 
-def describe(decoding: Decoding, rate: float | None = None) -> str:
+def _best(trials: list[dict[str, Any]], deterministic: bool) -> tuple[Decoding, float]:
+    """The fastest right way and its images/s; whole images, at 0 images/s, where none is right."""
+    rates = {Decoding(**trial["decoding"]): float(trial["images_per_second"]) for trial in trials if trial["right"]}
+    if deterministic:
+        rates = {decoding: rate for decoding, rate in rates.items() if decoding.is_deterministic}
+    return max(rates.items(), key=lambda item: item[1], default=(Decoding(hw_load=1.0 if deterministic else 0.65), 0.0))
+
+
+def describe(decoding: Decoding, rate: float) -> str:
     """For people."""
     what = "windows" if decoding.regions else "whole images"
-    speed = "not measured" if rate is None else f"{rate:.0f} images/s"
+    speed = f"{rate:.0f} images/s" if rate else "not measured"
     return f"{what}, {100 * decoding.hw_load:.0f} % offered to the hardware decoder, {speed}"
 
 

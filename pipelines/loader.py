@@ -18,16 +18,18 @@ def open_loader(
     max_batch: int,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    deterministic: bool = False,
 ) -> Loader:
     """The fastest loader there is here: DALI, or torchvision where DALI has no build (macOS, Windows).
 
-    `dtype`: of the images where `device` is a GPU; on a CPU they are float32.
+    Where `device` is a GPU, `dtype` is that of the images (on a CPU they are float32), and `deterministic` asks for the
+    same pixels from start to start, to the bit.
     """
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
         from pipelines.dali import DaliLoader
         from pipelines.decoder_choice import choose_decoding
 
-        decoding = None if device.type == "cpu" else choose_decoding(device, num_threads)
+        decoding = None if device.type == "cpu" else choose_decoding(device, num_threads, deterministic)
         return DaliLoader(store, preprocessing, num_threads, device, max_batch, decoding, dtype)
     from pipelines.reference import ReferenceLoader
 

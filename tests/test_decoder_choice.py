@@ -34,30 +34,40 @@ def printing(end: str, *trials: tuple[Decoding, float, bool]) -> list[str]:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("pipelines.decoder_choice._chosen", {})
+    monkeypatch.setattr("pipelines.decoder_choice._tried", {})
     return tmp_path / "cache"
 
 
 def test_the_fastest_right_one_is_taken_though_the_process_dies_over_the_next(caplog: pytest.LogCaptureFixture) -> None:
     trials = (SLOW, 4000.0, True), (FAST, 6000.0, True), (WRONG, 9000.0, False)
-    assert choose_decoding(CPU, 8, printing("os.kill(os.getpid(), signal.SIGSEGV)", *trials)) == FAST
+    assert choose_decoding(CPU, 8, command=printing("os.kill(os.getpid(), signal.SIGSEGV)", *trials)) == FAST
     assert "3 of 7 ways tried; the process ended with -11" in caplog.text
 
 
+def test_the_same_bits_need_a_decoder_that_does_not_depend_on_the_batch() -> None:
+    all_hardware, none = Decoding(hw_load=1.0), Decoding(hw_load=0.0)
+    trials = printing("", (FAST, 9000.0, True), (all_hardware, 7000.0, True), (none, 3000.0, True))
+    assert choose_decoding(CPU, 8, deterministic=True, command=trials) == all_hardware
+    assert choose_decoding(CPU, 8, command=trials) == FAST  # of the same measurement
+    nothing = choose_decoding(CPU, 2, deterministic=True, command=["/bin/false"])
+    assert nothing == all_hardware
+    assert [decoding.hw_load for decoding in (FAST, all_hardware, none) if decoding.is_deterministic] == [1.0, 0.0]
+
+
 def test_it_is_measured_once_for_a_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_decoding(CPU, 8, printing("", (SLOW, 4000.0, True))) == SLOW
+    assert choose_decoding(CPU, 8, command=printing("", (SLOW, 4000.0, True))) == SLOW
     faster = printing("", (FAST, 9000.0, True))
-    assert choose_decoding(CPU, 8, faster) == SLOW
-    assert choose_decoding(CPU, 16, faster) == FAST  # with other threads another measurement
-    monkeypatch.setattr("pipelines.decoder_choice._chosen", {})  # another process
-    assert choose_decoding(CPU, 8, faster) == SLOW
+    assert choose_decoding(CPU, 8, command=faster) == SLOW
+    assert choose_decoding(CPU, 16, command=faster) == FAST  # with other threads another measurement
+    monkeypatch.setattr("pipelines.decoder_choice._tried", {})  # another process
+    assert choose_decoding(CPU, 8, command=faster) == SLOW
     (cache / "decoders.json").write_text("{half")
-    monkeypatch.setattr("pipelines.decoder_choice._chosen", {})
-    assert choose_decoding(CPU, 8, faster) == FAST
+    monkeypatch.setattr("pipelines.decoder_choice._tried", {})
+    assert choose_decoding(CPU, 8, command=faster) == FAST
 
 
 def test_whole_images_where_nothing_can_be_tried(caplog: pytest.LogCaptureFixture) -> None:
-    chosen = choose_decoding(CPU, 4, [sys.executable, "-c", "raise SystemExit('no GPU')"])
+    chosen = choose_decoding(CPU, 4, command=[sys.executable, "-c", "raise SystemExit('no GPU')"])
     assert chosen == Decoding()
     assert not chosen.regions
     assert "not measured" in caplog.text
@@ -67,9 +77,9 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_a_line(
     cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.write_text("a file in its place")
-    assert choose_decoding(CPU, 8, printing("", (FAST, 6000.0, True))) == FAST
+    assert choose_decoding(CPU, 8, command=printing("", (FAST, 6000.0, True))) == FAST
     assert "is not written" in caplog.text
-    assert choose_decoding(CPU, 8, ["/bin/false"]) == FAST  # remembered by this process
+    assert choose_decoding(CPU, 8, command=["/bin/false"]) == FAST  # remembered by this process
 
 
 @pytest.mark.slow

@@ -55,7 +55,14 @@ class Run:
 
         def loader(store: Any, center: bool) -> Any:
             preprocessing = Preprocessing(32, spec.pixel_mean, spec.pixel_std, center)
-            return open_loader(store, preprocessing, num_threads=1, max_batch=config.micro_batch, device=worker.device)
+            return open_loader(
+                store,
+                preprocessing,
+                num_threads=1,
+                max_batch=config.micro_batch,
+                device=worker.device,
+                deterministic=config.deterministic,
+            )
 
         self.trainer = Trainer(config, self.state, loader(self.train, False), loader(self.val, True), worker, self.report)
 

@@ -44,7 +44,7 @@ def test_pixels_are_right_while_training_keeps_the_gpu_busy() -> None:
 
 
 def test_memory_of_a_used_batch_is_not_overwritten_before_the_gpu_is_through_with_it() -> None:
-    store = Images([encode(photo(64, 64, seed)) for seed in range(32)])
+    store = Images([encode(photo(64, 64, seed), "PNG") for seed in range(32)])  # decoded on the CPU: the same bits each time
     preprocessing = Preprocessing(64, MEAN, (1.0, 1.0, 1.0))
     samples = EpochPlan(32, 0, 0, Augmentation((64, 64))).samples
     plan = [samples[first : first + 8] for first in range(0, 32, 8)] * 8
@@ -74,7 +74,7 @@ def test_deterministic_trainings_are_equal_bit_for_bit() -> None:
 
 
 def test_bf16_from_the_loader_is_what_autocast_makes_of_fp32() -> None:
-    store = Images([encode(photo(64, 64, seed)) for seed in range(8)])
+    store = Images([encode(photo(64, 64, seed), "PNG") for seed in range(8)])
     samples = EpochPlan(8, 0, 0, Augmentation((64, 64))).samples
     wide = make(DALI, store, Preprocessing(64, MEAN, (58.4, 57.1, 57.4)), CUDA)
     narrow = make(DALI, store, Preprocessing(64, MEAN, (58.4, 57.1, 57.4)), CUDA)

@@ -105,6 +105,7 @@ def _build(config: TrainConfig, worker: Worker, train: SampleStore, val: SampleS
             max_batch=config.micro_batch or 0,
             device=worker.device,
             dtype=autocast_dtype(config.precision, worker.device) or torch.float32,
+            deterministic=config.deterministic,
         )
 
     return Prepared(config, state, loader(train, False, config.pad), loader(val, True, 0), train.class_names, kept)
