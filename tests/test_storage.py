@@ -17,7 +17,7 @@ import pytest
 from mlflow_server import wait_for
 from pyarrow import fs
 
-from vgg_dist.storage import list_folder, local_folder, open_storage, write_folder
+from vgg_dist.storage import list_folder, local_files, local_folder, open_storage, write_folder
 
 MARK = "config.json"
 
@@ -111,3 +111,19 @@ def test_an_object_store_that_refuses_for_seconds_is_waited_for(tmp_path: Path, 
     finally:
         process.kill()
         process.wait()
+
+
+def test_each_reader_of_a_remote_folder_has_a_copy_of_its_own(tmp_path: Path) -> None:
+    """One that comes later must not write files anew that another is reading."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state.pt").write_bytes(bytes(1000))
+    remote = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())  # any that is not the local one
+    with local_files(remote, "run") as first:
+        before = (first / "state.pt").stat()
+        with local_files(remote, "run") as second:
+            assert first != second
+            assert (second / "state.pt").read_bytes() == bytes(1000)
+        after = (first / "state.pt").stat()
+        assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert not first.exists()
+    assert not second.exists()

@@ -29,7 +29,7 @@ from vgg_dist.memory import default_micro_batch, explained_memory_errors
 from vgg_dist.models.precision import autocast_dtype
 from vgg_dist.specs import MODELS
 
-SavedFolder = Callable[[], AbstractContextManager[str]]
+SavedFolder = Callable[[], AbstractContextManager[Path]]
 """Gives the checkpoint that the run goes on from, as a local folder."""
 
 
@@ -91,8 +91,8 @@ def _build(config: TrainConfig, worker: Worker, train: SampleStore, val: SampleS
     state, kept = build_state(config, len(train.class_names), worker.device), []
     if saved is not None:
         with saved() as folder:
-            state.restore(Path(folder), config, train.class_names)
-            if (records := Path(folder, RECORDS)).exists():
+            state.restore(folder, config, train.class_names)
+            if (records := folder / RECORDS).exists():
                 kept = json.loads(records.read_text())
     spec = MODELS[config.arch]
 

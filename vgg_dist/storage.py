@@ -142,7 +142,17 @@ def _sync(path: Path) -> None:
 @contextlib.contextmanager
 def local_folder(url: str) -> Iterator[Path]:
     """The files of a folder (not of folders in it) on this machine: where they are, or a copy for the while."""
-    filesystem, path = open_storage(url)
+    with local_files(*open_storage(url)) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def local_files(filesystem: fs.FileSystem, path: str) -> Iterator[Path]:
+    """As `local_folder`; the copy is this process's own.
+
+    Ray's `Checkpoint.as_directory` shares one between the processes of a node, and one that comes later writes the files
+    anew while the first reads them.
+    """
     if isinstance(filesystem, fs.LocalFileSystem):
         yield Path(path)
         return

@@ -9,6 +9,7 @@ import atexit
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vgg_dist.memory import explained_memory_errors
 from vgg_dist.phases import mark
 from vgg_dist.preparation import Node, Prepared, prepare
 from vgg_dist.reporter import Reporter, Store
-from vgg_dist.storage import write_folder
+from vgg_dist.storage import local_files, write_folder
 
 
 def run_worker(config: TrainConfig) -> dict[str, Any]:
@@ -39,7 +40,8 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     exchange = Exchange()
     saved = ray.train.get_checkpoint()
     try:
-        prepared = prepare(config, worker, node, exchange, saved and saved.as_directory)
+        checkpoint = None if saved is None else partial(local_files, saved.filesystem, saved.path)
+        prepared = prepare(config, worker, node, exchange, checkpoint)
     except TrainingError as wrong:  # raised by all workers alike
         return {"error": str(wrong)}
     mark("data and net ready")
