@@ -114,7 +114,7 @@ def test_nobody_joins_a_cluster_of_this_machine(
     else:
         monkeypatch.setenv("RAY_ADDRESS", address)
     cluster = joins((0, CPU_NODE), (5, CPU_NODE))
-    with pytest.raises(ValueError, match="^--num-workers 5: the cluster has room for 4 workers [(]4 CPUs on 1 nodes[)]$"):
+    with pytest.raises(ValueError, match=r"^--num-workers 5: the cluster has room for 4 workers [(]4 CPUs on 1 nodes[)]$"):
         nodes.worker_resources(5)
     assert (cluster.now, cluster.asked[1:]) == (0, [])
 
@@ -122,7 +122,7 @@ def test_nobody_joins_a_cluster_of_this_machine(
 def test_does_not_wait_for_what_the_autoscaler_cannot_bring(joins: type[Cluster]) -> None:
     cluster = joins((0, HEAD), (0, CPU_NODE), (60, GPU_NODE))
     cluster.most = {"CPU": 36, "GPU": 2}
-    with pytest.raises(ValueError, match="--num-workers 3: .* at most 2[)]$"):
+    with pytest.raises(ValueError, match=r"--num-workers 3: .* at most 2[)]$"):
         nodes.worker_resources(3)
     assert cluster.now == 0
     assert nodes.worker_resources(1) == [{"CPU": 16.0, "GPU": 1.0}], "of a GPU that the autoscaler may bring, not of CPUs"
