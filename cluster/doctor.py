@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
+from ray.core.generated.common_pb2 import NodeDeathInfo
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -42,9 +43,11 @@ def examine(data: str | None, storage_path: str, tracking_uri: str | None) -> It
     alive = {node["NodeID"]: _name(node) for node in ray.nodes() if node["Alive"]}
     folders = [storage, "/tmp"] if "://" not in storage else ["/tmp"]
     facts, silent = _ask(alive, probes.look, folders)
-    lost = [_name(node) for node in ray.nodes() if not node["Alive"]]
-    silent = {name: why for name, why in silent.items() if name not in lost}
-    yield from verdicts.judge_nodes([name for name in alive.values() if name not in lost], lost, silent)
+    now = ray.nodes()
+    gone = {_name(node) for node in now if not node["Alive"]}
+    silent = {name: why for name, why in silent.items() if name not in gone}
+    lost = [_name(node) for node in lost_nodes(now)]
+    yield from verdicts.judge_nodes([name for name in alive.values() if name not in gone], lost, silent)
     alive = {node_id: name for node_id, name in alive.items() if name in facts}
     if not alive:
         return
@@ -67,6 +70,12 @@ def examine(data: str | None, storage_path: str, tracking_uri: str | None) -> It
     plan = plan_legs(gpus, {node: len(fact["gpus"]) for node, fact in facts.items()})
     settings = {node: fact["nccl"] for node, fact in facts.items()}
     yield from examine_links({name: node_id for node_id, name in alive.items()}, plan, settings)
+
+
+def lost_nodes(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of Ray's list of nodes those that are gone, and that no autoscaler took away because they were idle."""
+    idle = NodeDeathInfo.AUTOSCALER_DRAIN_IDLE
+    return [node for node in nodes if not node["Alive"] and node.get("DeathReason") != idle]
 
 
 def _name(node: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shutil
@@ -114,6 +115,14 @@ def image_packages() -> set[str]:
     stage = (ROOT / "cluster" / "Dockerfile").read_text().split("\nFROM ")[-1].replace("\\\n", " ")
     lines = re.findall(r"apt-get install ([^&\n]*)", stage)
     return {word for line in lines for word in line.split() if not word.startswith("--")}
+
+
+def test_the_image_has_what_ray_up_calls_in_it() -> None:
+    """Ray copies files by an rsync that starts another one in the container, as long as it does it like this."""
+    from ray.autoscaler._private.command_runner import DockerCommandRunner
+
+    assert "rsync -e '{} exec -i'" in inspect.getsource(DockerCommandRunner.run_rsync_up)
+    assert "rsync" in image_packages()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cluster import probes, verdicts
+from cluster.doctor import lost_nodes
 from cluster.link_verdicts import judge_rdma
 from cluster.verdicts import GIB, Verdict
 from pipelines.shard_writer import write_shards
@@ -164,6 +165,13 @@ def test_gpus_that_only_ray_counts_are_no_clean_bill() -> None:
     found = verdicts.judge_gpus(facts, {"a": 0, "b": 4, "c": 0})
     assert bad(found) == ["bad: b: Ray counts 4 GPUs there, the driver shows none"]
     assert "runtimeClassName: nvidia" in found[0].mend
+
+
+def test_nodes_that_an_autoscaler_took_away_are_not_lost() -> None:
+    """By Ray's numbers: 1 stopped, 2 failed, 3 preempted or stopped by SIGTERM, 4 idle; 0 unknown."""
+    gone = [{"Alive": False, "NodeID": str(reason), "DeathReason": reason} for reason in range(5)]
+    up = [{"Alive": True, "NodeID": "up", "DeathReason": 0}]
+    assert [node["NodeID"] for node in lost_nodes([*up, *gone])] == ["0", "1", "2", "3"]
 
 
 def test_nodes_of_one_host_may_share_its_gpus_out() -> None:

@@ -176,6 +176,12 @@ MUTATIONS: list[tuple[str, str, str, Change, str]] = [
     ("no worker to start with", JOB, f"{WORKER}.minReplicas", put(0), f"{WORKER}.replicas"),
     ("an autoscaler under Kueue", "RayJob/lr-a", "metadata.labels", put({"kueue.x-k8s.io/queue-name": "vgg-dist"}),
      "enableInTreeAutoscaling"),
+    ("a drain longer than the pod's grace period", JOB, f"{WORKER}{POD}.terminationGracePeriodSeconds", put(60),
+     "100 s of a grace period of 60 s; must be from 30 to 50"),
+    ("a drain that ends long before it", JOB, f"{WORKER}{BOX}.env.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", drop,
+     f"{WORKER}{POD}.containers.0.env.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S: 30 s of a grace period of 120 s"),
+    ("a head killed while it drains", JOB, f"{HEAD}{BOX}.env.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S.value", put("30"),
+     f"{HEAD}{POD}.containers.0.env.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S: 30 s of a grace period of 30 s"),
     # GPUs
     ("little shared memory for NCCL", JOB, f"{WORKER}{POD}.volumes.shared-mem.emptyDir.sizeLimit", put("11Gi"),
      f"{WORKER}{POD}.volumes.shared-mem: 11Gi"),
@@ -194,6 +200,9 @@ MUTATIONS: list[tuple[str, str, str, Change, str]] = [
      "the queue covers no nvidia.com/gpu"),
     ("a queue of Volcano with little memory", "Queue/vgg-dist", "spec.capability.memory", put("512Gi"),
      "of memory in all, and the queue has 512Gi"),
+    ("a wait for more GPUs than there are", JOB, f"{HEAD}{BOX}.env.VGG_DIST_GPUS.value", put("16"),
+     f"{HEAD}{BOX}.env.VGG_DIST_GPUS: commands wait for 16 GPUs, and the replicas have 8"),
+    ("GPUs that nobody waits for", JOB, f"{HEAD}{BOX}.env.VGG_DIST_GPUS", drop, "commands wait for 0 GPUs"),
     # Entrypoints
     ("a flag that there is not", JOB, "spec.entrypoint", text("--arch", "--architecture"), "spec.entrypoint"),
     ("a value that there is not", JOB, "spec.entrypoint", text("--arch E", "--arch F"), "spec.entrypoint"),
@@ -232,6 +241,8 @@ MUTATIONS: list[tuple[str, str, str, Change, str]] = [
     ("a tracking URI of no Service", JOB, f"{WORKER}{BOX}.env.MLFLOW_TRACKING_URI.value", put("http://mlflow:80"),
      "MLFLOW_TRACKING_URI"),
     # Pods
+    ("a probe that has a second", "StatefulSet/postgres", f"{SERVER}.livenessProbe.timeoutSeconds", drop,
+     "livenessProbe.timeoutSeconds"),
     ("a root user", "StatefulSet/postgres", "spec.template.spec.securityContext.runAsUser", put(0), "StatefulSet/postgres"),
     ("a head that may be root", JOB, f"{HEAD}{POD}.securityContext.runAsNonRoot", drop,
      f"{HEAD}{POD}.securityContext.runAsNonRoot"),

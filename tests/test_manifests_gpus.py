@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests import ROOT, Object, amount, build, find, problems
+from manifests import ROOT, Object, amount, build, expected_gpus, find, problems
 from test_manifests import BOX, JOB, JOBS, WORKER, drop, hurt
 
 from vgg_dist import nodes
@@ -55,11 +55,17 @@ def test_the_number_of_gpus_a_node_is_one_parameter(
         assert int(group["rayStartParams"]["object-store-memory"]) == 4 * GIB
         assert (group["replicas"] * gpus, group["minReplicas"] * gpus, group["maxReplicas"] * gpus) == (8, 8, 16)
         assert ("rdma/rdma_shared_device_a" in resources["limits"]) == rdma
-        # As KubeRay tells Ray of the pods; by the rule of the driver, which takes every GPU there is.
+        # As KubeRay tells Ray of the pods; by the rule of the driver, which takes every GPU, and waits for them all.
         pod = {"CPU": 8.0 * gpus, "GPU": float(gpus), "memory": 1e9}
         there = [{"CPU": 0.0, "memory": 1e9}, *[pod] * group["replicas"]]
+        monkeypatch.setattr(nodes, "_grows_to", lambda: None)  # KubeRay's autoscaler says nothing of that
+        monkeypatch.setenv("VGG_DIST_GPUS", str(expected_gpus(job["spec"]["rayClusterSpec"])))
+        monkeypatch.setenv("VGG_DIST_WAIT_S", "0")
         monkeypatch.setattr(nodes.ray, "nodes", lambda there=there: [{"Alive": True, "Resources": each} for each in there])
         assert nodes.worker_resources(None) == [{"CPU": 8.0, "GPU": 1.0}] * 8
+        there.pop()
+        with pytest.raises(ValueError, match=f"^VGG_DIST_GPUS 8: the cluster has room for {8 - gpus} workers"):
+            nodes.worker_resources(None)
 
 
 def test_the_parameter_is_one_word_of_the_overlay() -> None:

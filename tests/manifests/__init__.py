@@ -6,17 +6,18 @@ begins with the object and the field.
 
 from __future__ import annotations
 
-from manifests.gpus import amount, check_gpus
+from manifests.gpus import amount, check_gpus, expected_gpus
 from manifests.monitoring import check_monitoring
 from manifests.network import check_network
-from manifests.objects import ROOT, Object, build, find, kustomize, name_of
+from manifests.objects import ROOT, Object, build, find, kustomize, name_of, pods
 from manifests.pods import check_mlflow, check_pods
 from manifests.ray import check_entrypoints, check_ray
 from manifests.references import check_references, documented_secrets
-from manifests.schemas import check_schema, crds_folder
+from manifests.schemas import check_schema, crds_folder, schema_faults
 
 __all__ = [
-    "ROOT", "Object", "amount", "build", "crds_folder", "documented_secrets", "find", "kustomize", "name_of", "problems",
+    "ROOT", "Object", "amount", "build", "crds_folder", "documented_secrets", "expected_gpus", "find", "kustomize",
+    "name_of", "pods", "problems", "schema_faults",
 ]  # fmt: skip
 
 CHECKS = (

@@ -37,7 +37,18 @@ def check_gpus(objects: list[Object]) -> Iterator[str]:
                 yield from (f"{name_of(item)} {path}.workerGroupSpecs.{index}.{fault}" for fault in group_faults(group))
             yield from (f"{name_of(item)} {fault}" for fault in queue_faults(objects, item, cluster))
     for job in find(objects, "RayJob"):
+        cluster = job["spec"]["rayClusterSpec"]
+        there = cluster["workerGroupSpecs"][0]["replicas"] * worker_gpus(cluster)
+        if (expected := expected_gpus(cluster)) != there:
+            where = "spec.rayClusterSpec.headGroupSpec.template.spec.containers.0.env.VGG_DIST_GPUS"
+            yield f"{name_of(job)} {where}: commands wait for {expected} GPUs, and the replicas have {there}"
         yield from (f"{name_of(job)} spec.entrypoint: {fault}" for fault in worker_faults(job))
+
+
+def expected_gpus(cluster: Object) -> int:
+    """How many GPUs commands wait for, as the head's environment says."""
+    head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+    return int(environment(head).get("VGG_DIST_GPUS", {}).get("value", 0))
 
 
 def group_faults(group: Object) -> Iterator[str]:

@@ -6,10 +6,11 @@ import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from manifests.objects import NAMESPACE, Object, Pod, clusters, find, matches, name_of, pods
 
-PORTS = [(port, "TCP") for port in (22, 53, 443, 5000, 5432, 6379, 6443, 8080, 8265)] + [(53, "UDP")]
+PORTS = [(port, "TCP") for port in (22, 53, 443, 5000, 5432, 6379, 6443, 8080, 8265, 9000)] + [(53, "UDP")]
 OUTSIDE: dict[str, Pod | str] = {
     "DNS": Pod("", "", {}, {"app.kubernetes.io/name": "dns"}, namespace="kube-system"),
     "operator": Pod("", "", {}, {"app.kubernetes.io/name": "kuberay-operator"}, namespace="kuberay"),
@@ -53,8 +54,8 @@ def permitted(rules: list[Object], other: Pod | str, port: int, protocol: str) -
     )
 
 
-def connections(inside: list[str], s3: bool, scraped: bool) -> set[tuple[str, str, int, str]]:
-    """All that is needed, by the ends' roles: (from, to, port, protocol)."""
+def connections(inside: list[str], s3: int | None, scraped: bool) -> set[tuple[str, str, int, str]]:
+    """All that is needed, by the ends' roles: (from, to, port, protocol). `s3`: the endpoint's port."""
     ray, mlflow = ("head", "worker"), "Deployment/mlflow"
     needed = {(role, "DNS", 53, protocol) for role in inside for protocol in ("UDP", "TCP")}
     needed |= {(a, b, *port) for a in ray for b in ray for port in PORTS}  # Ray picks its ports
@@ -62,10 +63,17 @@ def connections(inside: list[str], s3: bool, scraped: bool) -> set[tuple[str, st
     needed |= {(role, mlflow, 5000, "TCP") for role in ray}
     needed |= {(role, "StatefulSet/postgres", 5432, "TCP") for role in (mlflow, "Job/mlflow-migrate")}
     if s3:
-        needed |= {(role, "elsewhere", 443, "TCP") for role in (*ray, mlflow)}
+        needed |= {(role, "elsewhere", s3, "TCP") for role in (*ray, mlflow)}
     if scraped:
         needed |= {("Prometheus", role, 8080, "TCP") for role in ray}
     return needed
+
+
+def endpoint_port(objects: list[Object]) -> int:
+    """Of S3's endpoint, as the storage's ConfigMap says."""
+    data = next((item["data"] for item in find(objects, "ConfigMap") if item["metadata"]["name"] == "storage"), {})
+    endpoint = urlsplit(data.get("endpoint", "https://"))
+    return endpoint.port or {"http": 80}.get(endpoint.scheme, 443)
 
 
 def check_network(objects: list[Object]) -> Iterator[str]:
@@ -77,7 +85,8 @@ def check_network(objects: list[Object]) -> Iterator[str]:
         inside.setdefault((pod.kind if pod.kind != "plain" else pod.owner, *sorted(labels.items())), pod)
     # Of the services: under Kueue, which takes the autoscaler from the jobs, it stays.
     autoscaler = any("autoscalerOptions" in cluster for item in objects for _, cluster in clusters(item))
-    s3 = "secretRef" in json.dumps([c.get("envFrom", []) for pod in inside.values() for _, c in pod.containers])
+    with_keys = "secretRef" in json.dumps([c.get("envFrom", []) for pod in inside.values() for _, c in pod.containers])
+    s3 = endpoint_port(objects) if with_keys else None
     roles = [(key[0], pod) for key, pod in inside.items()]
     ends: list[tuple[str, Pod | str]] = [*roles, *OUTSIDE.items()]
     needed = connections([role for role, _ in roles], s3, bool(find(objects, "PodMonitor")))

@@ -93,6 +93,9 @@ def check_pods(objects: list[Object]) -> Iterator[str]:
                 for probe in ("readinessProbe", "livenessProbe"):
                     if not {"httpGet", "exec"} & set(container.get(probe, {})):
                         yield f"{here}.{probe}: missing"
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                if probe in container and container[probe].get("timeoutSeconds", 1) < 5:
+                    yield f"{here}.{probe}.timeoutSeconds: must be at least 5, as 1 s is little under load"
             if "/tmp" not in mounts:
                 yield f"{here}.volumeMounts: nothing at /tmp, and the root is read-only"
             if pod.kind in ("head", "worker"):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import tyro
+from ray._private import ray_constants
 
 from manifests.objects import Object, clusters, environment, find, name_of, pods
 from manifests.pods import container_security, resource_faults
@@ -18,6 +19,7 @@ from pipelines import prepare
 from pipelines.command import one_line_errors
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainConfig, TuneConfig
 
+TO_END_S = 10  # Ray gives each of a node's processes a second, and on the head there are about eight
 COMMANDS = {"train": TrainConfig, "tune": TuneConfig, "evaluate": EvalConfig, "reproduce": ReproduceConfig}
 
 
@@ -82,6 +84,7 @@ def cluster_faults(cluster: Object) -> Iterator[str]:
             yield f"{path}.resources: not with rayStartParams {', '.join(sorted(started))}"
         if autoscaled and options.get("version") == "v2" and group["template"]["spec"].get("restartPolicy") != "Never":
             yield f"{path}.template.spec.restartPolicy: must be Never with autoscaler v2"
+        yield from (f"{path}.template.spec.{fault}" for fault in drain_faults(group["template"]["spec"]))
     if len(groups) == 1:
         yield "workerGroupSpecs: no workers"
     if cluster["headGroupSpec"].get("rayStartParams", {}).get("num-cpus") != "0":
@@ -110,6 +113,16 @@ def cluster_faults(cluster: Object) -> Iterator[str]:
         yield from (f"autoscalerOptions.{fault}" for fault in resource_faults(options))
         if "/tmp" not in {mount["mountPath"] for mount in options.get("volumeMounts", [])}:
             yield "autoscalerOptions.volumeMounts: nothing at /tmp, and the root is read-only"
+
+
+def drain_faults(spec: Object) -> Iterator[str]:
+    """Ray goes on for a while after SIGTERM: most of the pod's grace period, and not so long that Kubernetes kills it."""
+    name = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"  # Ray's name: AttributeError in a Ray that has another
+    grace = spec.get("terminationGracePeriodSeconds", 30)
+    drain = float(environment(spec["containers"][0]).get(name, {}).get("value", getattr(ray_constants, name)))
+    if not 0.5 * grace <= drain <= grace - TO_END_S:
+        bounds = f"from {0.5 * grace:.0f} to {grace - TO_END_S}"
+        yield f"containers.0.env.{name}: {drain:.0f} s of a grace period of {grace} s; must be {bounds}"
 
 
 @functools.cache
