@@ -136,6 +136,72 @@ def test_validation_counts_every_image_once(device: str) -> None:
     assert result["loss"] == pytest.approx(cross_entropy(logits, whole.labels).item(), rel=1e-5)
 
 
+DAMAGED = (3, 11, 24)
+
+
+def damage(run: Run) -> None:
+    """Some of the validation images are no images any more."""
+    whole = run.val.read
+    run.val.read = lambda index: b"\x89PNG no more" if index in DAMAGED else whole(index)  # type: ignore[method-assign]
+
+
+def test_validation_counts_what_it_leaves_out_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(change(micro_batch=7, max_bad_images=3), Worker())
+    damage(run)
+    model, loader = run.state.model, run.trainer.val_loader
+    others = np.setdiff1d(np.arange(25), DAMAGED)
+    everything = open_loader(run.val, loader.preprocessing, num_threads=1, max_batch=25, device=run.worker.device)
+    (whole,) = everything.batches([evaluation_samples(others, run.config.val_scale or 0)])
+    with torch.no_grad():
+        wrong = (model.eval()(whole.images).argmax(1) != whole.labels).float().mean().item() * 100
+    for _ in range(2):  # the loader notes a bad image once; every validation leaves it out
+        caplog.clear()
+        result = validate(model, loader, run.config, run.worker)
+        assert result["bad_images"] == len(DAMAGED)
+        assert result["top1_error"] == pytest.approx(wrong)
+        last = caplog.messages[-1]
+        assert last.startswith("3 of 25 validation images cannot be decoded and are left out of the errors: ")
+        assert all(run.val.name(index) in last for index in DAMAGED)
+        with pytest.raises(ValueError, match=r"^--max-bad-images 2: 3 of 25 validation images cannot be decoded: \S+"):
+            validate(model, loader, change(micro_batch=7, max_bad_images=2), run.worker)
+    assert "bad_images" not in validate(model, Run(run.config, run.worker).trainer.val_loader, run.config, run.worker)
+
+
+def test_a_validation_without_a_single_sound_image_is_no_validation() -> None:
+    run = Run(change(max_bad_images=100), Worker())
+    run.val.read = lambda index: b"nothing"  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="25 of 25 validation images cannot be decoded"):
+        validate(run.state.model, run.trainer.val_loader, run.config, run.worker)
+
+
+def _validate_in_group(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    messages = []
+    for limit in (3, 2):
+        config = change(micro_batch=7, max_bad_images=limit)
+        run = Run(config, Worker(rank, world))
+        damage(run)
+        try:
+            messages.append(str(validate(run.state.model, run.trainer.val_loader, config, run.worker)["bad_images"]))
+        except ValueError as error:
+            messages.append(str(error))
+    Path(folder, f"messages-{rank}").write_text("\n".join(messages))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_bad_validation_images_are_counted_and_named_over_all_workers(tmp_path: Path) -> None:
+    """Two on the first worker, one on the last: every worker counts three, and all raise the same."""
+    mp.spawn(_validate_in_group, (2, str(tmp_path)), nprocs=2)
+    counted, message = (tmp_path / "messages-0").read_text().splitlines()
+    assert (tmp_path / "messages-1").read_text() == f"{counted}\n{message}"
+    assert counted == "3.0"
+    assert message.startswith("--max-bad-images 2: 3 of 25 validation images cannot be decoded: ")
+    run = Run(SMALL, Worker())
+    assert all(run.val.name(index) in message for index in DAMAGED)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.slow
 def test_a_run_resumed_in_mid_epoch_ends_with_the_undisturbed_runs_weights(device: str, tmp_path: Path) -> None:

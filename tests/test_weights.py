@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
 import json
 import os
 import pickle
@@ -169,7 +171,7 @@ def test_a_net_of_the_authors_takes_rgb_here(name: str, tmp_path: Path) -> None:
 
 def test_the_authors_released_d_and_e_alone(small: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(small, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"a\.pth: is not the state dict of a known net; allowed: vgg16, vgg19$"):
+    with pytest.raises(ValueError, match=r"a\.pth: is not the state dict of a known net; allowed: vgg16, vgg19, with "):
         load_net(str(tmp_path / "a.pth"), "caffe")
 
 
@@ -251,6 +253,116 @@ def test_weights_behind_a_url(small: dict[str, Tensor], tmp_path: Path, s3: Any)
         load_net("s3://bucket/nets/b.pth", "torchvision")
 
 
+# --- As other tools leave them ---------------------------------------------------------------------------------------
+
+
+class OnlyFeatures(nn.Module):
+    """As the ImageNet example of PyTorch wraps a VGG: DataParallel around its convolutions alone."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.features, self.classifier = nn.DataParallel(net.features), net.classifier
+
+
+class Trained(nn.Module):
+    """A Lightning module or a training script's own: the net is a part of it, and so is the weighted loss."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.criterion = net, nn.CrossEntropyLoss(weight=torch.ones(3))
+
+
+def timms(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Under timm's keys: its FC layers are convolutions."""
+    names = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
+    renamed = {}
+    for key, value in weights.items():
+        layer, _, kind = key.rpartition(".")
+        if layer in ("classifier.0", "classifier.3") and kind == "weight":
+            side = 1 if layer == "classifier.3" else int((value.shape[1] // 512) ** 0.5)
+            value = value.reshape(4096, -1, side, side)
+        renamed[f"{names.get(layer, layer)}.{kind}"] = value
+    return renamed
+
+
+def script(net: nn.Module, **more: object) -> dict[str, object]:
+    """What a training script saves, with an optimizer's state and settings of classes that are not read."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for parameter in list(net.parameters())[:2]:
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    settings = argparse.Namespace(lr=0.1, folder=Path("x"))
+    return {"epoch": 7, "arch": "vgg11", "optimizer": optimizer.state_dict(), "args": settings, "best": 0.5} | more
+
+
+AS_LEFT: dict[str, Callable[[nn.Module], object]] = {
+    "data_parallel": lambda net: nn.DataParallel(net).state_dict(),
+    "data_parallel_features": lambda net: OnlyFeatures(net).state_dict(),
+    "compiled": lambda net: torch.compile(net).state_dict(),
+    "compiled_in_data_parallel": lambda net: nn.DataParallel(torch.compile(net)).state_dict(),  # type: ignore[arg-type]
+    "averaged": lambda net: torch.optim.swa_utils.AveragedModel(net).state_dict(),
+    "script": lambda net: script(net, state_dict=nn.DataParallel(net).state_dict()),
+    "torchvision_script": lambda net: script(
+        net, model=net.state_dict(), model_ema=prefixed("module.", moved(net.state_dict()))
+    ),
+    "timm_script": lambda net: script(
+        net, state_dict=timms(net.state_dict()), state_dict_ema=timms(moved(net.state_dict()))
+    ),
+    "average_alone": lambda net: {"ema_state_dict": prefixed("module.", net.state_dict()) | {"n_averaged": torch.tensor(3)}},
+    "lightning": lambda net: {"pytorch-lightning_version": "2.5", "state_dict": Trained(net).state_dict(), "callbacks": {},
+                              "loops": {"fit_loop": {"state_dict": {}}}, "hyper_parameters": script(net)},
+    "deepspeed": lambda net: {"module": net.state_dict(), "ds_version": "0.16"},
+    "twice": lambda net: prefixed("model.", net.state_dict()) | prefixed("net.", net.state_dict()),
+    "pair": lambda net: (net.state_dict(), 7),
+    "counted": lambda net: net.state_dict() | {"features.1.num_batches_tracked": torch.tensor(4),
+                                               "total_ops": torch.zeros(1), "features.0.total_params": torch.zeros(1)},
+    "double": lambda net: {"model": {"net": copy.deepcopy(net).double().state_dict()}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small_net(small: dict[str, Tensor]) -> nn.Module:
+    net = build_on_meta("A", num_classes=3, image_size=32)
+    net.load_state_dict({key: value.contiguous() for key, value in small.items()}, assign=True)
+    return net
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", AS_LEFT)
+def test_weights_as_other_tools_leave_them(
+    how: str, small_net: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(AS_LEFT[how](small_net), tmp_path / "left.ckpt")
+    net = load_net(str(tmp_path / "left.ckpt"), "torchvision")
+    assert (net.arch, net.image_size, net.num_classes) == ("A", 32, 3)
+    expected = small_net.state_dict()
+    assert net.model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in net.model.state_dict().items())
+    said = capsys.readouterr().err
+    both = {"torchvision_script": "takes model, not model_ema", "timm_script": "takes state_dict, not state_dict_ema"}
+    assert both.get(how, "") in said
+    assert bool(said) == (how in both)
+    (tmp_path / "left.ckpt").unlink()
+
+
+def test_objects_beside_the_weights_do_not_run(tmp_path: Path) -> None:
+    """A file is read past a class that is not known; a function that would be called there is not."""
+    weights = {"features.0.weight": torch.zeros(64, 3, 3, 3)}
+    torch.save({"state_dict": weights, "hook": Evaluated(tmp_path / "it-ran")}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"net\.pth: is not the state dict of a known net"):
+        load_net(str(tmp_path / "net.pth"), "torchvision")
+    assert not (tmp_path / "it-ran").exists()
+    torch.load(tmp_path / "net.pth", weights_only=False)  # the test's own check: it would have
+    assert (tmp_path / "it-ran").exists()
+
+
+class Evaluated:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        return eval, (f"open({str(self.mark)!r}, 'w').close()",)
+
+
 # --- Files that are not whole, or not weights ------------------------------------------------------------------------
 
 
@@ -287,6 +399,14 @@ def having(key: str, shape: tuple[int, ...]) -> Callable[[dict[str, Tensor]], ob
     return lambda weights: weights | {key: torch.zeros(shape)}
 
 
+def prefixed(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in weights.items()}
+
+
+def moved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return weights | {"features.0.bias": weights["features.0.bias"] + 1}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -304,11 +424,22 @@ def having(key: str, shape: tuple[int, ...]) -> Callable[[dict[str, Tensor]], ob
         (lambda weights: build_drawn("alexnet").state_dict(), "is not the state dict of a known net; allowed: vgg11, "),
         (
             lambda weights: {"conv1.weight": torch.zeros(64, 3, 7, 7)},
-            "is not the state dict of a known net; allowed: vgg11, ",
+            r"is not the state dict of a known net; allowed: vgg11, .*features\.0\.weight \(64, 3, 3, 3\).*"
+            r" found: conv1\.weight \(64, 3, 7, 7\)$",
         ),
-        (lambda weights: {}, "is not the state dict of a known net"),
-        (lambda weights: {"state_dict": weights, "epoch": 7}, "is not a state dict; allowed: a dict of tensors"),
-        (lambda weights: list(weights.values()), "is not a state dict; allowed: a dict of tensors"),
+        (lambda weights: {}, "is not the state dict of a known net.* found: no tensors$"),
+        (lambda weights: {"epoch": 7, "note": "x"}, "is not a state dict; allowed: .* found a dict with epoch, note$"),
+        (lambda weights: list(weights.values()), "is not a state dict; allowed: a dict of tensors.* found a list$"),
+        (lambda weights: prefixed("a.", weights) | prefixed("b.", moved(weights)), r"holds several nets \(a, b\): save one"),
+        (lambda weights: {"a": weights, "b": moved(weights)}, r"holds several nets \(a, b\): save one"),
+        (
+            lambda weights: prefixed("module.", weights) | moved(weights),
+            r"holds several nets \(module\.features\.0\.bias and features\.0\.bias\): save one",
+        ),
+        (
+            lambda weights: prefixed("1.", weights) | {"0.mean": torch.zeros(3)},
+            r"has, beside the net below 1\., 0\.mean, which may be a part of it",
+        ),
         (lambda weights: build_drawn("lenet5"), r"holds more than weights \(vgg_dist\S+LeNet5\), which could run code"),
     ],
 )

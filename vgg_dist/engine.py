@@ -6,6 +6,7 @@ group, or alone; randomness comes from the plan and from seeds per step, so it d
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -21,6 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from pipelines.batch import IGNORED_LABEL, Batch, Loader
 from pipelines.plan import Augmentation, EpochPlan, Samples, Step, evaluation_samples, filled
+from vgg_dist.bad_images import describe_bad
 from vgg_dist.checkpoint import TrainState, local_checkpoint, read_weights
 from vgg_dist.config import TrainConfig
 from vgg_dist.config.base import Interval
@@ -37,6 +39,8 @@ from vgg_dist.models.precision import (
 from vgg_dist.optim import PlateauSchedule, build_optimizer
 from vgg_dist.parallelism import share_buffers, wrap
 from vgg_dist.throughput import DataWait, Pace, measure_loader
+
+_logger = logging.getLogger(__name__)
 
 Record = dict[str, float]
 Report = Callable[[Record, bool], None]
@@ -82,7 +86,9 @@ def build_state(config: TrainConfig, num_classes: int, device: torch.device) -> 
 def validate(model: nn.Module, loader: Loader, config: TrainConfig, worker: Worker) -> dict[str, float]:
     """Loss and errors over all images of the loader's store, each counted exactly once, on whatever number of workers.
 
-    With rank 0's batch-norm statistics, so that the errors are the checkpoint's.
+    With rank 0's batch-norm statistics, so that the errors are the checkpoint's. Images that cannot be decoded are left out
+    and counted, over all workers, as `bad_images` where there are any. ValueError, on all workers alike, if there are more
+    than --max-bad-images, or no others.
     """
     share_buffers(model)
     count = len(loader.store)
@@ -98,7 +104,19 @@ def validate(model: nn.Module, loader: Loader, config: TrainConfig, worker: Work
                 logits = model(batch.images).float()
             sums.add(logits, batch.labels, cross_entropy(logits, batch.labels, reduction="sum"))
     model.train()
-    return sums.reduce().result()
+    total = sums.reduce()
+    bad = count - int(total.sums[-1])
+    if not bad:
+        return total.result()
+    names = describe_bad(loader.bad_images, worker.device)
+    which = f"{bad} of {count} validation images cannot be decoded"
+    if bad > config.max_bad_images:
+        raise ValueError(f"--max-bad-images {config.max_bad_images}: {which}: {names}")
+    if bad == count:
+        raise ValueError(f"--data {config.data}: {which}: {names}")
+    if worker.rank == 0:
+        _logger.warning("%s and are left out of the errors: %s", which, names)
+    return total.result() | {"bad_images": float(bad)}
 
 
 def _micro_batches(samples: Samples, size: int, fill: int) -> Iterator[Samples]:
@@ -302,7 +320,7 @@ class Trainer:
         state, limit = self.state, self.config.max_bad_images
         state.bad_images += more
         if state.bad_images > limit:
-            names = "; ".join(self.train_loader.bad_images.values()) or "on other workers"
+            names = describe_bad(self.train_loader.bad_images, self.worker.device)
             raise ValueError(
                 f"--max-bad-images {limit}: {state.bad_images} images of epoch {state.epoch} cannot be decoded: {names}"
             )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipelines.archives import read_devkit
@@ -17,6 +20,7 @@ from pipelines.samples import SampleStore
 from pipelines.store import SPLIT_FOLDERS, open_store
 from vgg_dist import paper
 from vgg_dist.config import EvalConfig
+from vgg_dist.line_files import ClassNumbers, read_lines
 from vgg_dist.weights import TrainedNet, load_net
 
 
@@ -37,6 +41,13 @@ def open_nets(config: EvalConfig) -> list[TrainedNet]:
         if net.class_names is not None and first.class_names is not None and net.class_names != first.class_names:
             same = "in another order" if sorted(net.class_names) == sorted(first.class_names) else "other ones"
             raise ValueError(f"{net.name} has other classes than {first.name} ({same}): no mean of both")
+    if named := [net for net in nets if net.class_names is not None]:
+        for net in nets:
+            if net.class_names is None and output_order(net, named[0].class_names or []) != named[0].class_names:
+                raise ValueError(
+                    f"{net.name} has its classes in another order than {named[0].name}: no mean of both"
+                    f" ({_some(output_order(net, named[0].class_names or []))}, not {_some(named[0].class_names or [])})"
+                )
     return nets
 
 
@@ -44,8 +55,7 @@ def open_net(config: EvalConfig, location: str) -> TrainedNet:
     """One net, with what the flags say of weights that do not say it themselves. ValueError, one line, if that is wrong."""
     net = load_net(location, config.weights_format)
     if config.class_names is not None:
-        lines = Path(config.class_names).read_text().split("\n") if Path(config.class_names).is_file() else []
-        names = [line.strip() for line in lines if line.strip()]
+        names = read_class_names(config.class_names)
         if len(names) != net.num_classes:
             raise ValueError(
                 f"--class-names {config.class_names}: {len(names)} names, {net.name} has {net.num_classes} classes"
@@ -56,6 +66,42 @@ def open_net(config: EvalConfig, location: str) -> TrainedNet:
     if config.train_scale is not None and net.train_scale is None:
         net = replace(net, train_scale=(config.train_scale[0], config.train_scale[-1]))
     return net
+
+
+def read_class_names(file: str) -> list[str]:
+    """The names in --class-names, in the order of the outputs. ValueError, one line, also for a name that is there twice."""
+    names = read_lines("--class-names", file)
+    for line, name in enumerate(names, start=1):
+        if (earlier := names.index(name) + 1) != line:
+            raise ValueError(f"--class-names {file}, line {line}: {name!r} is on line {earlier} already")
+    return names
+
+
+WORDNET_ID = re.compile(r"n\d{8}")
+IMAGENET_CLASSES = 1000
+
+
+def output_order(net: TrainedNet, names: Sequence[str]) -> list[str]:
+    """`names`, the classes that a net without names of its own is to know, in the order of its outputs.
+
+    Known are the numbers from 0 (output k is class k) and ImageNet's thousand WordNet ids (sorted, as all nets for it have
+    them). ValueError, one line that asks for --class-names, for others: the order is then whatever their training took.
+    """
+    if len(names) == net.num_classes:
+        numbers = {int(name): name for name in names if name.isascii() and name.isdecimal()}
+        if sorted(numbers) == list(range(len(names))):
+            return [numbers[k] for k in range(len(names))]
+        if len(names) == IMAGENET_CLASSES and all(WORDNET_ID.fullmatch(name) for name in names):
+            return sorted(names)
+    raise ValueError(
+        f"{net.name} does not say which of its {net.num_classes} outputs is which class, and the {len(names)} classes"
+        f" ({_some(names)}) are neither the numbers from 0 nor ImageNet's WordNet ids, whose order is known:"
+        " --class-names FILE says it, one class a line in the order of the outputs"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def test_scales(config: EvalConfig, net: TrainedNet) -> tuple[int, ...]:
@@ -80,7 +126,10 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
     if _is_flat(data):
         if names is None:
             raise ValueError(f"--data {data}: is a folder without class folders, so --class-names is needed")
-        return open_flat(data, names, None if config.labels is None else read_labels(config)), names
+        store: SampleStore = open_flat(data, names)
+        if config.labels is not None:
+            store.labels = _label_numbers(config, names, len(store))
+        return store, names
     if config.labels is not None:
         raise ValueError(f"--labels: is for a folder of images; {data} has a folder for each class")
     store = open_store(data, "val")
@@ -90,12 +139,20 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
                 f"--data {data}: has {len(store.class_names)} classes, {nets[0].name} {nets[0].num_classes}, without names;"
                 " --class-names FILE says them, one a line"
             )
-        return store, store.class_names
-    number = {name: index for index, name in enumerate(names)}
-    if unknown := [name for name in store.class_names if name not in number]:
+        names = output_order(nets[0], store.class_names)
+        if names != sorted(names):
+            print(
+                f"{nets[0].name}: its output k is taken for class k; if it was trained with the folders in the order"
+                f" {_some(sorted(names))}, --class-names FILE has to say so",
+                file=sys.stderr,
+            )
+    known = ClassNumbers(names)
+    numbers = [known.get(name) for name in store.class_names]
+    if unknown := [name for name, number in zip(store.class_names, numbers, strict=True) if number is None]:
         raise ValueError(f"--data {data}: classes that {nets[0].name} does not know: {', '.join(unknown[:5])}")
-    store.labels = np.array([number[name] for name in store.class_names], np.int64)[store.labels]
-    store.class_names = names
+    own_names = {number: name for name, number in zip(store.class_names, numbers, strict=True)}
+    store.labels = np.array(numbers, np.int64)[store.labels]
+    store.class_names = [own_names.get(number, name) for number, name in enumerate(names)]  # files are found by them
     return store, names
 
 
@@ -107,16 +164,30 @@ def _is_flat(data: str) -> bool:
     return not any(name in inside or f"{name}.index.npz" in inside for name in folders)
 
 
+def _label_numbers(config: EvalConfig, names: list[str], count: int) -> NDArray[np.int64]:
+    """The classes (count,) in --labels as indices into `names`. ValueError, one line, if they do not fit."""
+    labels = read_labels(config)
+    if len(labels) != count:
+        raise ValueError(
+            f"--labels {config.labels}: {len(labels)} labels for the {count} images of {config.data};"
+            " one a line, in the order of the images' names"
+        )
+    known = ClassNumbers(names)
+    numbers = [known.get(label) for label in labels]
+    if None in numbers:
+        line = numbers.index(None)
+        raise ValueError(f"--labels {config.labels}, line {line + 1}: the net does not know a class {labels[line]!r}")
+    return np.array(numbers, np.int64)
+
+
 def read_labels(config: EvalConfig) -> list[str]:
     """The class names in --labels; with --devkit the file holds the classes' official numbers. ValueError, one line."""
     assert config.labels is not None
-    try:
-        labels = Path(config.labels).read_text().split()
-    except OSError as error:
-        raise ValueError(f"--labels {config.labels}: {error.strerror}") from error
+    labels = read_lines("--labels", config.labels)
     if config.devkit is None:
         return labels
     wnids = {str(number): wnid for number, wnid in read_devkit(Path(config.devkit))[0].items()}
-    if unknown := sorted(set(labels) - set(wnids)):
-        raise ValueError(f"--labels {config.labels}: not numbers of classes: {', '.join(unknown[:5])}")
+    for line, label in enumerate(labels, start=1):
+        if label not in wnids:
+            raise ValueError(f"--labels {config.labels}, line {line}: {label!r} is no number of a class in --devkit")
     return [wnids[label] for label in labels]

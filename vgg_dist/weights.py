@@ -7,7 +7,8 @@ its net is and takes; and, where the format is told, weights of others:
 - caffe: the authors' released D and E as converted for PyTorch (keys as torchvision's, of either numbering of the FC
   layers), which take BGR. conv1_1's input channels are put in RGB order, so that every net here takes RGB.
 
-Pickled files are read with `weights_only=True`: nothing that is read here can run code.
+What other tools wrap around a net's weights is taken off (`weight_files`). Pickled files are read with `weights_only=True`:
+nothing that is read here can run code.
 """
 
 from __future__ import annotations
@@ -16,36 +17,28 @@ import hashlib
 import json
 import math
 import pickle
-import re
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipelines.remote import is_remote
 from vgg_dist.checkpoint import CONFIG, local_checkpoint, read_description, read_weights
 from vgg_dist.models import ConvNet, build_model
 from vgg_dist.specs import MODELS
-from vgg_dist.storage import absolute, read_file
+from vgg_dist.storage import absolute
+from vgg_dist.weight_files import METADATA_KEY as METADATA_KEY
+from vgg_dist.weight_files import SUFFIXES, local_file, one_line, plain_weights, read_weights_file, unwrap
 
 FORMATS = ("torchvision", "caffe", "safetensors")
-SUFFIXES = (".pth", ".pt", ".safetensors")
 TORCHVISION_URL = "torchvision://"
 TORCHVISION_NETS = {
     (arch, batch_norm): name + ("_bn" if batch_norm else "")
     for arch, name in {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}.items()
     for batch_norm in (False, True)
 }
-
-# Where an exported file keeps its net's description: in the metadata of a safetensors file or of a pickled state dict.
-METADATA_KEY = "vgg_dist"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +141,7 @@ def load_net(location: str, weights_format: str | None = None) -> TrainedNet:
         return _load_by_name(location)
     path = absolute(location)
     if path.endswith(SUFFIXES) or Path(path).is_file():
-        with _local_file(location) as file:
+        with local_file(location) as file:
             return _load_file(file, location, weights_format)
     with local_checkpoint(location, "net") as folder:
         config, class_names = read_description(folder)
@@ -170,16 +163,15 @@ def load_net(location: str, weights_format: str | None = None) -> TrainedNet:
 
 def _load_file(file: Path, location: str, weights_format: str | None) -> TrainedNet:
     """The net in a weights file on this machine; `location` is what the user calls it."""
-    read = _read_safetensors if file.suffix == ".safetensors" else _read_pickled
-    weights, description = read(file, location)
+    content, description = read_weights_file(file, location)
     if description is not None:
         try:
             parsed = NetDescription.from_json(description)
         except (TypeError, LookupError, ValueError) as error:
-            raise ValueError(f"{location}: the description of its net is damaged: {_one_line(error)}") from error
-        return _assemble(location, weights, parsed)
+            raise ValueError(f"{location}: the description of its net is damaged: {one_line(error)}") from error
+        return _assemble(location, plain_weights(location, content), parsed)
     if weights_format in ORIGINS:
-        return _load_foreign(location, weights, ORIGINS[weights_format], file.stem)
+        return _load_foreign(location, unwrap(location, content), ORIGINS[weights_format], file.stem)
     # A checkpoint's file is of no use alone, but what it lacks lies beside it.
     other = f"give the folder {file.parent}" if (file.parent / CONFIG).exists() else "give a run's folder, an exported file"
     raise ValueError(f"{location}: does not say what its net is and takes; {other} or --weights-format torchvision or caffe")
@@ -199,7 +191,7 @@ def _load_by_name(location: str) -> TrainedNet:
     except OSError as error:
         raise ValueError(f"{location}: cannot be downloaded from {entry.url}: {error}") from error
     except (RuntimeError, EOFError, LookupError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{location}: is damaged in {torch.hub.get_dir()}: {_one_line(error)}") from error
+        raise ValueError(f"{location}: is damaged in {torch.hub.get_dir()}: {one_line(error)}") from error
     return _load_foreign(location, weights, ORIGINS["torchvision"], name, entry.meta["categories"])
 
 
@@ -254,7 +246,11 @@ def _recognise(where: str, weights: Mapping[str, Tensor], nets: Iterable[tuple[s
         if 2 * len(differences) < len(expected):
             candidates.append((differences, net))
     if not candidates:
-        raise ValueError(f"{where}: is not the state dict of a known net; allowed: {allowed}")
+        found = ", ".join(f"{key} {tuple(value.shape)}" for key, value in list(weights.items())[:4]) or "no tensors"
+        raise ValueError(
+            f"{where}: is not the state dict of a known net; allowed: {allowed}, with features.0.weight (64, 3, 3, 3),"
+            f" features.0.bias (64,), ..., classifier.6.bias; found: {found}{', ...' if len(weights) > 4 else ''}"
+        )
     differences, net = min(candidates, key=lambda candidate: len(candidate[0]))
     if differences:
         name = TORCHVISION_NETS[net["arch"], net["batch_norm"]]
@@ -311,57 +307,3 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).numpy().data)
     return digest.hexdigest()
-
-
-def _read_safetensors(file: Path, location: str) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors, and the net's description where there is one."""
-    try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-        return safetensors.torch.load_file(file), metadata.get(METADATA_KEY)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{location}: is damaged or no safetensors file: {_one_line(error)}") from error
-
-
-def _read_pickled(file: Path, location: str) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors, and the net's description where there is one."""
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        # torch's own text advises to let the code run; what is in the way is worth telling, the advice is not.
-        if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(
-                f"{location}: holds more than weights ({forbidden[1]}), which could run code, and is not read;"
-                " allowed: a state dict, as torch.save(model.state_dict(), FILE) writes it"
-            ) from error
-        raise ValueError(f"{location}: is damaged or no file of torch.save: {_one_line(error)}") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(
-            f"{location}: is not a state dict; allowed: a dict of tensors, as torch.save(model.state_dict(), FILE)"
-        )
-    return dict(weights), getattr(weights, "_metadata", {}).get(METADATA_KEY)
-
-
-def _one_line(error: Exception) -> str:
-    """What an error says, without the advice that torch puts around it."""
-    words = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0].split()
-    return " ".join([f"{type(error).__name__}:", *words])[:200]
-
-
-@contextmanager
-def _local_file(location: str) -> Iterator[Path]:
-    """The file on this machine: where it is, or a copy for the while. ValueError, one line, if there is none."""
-    try:
-        content = read_file(location) if is_remote(location) else None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{location}: cannot be read: {_one_line(error)}") from error
-    if content is None:
-        file = Path(absolute(location))
-        if is_remote(location) or not file.is_file():
-            raise ValueError(f"{location}: does not exist; expected a run's folder, a checkpoint or a weights file")
-        yield file
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch, location.rpartition("/")[2])
-        file.write_bytes(content)
-        yield file

@@ -21,7 +21,8 @@ class EvalConfig(Config):
     weights_format: Literal["torchvision", "caffe", "safetensors"] | None = None
     """What the weights files are, where they do not say it themselves."""
     class_names: str | None = None
-    """File with the classes of weights that carry none, one a line. Default: the classes of the data, sorted."""
+    """File with the classes of weights that carry none, one a line in the order of its outputs. Needed where
+    the classes of the data are neither the numbers from 0 nor ImageNet's WordNet ids, of which the order is known."""
     train_scale: tuple[int, ...] | None = None  # S
     """The S that weights were trained at which do not say it; it decides the test scales and the row of the tables."""
 
