@@ -226,6 +226,7 @@ def _environment(mlflow: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN": token(),
         "MLFLOW_TRACKING_URI": mlflow,
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "VGG_DIST_WAIT_S": os.environ.get("VGG_DIST_WAIT_S", "0"),  # no node of this machine comes later
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own

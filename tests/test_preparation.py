@@ -37,15 +37,15 @@ SMALL = TrainConfig(
 
 
 @contextmanager
-def stale_storage() -> Iterator[str]:
+def stale_storage() -> Iterator[Path]:
     raise OSError(errno.ESTALE, "Stale file handle")
     yield
 
 
 @contextmanager
-def damaged_checkpoint() -> Iterator[str]:
+def damaged_checkpoint() -> Iterator[Path]:
     Path("config.json").write_text("{")
-    yield "."
+    yield Path()
 
 
 def train(config: TrainConfig, worker: Worker, saved: SavedFolder | None) -> str:

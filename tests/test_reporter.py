@@ -65,7 +65,7 @@ class Training(Reporter):
         self.sent: list[dict[str, Any]] = []
         self.states: dict[int, Weights] = {}
         exchange = Exchange()
-        restored = None if saved is None else lambda: contextlib.nullcontext(str(saved))
+        restored = None if saved is None else lambda: contextlib.nullcontext(saved)
         prepared = prepare(config, Worker(), Node(), exchange, restored)
         super().__init__(Worker(), Node(), exchange, prepared, self.take, self.write)
         self.outcome = train(prepared, Worker(), self)
