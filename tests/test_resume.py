@@ -178,6 +178,7 @@ def test_a_finished_run_says_what_differs_and_is_left_as_it_was(
         (["--arch", "zfnet"], "--name first: that run was begun with --arch lenet5, not zfnet"),
         (["--seed", "4", "--init", "he"], "--init glorot, not he; --seed 0, not 4, which cannot change"),
         (["--arch", "A", "--epochs", "9"], "--arch lenet5, not A"),
+        (["--init-from", "/nowhere"], "--init-from none, not /nowhere"),
         (["--data", "{}"], "its 2 classes are not the 10 that run first began with"),
     ],
 )

@@ -65,6 +65,12 @@ def read_earlier(config: TrainConfig) -> Earlier | None:
     return Earlier(settings, class_names, outcome)
 
 
+def check_earlier(config: TrainConfig, class_names: list[str] | None = None) -> None:
+    """ValueError, one line, where the run that `config` names is there and cannot be resumed so. See `Earlier.check`."""
+    if (earlier := read_earlier(config)) is not None:
+        earlier.check(config, class_names)
+
+
 def write_outcome(config: TrainConfig, outcome: dict[str, Any]) -> None:
     """Says that a run trained by `config` has come to its end."""
     settings = {field: value for field, value in config.to_dict().items() if field not in {*PLACE, "tracking_uri"}}

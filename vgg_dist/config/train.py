@@ -175,7 +175,8 @@ class TrainConfig(Config):
             raise ValueError(f"--batch-norm: there is no batch-norm twin of {self.arch}, only of {have}")
         if self.head not in MODELS[self.arch].heads:
             raise ValueError(f"--head {self.head}: {self.arch} has only {', '.join(MODELS[self.arch].heads)}")
-        check_name(self.name or "", self.storage_path)
+        if self.name is not None:
+            check_name(self.name, self.storage_path)
 
 
 class TrainingError(RuntimeError):
