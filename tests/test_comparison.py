@@ -49,6 +49,18 @@ def test_what_differs_is_shown_and_the_best_epoch_counts(runs: list[RunRecord]) 
     assert len({len(line.rstrip()) for line in lines[-5:-4]}) == 1
 
 
+def test_of_few_classes_there_is_no_top5_error(runs: list[RunRecord]) -> None:
+    """Nor where an older version has logged it for the first epochs."""
+    del runs[1].validations["val/top5_error"]
+    del runs[3].validations["val/top5_error"][0]
+    comparison = compare(runs)
+    column = comparison.headings.index("top-5 error")
+    assert [(cells[0], cells[column - 1], cells[column]) for cells in comparison.cells()] == [
+        ("low", "40.00", "-"), ("early", "60.00", "-"), ("high", "80.00", "8.00"), ("<b>lost", "-", "-"),
+    ]  # fmt: skip
+    to_html(comparison, "few")
+
+
 def test_the_page_holds_every_run_and_asks_for_nothing(runs: list[RunRecord]) -> None:
     page = to_html(compare(runs), "Four & more")
     assert page.count("<tr") == 5

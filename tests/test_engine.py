@@ -345,7 +345,7 @@ def test_a_gpu_training_says_once_what_its_loader_and_its_step_can_do(monkeypatc
 def test_restoring_another_nets_checkpoint_is_refused(tmp_path: Path) -> None:
     run = Run(change(max_steps=1), Worker(), save_at=(1, tmp_path)).run()
     state: TrainState = build_state(change(arch="B"), 10, torch.device("cpu"))
-    with pytest.raises(ValueError, match="arch A, not B"):
+    with pytest.raises(ValueError, match="--arch A, not B"):
         state.restore(tmp_path, change(arch="B"), run.classes)
     with pytest.raises(ValueError, match="classes"):
         run.state.restore(tmp_path, run.config, run.classes[:-1])

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pipelines.batch import IGNORED_LABEL
-from vgg_dist.metrics import ErrorSums
+from vgg_dist.metrics import ErrorSums, telling
 
 
 @pytest.mark.parametrize("classes", [3, 5, 1000])
@@ -32,6 +32,12 @@ def test_errors_and_loss_against_numpy(classes: int) -> None:
     assert result["top1_error"] == pytest.approx(100 * (ranks >= 1).mean())
     assert result["top5_error"] == pytest.approx(100 * (ranks >= 5).mean())
     assert result["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_the_top5_error_tells_something_from_six_classes_on() -> None:
+    metrics = {"val/loss": 1.0, "val/top1_error": 50.0, "val/top5_error": 0.0, "epoch/train_top5_error": 0.0, "lr": 0.1}
+    assert telling(metrics, 6) == metrics
+    assert telling(metrics, 5) == telling(metrics, 2) == {"val/loss": 1.0, "val/top1_error": 50.0, "lr": 0.1}
 
 
 def test_no_images_is_not_a_number() -> None:

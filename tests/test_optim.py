@@ -50,6 +50,31 @@ def test_state_goes_over() -> None:
     assert (other.drops, other.best, other.stalled_epochs) == (1, 4.0, 1)
 
 
+@pytest.mark.parametrize(("patience", "max_drops"), [(2, 3), (3, 1), (4, 3), (2, 1), (1, 0)])
+@pytest.mark.parametrize("old_state", [False, True])
+def test_a_schedule_resumed_with_more_drops_or_patience_goes_on(patience: int, max_drops: int, old_state: bool) -> None:
+    """As one that had them when the error stalled last; with less of them it stays ended."""
+    first = PlateauSchedule(1.0, patience=2, max_drops=1)
+    while not first.finished:
+        first.epoch_ended(10.0)
+    state = first.state_dict()
+    if old_state:  # once, the epochs that ended it were not in it
+        state["stalled_epochs"] = 0
+    resumed = PlateauSchedule(1.0, patience, max_drops)
+    resumed.load_state_dict(state, patience=2)
+    whole = PlateauSchedule(1.0, patience, max_drops, drops=1, best=10.0, stalled_epochs=1)
+    whole.epoch_ended(10.0)
+    assert resumed == whole
+    assert resumed.finished == (patience <= 2 and max_drops <= 1)
+
+
+def test_fewer_drops_than_there_were_never_raise_the_rate() -> None:
+    schedule = PlateauSchedule(1.0, patience=1, max_drops=1)
+    schedule.load_state_dict({"drops": 2, "best": 1.0, "stalled_epochs": 0, "finished": False})
+    schedule.epoch_ended(2.0)
+    assert (schedule.finished, schedule.rate(9.0)) == (True, pytest.approx(0.01))
+
+
 def test_warm_up_is_linear_and_ends() -> None:
     schedule = PlateauSchedule(0.4, patience=2, max_drops=3, warmup_epochs=2.0)
     assert [schedule.rate(epochs) for epochs in (0.0, 0.5, 1.0, 2.0, 3.0)] == pytest.approx([0, 0.1, 0.2, 0.4, 0.4])
@@ -68,7 +93,7 @@ def test_a_restored_optimizer_keeps_its_own_way_to_compute() -> None:
         optimizer.step()
 
     step(plain, began)
-    goes_on = torch.optim.SGD(fused.parameters(), lr=0.5, fused=True)
+    goes_on = torch.optim.SGD(fused.parameters(), lr=0.5, momentum=0.9, fused=True)
     fused.load_state_dict(plain.state_dict())
     restore_optimizer(goes_on, copy.deepcopy(began.state_dict()))
     assert goes_on.param_groups[0]["fused"] is True

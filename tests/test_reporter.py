@@ -197,6 +197,13 @@ def test_a_loss_that_is_not_finite_loses_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoint(tmp_path, last).is_dir()
 
 
+def test_of_three_classes_no_top5_error_is_told(small_tree: Path, tmp_path: Path) -> None:
+    training = Training(tmp_path, replace(SMALL, data=str(small_tree), train_scale=(37, 37), max_steps=1))
+    told = {name for record in training.sent for name in record["metrics"]}
+    assert {"train/top1_error", "val/top1_error", "val/loss"} <= told
+    assert not [name for name in [*told, *training.outcome["metrics"]] if "top5" in name]
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_a_snapshot_is_of_the_moment_it_was_taken(tmp_path: Path) -> None:
     """The thread copies it in a stream of its own, while the training's stream is kept busy and changes the weights."""

@@ -12,9 +12,11 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import ROOT, Outcome, driver
+from trees import snapshot
 
 from vgg_dist.config import ReproduceConfig
 from vgg_dist.models import build_model, macs
+from vgg_dist.outcome import write_outcome
 from vgg_dist.programme import Run, longest_first, programme
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.store import connect
@@ -105,3 +107,18 @@ def test_the_plan_is_printed_without_running(tmp_path: Path, call: Callable[...,
     assert any(line.startswith("A-36 ") and " 96 " in line for line in lines)
     assert any(line.split()[:2] == ["B-36", "A-36"] for line in lines)
     assert not list(tmp_path.iterdir())
+
+
+def test_other_settings_than_a_runs_own_are_told_before_the_programmes_record_is_touched(
+    tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    config = ReproduceConfig(
+        head="linear", image_size=32, name="small", storage_path=str(tmp_path), only=("B",), scales=("36", "48", "36-64")
+    ).resolved()
+    write_outcome(programme(config)[0].config, {"metrics": {}, "step": 3, "checkpoint": "gone"})
+    before = snapshot(tmp_path)
+    done = call("vgg_dist.reproduce", *SMALL, "--storage-path", tmp_path, "--seed", 3)
+    assert done.status == 2
+    assert "vgg_dist.reproduce: --name A-36: that run was begun with --seed 0, not 3" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert snapshot(tmp_path) == before

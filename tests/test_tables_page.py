@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -21,12 +22,12 @@ from vgg_dist.tables.thumbnails import thumbnail
 class Page(HTMLParser):
     """Tags with their attributes, and the rows of the tables by the heading above."""
 
-    def __init__(self, html: str) -> None:
+    def __init__(self, content: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.tables: dict[str, list[list[str]]] = {}
         self._section, self._cell = "", False
-        self.feed(html)
+        self.feed(content)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -222,3 +223,40 @@ def test_submission_refused_and_the_file_left_alone(
         write_submission(file, *change(np.linspace(0, 1, 50).reshape(5, 10), list(range(1, 11))))
     assert [path.name for path in tmp_path.iterdir()] == ["submission.txt"]
     assert file.read_text() == "before"
+
+
+@pytest.mark.parametrize("classes", [2, 5, 6])
+def test_five_classes_or_fewer_are_told_and_chosen_by_top1(classes: int) -> None:
+    """Net "sure" has the lower top-1 error; of six classes "broad" has the lower top-5 error."""
+    truth = np.arange(40) % classes
+    sure = np.full((40, classes), 0.2, np.float32)
+    sure[np.arange(40), truth] = 0.9
+    sure[:8] = 1 - sure[:8]  # there the class comes last
+    broad = np.full((40, classes), 0.2, np.float32)
+    broad[np.arange(40), (truth + 1) % classes] = 0.9
+    broad[np.arange(40), truth] = 0.5  # always the second guess
+
+    def net(name: str, posteriors: NDArray[np.float32]) -> EvaluatedNet:
+        return EvaluatedNet(
+            name=name, arch="D", batch_norm=False, image_size=32, train_scale=(37, 37),
+            available=frozenset({("dense", 37)}), posteriors=lambda view, Q: posteriors,
+        )  # fmt: skip
+
+    report = build_report([net("broad", broad), net("sure", sure)], truth, [f"class {c}" for c in range(classes)])
+    assert report.mistakes
+    few = classes < 6
+    assert f"run {'sure' if few else 'broad'})" in report.mistakes.what
+    assert report.metrics["table3/sure/top1_error"] == pytest.approx(20.0)
+    assert any("top5" in name for name in report.metrics) != few
+    page = Page(report.to_html())
+    for text in (report.to_text(), report.to_markdown(), report.to_html()):
+        ours = html.unescape(text).replace("the paper's top-5 errors", "")  # a note on its Table 6
+        assert ("top-5" in ours) != few
+        assert ("five wrong" in ours) != few
+        assert f"lowest {'top-1' if few else 'top-5'} error" in text
+    for section, rows in page.tables.items():  # tables of errors have two rows of headings
+        widths = {len(row) for row in (rows if section in ("hardest", "confused") else rows[2:])}
+        assert len(widths) == 1, section
+    assert len(page.tables["table3"][1]) == (3 if few else 6)
+    row = next(row for row in page.tables["table3"] if row[-1] == "sure")
+    assert row[3:-1] == (["-", "20.00", "-"] if few else ["-", "-", "20.00", "20.00", "-", "-"])

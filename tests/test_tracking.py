@@ -231,6 +231,9 @@ def test_trainings_are_read_back_by_experiment_and_by_parent(tmp_path: Path) -> 
     assert runs[1].settings == {"arch": "D", "train_scale": "36-64", "init": "from A-36"}
     assert runs[1].validations["val/top1_error"] == [(0.5, 80.0), (1.0, 70.0), (1.5, 60.0)]
     assert (runs[1].status, runs[1].note) == ("KILLED", "stopped early")
+    open_run(uri, "read", str(tmp_path), "run1", {"arch": "D", "train_scale": (36, 64), "lr": 0.1}, tags)
+    open_run(uri, "read", str(tmp_path), "run1", {"arch": "D", "train_scale": (36, 64), "lr": 0.01}, tags)
+    assert read_runs(uri, "read")[1].settings == runs[1].settings | {"lr": "0.1, then 0.01"}
     with pytest.raises(ValueError, match=r"--experiment other: there is none of that name; there are Default, read"):
         read_runs(uri, "other")
     with pytest.raises(ValueError, match="there is no such database"):

@@ -112,6 +112,18 @@ def test_ray_tune_hears_of_a_validation_that_only_a_checkpoint_kept(monkeypatch:
     assert heard == [(3.0, 50.0), (4.0, 40.0)]
 
 
+def test_of_five_classes_a_search_by_top5_error_goes_by_top1(
+    small_tree: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    """Where the data is not here to be looked at; where it is, the mistake is told."""
+    few = {"val/loss": 1.5, "val/top1_error": 50.0}
+    assert trial.errors_of(few) == {"loss": 1.5, "top1_error": 50.0, "top5_error": 50.0}
+    assert trial.errors_of(few | {"val/top5_error": 5.0})["top5_error"] == 5.0
+    done = call("vgg_dist.tune", *SMALL, "--storage-path", tmp_path, "--data", small_tree, "--metric", "top5_error")
+    assert done.status == 2
+    assert "--metric top5_error: is 0 for every net, as the data has 3 classes; use top1_error" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainConfig, refuse_changes
 from vgg_dist.optim import PlateauSchedule, restore_optimizer
 from vgg_dist.storage import absolute, beside, list_folder, local_folder
 
@@ -75,26 +75,20 @@ class TrainState:
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "counters": counters}
 
     def restore(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
-        """Takes over a checkpoint of the same run. ValueError, one line, if it is of another net or damaged."""
+        """Takes over a checkpoint of the same run, except what `config` may change (see config.resume).
+
+        ValueError, one line, for a setting that must stay, for other classes, or for a damaged checkpoint.
+        """
         saved, saved_classes = read_description(folder)
-        for name in ("arch", "batch_norm", "head", "image_size"):
-            if getattr(saved, name) != getattr(config, name):
-                raise ValueError(
-                    f"--name {config.name}: its checkpoint has {name} {getattr(saved, name)}, not {getattr(config, name)};"
-                    " give the same settings, or another --name"
-                )
-        if saved_classes != class_names:
-            raise ValueError(
-                f"--data {config.data}: its {len(class_names)} classes are not the {len(saved_classes)}"
-                f" that run {config.name} began with"
-            )
+        refuse_changes(saved.to_dict(), config)
+        refuse_classes(saved_classes, config, class_names)
         self.model.load_state_dict(read_weights(folder))
         try:
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
             raise damaged(folder / STATE, error) from error
         restore_optimizer(self.optimizer, state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.schedule.load_state_dict(state["schedule"], saved.patience)
         for name, value in state["counters"].items():
             setattr(self, name, value)
 
@@ -165,6 +159,15 @@ def read_description(folder: Path) -> tuple[TrainConfig, list[str]]:
         raise ValueError(f"{folder} is not a checkpoint: it has no {CONFIG}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(folder / CONFIG, error) from error
+
+
+def refuse_classes(saved: list[str], config: TrainConfig, class_names: list[str]) -> None:
+    """ValueError, one line, where the data's classes are not those that the run began with."""
+    if saved != class_names:
+        raise ValueError(
+            f"--data {config.data}: its {len(class_names)} classes are not the {len(saved)}"
+            f" that run {config.name} began with"
+        )
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

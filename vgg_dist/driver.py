@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +30,9 @@ from vgg_dist.exchange import GRADIENTS_WAIT_S
 from vgg_dist.gauges import Gauges
 from vgg_dist.monitor import SERVER_WAIT_S, Monitor, root_cause
 from vgg_dist.nodes import check_storage, describe_workers, start_ray, worker_resources
+from vgg_dist.outcome import Earlier, read_earlier, write_outcome
 from vgg_dist.phases import mark
-from vgg_dist.storage import beside, open_storage, read_file, replace_file
+from vgg_dist.storage import open_storage
 from vgg_dist.tracking import (
     TrackedRun,
     Tracker,
@@ -69,20 +69,22 @@ class Part:
     callbacks: tuple[ray.train.UserCallback, ...] = ()
 
 
-def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, float]:
+def run_training(config: TrainConfig, part: Part | None = None, class_names: list[str] | None = None) -> dict[str, float]:
     """Runs a training, `config` being resolved, to its end; returns the last validation metrics, and the epoch.
 
-    One that has come to its end before is not run again. ValueError for a setting or data that cannot be; TrainingError for
-    a run that failed.
+    One that has come to its end before is not run again. `class_names`: the data's, where they are known. ValueError for a
+    setting or data that cannot be, before anything is started or changed; TrainingError for a run that failed.
     """
     check_storage(config.storage_path)
     silent = part is not None and part.is_trial
     whole = config
     if part is not None and part.until is not None:
         config = replace(config, epochs=part.until)
-    if (outcome := read_outcome(config)) is not None:
-        _say(silent, f"run {config.name} was finished before{_result(outcome)}")
-        return outcome["metrics"]
+    if (earlier := read_earlier(config)) is not None:
+        earlier.check(config, class_names)
+        _say(silent, _of_earlier(config, earlier))
+        if earlier.outcome is not None and earlier.is_all(config):
+            return earlier.outcome["metrics"]
     if config.init_from is not None and "RAY_ADDRESS" not in os.environ:
         with local_checkpoint(config.init_from, "--init-from"):
             pass
@@ -134,7 +136,7 @@ def run_training(config: TrainConfig, part: Part | None = None) -> dict[str, flo
         finish_run(run, "KILLED", f"stopped early at epoch {config.epochs}")
     else:
         finish_run(run, "FINISHED")
-    _write_outcome(config, outcome)
+    write_outcome(config, outcome)
     _say(silent, f"run {config.name} finished{_result(outcome)}\n{ui_hint(run)}")
     return outcome["metrics"]
 
@@ -195,37 +197,27 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _say(silent: bool, line: str) -> None:
-    if not silent:
+    if line and not silent:
         print(f"vgg_dist.train: {line}", flush=True)
 
 
-def read_outcome(config: TrainConfig) -> dict[str, Any] | None:
-    """How the run ended (metrics, step, checkpoint), if it has trained as far as the config asks for."""
-    content = read_file(_outcome_file(config))
-    outcome = None if content is None else json.loads(content)
-    return outcome if outcome and outcome["asked"] == _asked(config) else None
-
-
-def _write_outcome(config: TrainConfig, outcome: dict[str, Any]) -> None:
-    replace_file(_outcome_file(config), json.dumps(outcome | {"asked": _asked(config)}, indent=1).encode())
-
-
-def _outcome_file(config: TrainConfig) -> str:
-    return beside(beside(config.storage_path, config.name or ""), "outcome.json")
-
-
-def _asked(config: TrainConfig) -> dict[str, Any]:
-    """Which net the run trains, and how far."""
-    names = "arch", "batch_norm", "head", "image_size", "epochs", "max_steps", "patience", "lr_drops"
-    return {name: getattr(config, name) for name in names}
+def _of_earlier(config: TrainConfig, earlier: Earlier) -> str:
+    """What there is to say of a run that was begun before."""
+    changes = earlier.changes(config)
+    if earlier.outcome is None or not earlier.is_all(config):
+        return f"run {config.name} was begun with {changes}: it goes on with the new" if changes else ""
+    finished = f"run {config.name} was finished before{_result(earlier.outcome)}"
+    if changes:
+        finished += f"\nthese numbers are of {changes}"
+        finished += "\nanother --name trains with the new settings; more --epochs, or --max-steps, trains this run further"
+    return finished
 
 
 def _result(outcome: dict[str, Any]) -> str:
     metrics = outcome["metrics"]
-    return (
-        f" at step {outcome['step']}: validation top-1 error {metrics['val/top1_error']:.2f} %,"
-        f" top-5 error {metrics['val/top5_error']:.2f} %\ncheckpoint: {outcome['checkpoint']}"
-    )
+    top5 = f", top-5 error {metrics['val/top5_error']:.2f} %" if "val/top5_error" in metrics else ""
+    top1 = f"validation top-1 error {metrics['val/top1_error']:.2f} %"
+    return f" at step {outcome['step']}: {top1}{top5}\ncheckpoint: {outcome['checkpoint']}"
 
 
 def _keep_model(run: TrackedRun, config: TrainConfig, checkpoint: Checkpoint, step: int) -> None:

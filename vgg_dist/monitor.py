@@ -72,10 +72,10 @@ class Monitor(ray.train.UserCallback):
         values, step = record["metrics"], record["step"]
         if "val/loss" in values:
             self.last = None  # the time that validation took says nothing of the steps to come
-            return (
-                f"step {step:>6}  validation: loss {values['val/loss']:.3f}"
-                f"  top-1 error {values['val/top1_error']:.2f} %  top-5 error {values['val/top5_error']:.2f} %"
-            )
+            line = f"step {step:>6}  validation: loss {values['val/loss']:.3f}  top-1 error {values['val/top1_error']:.2f} %"
+            if "val/top5_error" in values:  # not for five classes or fewer
+                line += f"  top-5 error {values['val/top5_error']:.2f} %"
+            return line
         line = (
             f"step {step:>6}  epoch {values['epoch']:6.2f}/{self.config.epochs}  loss {values['train/loss']:.3f}"
             f"  {values['images_per_second']:.1f} images/s  lr {values['lr']:.2g}"

@@ -21,10 +21,12 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Takes over a saved state, but not how its updates were computed: the run may have been on other hardware."""
+    """Takes over a saved state, but not how its updates were computed, since the run may have been on other hardware; nor
+    momentum and weight decay, which are the optimizer's own: a resume may change them."""
+    kept = "fused", "foreach", "capturable", "differentiable", "momentum", "weight_decay"
     groups = state["param_groups"]
     for own, saved in zip(optimizer.param_groups, groups, strict=True):
-        saved |= {name: own[name] for name in ("fused", "foreach", "capturable", "differentiable") if name in own}
+        saved |= {name: own[name] for name in kept if name in own}
     optimizer.load_state_dict(state)
 
 
@@ -56,17 +58,30 @@ class PlateauSchedule:
             self.best, self.stalled_epochs = error, 0
             return True
         self.stalled_epochs += 1
-        if self.stalled_epochs >= self.patience:
-            self.finished = self.drops == self.max_drops
-            self.drops = min(self.drops + 1, self.max_drops)
-            self.stalled_epochs = 0
+        self._stalled()
         return False
+
+    def _stalled(self) -> None:
+        """Drops the rate, or ends the training, where the error has not improved for long enough."""
+        if self.stalled_epochs < self.patience:
+            return
+        if self.drops >= self.max_drops:
+            self.finished = True  # stalled_epochs stays: a resume may bring more patience
+        else:
+            self.drops, self.stalled_epochs = self.drops + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during a run."""
         return {key: getattr(self, key) for key in ("drops", "best", "stalled_epochs", "finished")}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+    def load_state_dict(self, state: dict[str, Any], patience: int | None = None) -> None:
+        """The inverse of `state_dict`. A schedule that had finished goes on if it now has more drops, or more patience.
+
+        `patience`: that of the schedule that was saved; older states of finished ones do not tell. Default: this one's.
+        """
         for key, value in state.items():
             setattr(self, key, value)
+        if self.finished:
+            self.stalled_epochs = self.stalled_epochs or (self.patience if patience is None else patience)
+            self.finished = False
+            self._stalled()

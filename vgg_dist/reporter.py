@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from vgg_dist.checkpoint import RECORDS, Snapshot, TrainState, checkpoint_name
 from vgg_dist.engine import Trainer, Worker
 from vgg_dist.exchange import Exchange
+from vgg_dist.metrics import telling
 from vgg_dist.phases import mark
 from vgg_dist.preparation import Node, Prepared
 from vgg_dist.saving import BackgroundWriter
@@ -66,6 +67,7 @@ class Reporter:
         """Called by all workers with the same metrics. ValueError on all of them if the storage takes no checkpoint."""
         assert self.trainer is not None
         mark("first step done")
+        metrics = telling(metrics, len(self.prepared.class_names))
         self.validation |= {key: value for key, value in metrics.items() if key.startswith("val/")}
         record = {"step": self.trainer.state.step, "time": time.time(), "metrics": metrics}
         self.records.append(record)
@@ -82,7 +84,8 @@ class Reporter:
         """
         kept = self.prepared.kept
         for record in kept:
-            self.validation |= {key: value for key, value in record["metrics"].items() if key.startswith("val/")}
+            validated = {key: value for key, value in record["metrics"].items() if key.startswith("val/")}
+            self.validation |= telling(validated, len(self.prepared.class_names))
         if kept:
             self.send({"records": [], "earlier": kept, "system": {}, "done": False}, None)
 

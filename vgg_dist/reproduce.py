@@ -52,10 +52,13 @@ def reproduce(config: ReproduceConfig) -> None:
         print(plan(config, runs, (len(splits[0]), len(splits[1])), len(splits[0].class_names)))
         return
     from vgg_dist.nodes import check_storage
+    from vgg_dist.outcome import check_earlier
     from vgg_dist.parallel import run_all
     from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
 
     check_storage(config.storage_path)
+    for run in runs:  # before the programme's record in MLflow is opened, which a refusal would leave at FAILED
+        check_earlier(run.config, splits[0].class_names if splits else None)
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     tags = {"mlflow.source.name": "vgg_dist.reproduce"}
     parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)

@@ -36,14 +36,15 @@ def train(config: TrainConfig) -> dict[str, float]:
     before anything is started.
     """
     config = config.resolved()
+    class_names = None
     if "RAY_ADDRESS" not in os.environ:  # on a cluster the data may be where the workers are, and only there
-        open_splits(config.data)
+        class_names = open_splits(config.data)[0].class_names
     # In here, so that --help and mistakes do not wait for the import of torch and Ray.
     from vgg_dist.driver import run_training
 
     mark("imports done")
 
-    return run_training(config)
+    return run_training(config, class_names=class_names)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +33,12 @@ def run_leg(
     except (ValueError, TrainingError) as error:  # the settings' own fault: the next start would end so too
         return {**WORST, "epoch": search.epochs, "ended": f"failed: {error}"}
     ended = "waits" if part.waits(trial, metrics) else "finished"
-    return {name: metrics[f"val/{name}"] for name in WORST} | {"epoch": metrics["epoch"], "ended": ended}
+    return errors_of(metrics) | {"epoch": metrics["epoch"], "ended": ended}
+
+
+def errors_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The validation metrics by the names of WORST; for five classes or fewer, top-1 in the place of top-5."""
+    return {name: metrics.get(f"val/{name}", metrics["val/top1_error"]) for name in WORST}
 
 
 class TrialReport(ray.train.UserCallback):
@@ -51,5 +57,5 @@ class TrialReport(ray.train.UserCallback):
             values = record["metrics"]
             self.epoch = values.get("epoch", self.epoch)
             if "val/loss" in values:
-                result = {name: values[f"val/{name}"] for name in WORST} | {"epoch": self.epoch, "ended": ""}
+                result = errors_of(values) | {"epoch": self.epoch, "ended": ""}
                 self.to_tune.after_report(run_context, [result], None)

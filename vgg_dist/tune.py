@@ -37,7 +37,9 @@ def search(config: TuneConfig) -> TrainConfig:
     """
     config = config.resolved()
     if "RAY_ADDRESS" not in os.environ:  # on a cluster the data may be where the workers are, and only there
-        open_splits(config.data)
+        classes = len(open_splits(config.data)[0].class_names)
+        if config.metric == "top5_error" and classes <= 5:
+            raise ValueError(f"--metric top5_error: is 0 for every net, as the data has {classes} classes; use top1_error")
     # In here, so that --help and mistakes do not wait for the import of torch and Ray.
     from vgg_dist.comparison import compare, draw_curves, draw_parallel, encode, to_html
     from vgg_dist.search import run_search

@@ -26,17 +26,20 @@ class Row:
     settings: tuple[str, ...]
     epochs: float | None
     """Trained so far."""
-    errors: tuple[float, float, float] | None
-    """Top-1 error, top-5 error (percent) and loss of the validation with the lowest top-1 error."""
+    errors: tuple[float, float | None, float] | None
+    """Top-1 error, top-5 error (percent; None for five classes or fewer) and loss of the validation with the lowest top-1
+    error."""
 
     @property
     def outcomes(self) -> tuple[str, ...]:
         """As text, under OUTCOMES."""
         run, rate = self.run, self.run.metrics.get("images_per_second")
-        errors = ("-",) * 3 if self.errors is None else (*(f"{e:.2f}" for e in self.errors[:2]), f"{self.errors[2]:.3f}")
+        top1, top5, loss = self.errors or (None, None, None)
         return (
             "-" if self.epochs is None else f"{self.epochs:.3g}",
-            *errors,
+            "-" if top1 is None else f"{top1:.2f}",
+            "-" if top5 is None else f"{top5:.2f}",
+            "-" if loss is None else f"{loss:.3f}",
             "-" if rate is None else f"{rate:.4g}",
             "-" if run.seconds is None else _time(run.seconds),
             run.note or run.status.lower(),
@@ -85,9 +88,9 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
 def _row(run: RunRecord, settings: tuple[str, ...]) -> Row:
     top1, top5, loss = (run.validations.get(name, []) for name in ("val/top1_error", "val/top5_error", "val/loss"))
     errors = None
-    if top1 and len(top1) == len(top5) == len(loss):
+    if top1 and len(top1) == len(loss):
         best = min(range(len(top1)), key=lambda k: top1[k][1])
-        errors = top1[best][1], top5[best][1], loss[best][1]
+        errors = top1[best][1], top5[best][1] if len(top5) == len(top1) else None, loss[best][1]
     return Row(run, settings, run.metrics.get("epoch"), errors)
 
 

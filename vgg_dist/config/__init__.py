@@ -4,9 +4,10 @@ Defaults are the paper's recipe (section 3). `resolved()` fills in what follows 
 that can be checked without data or a cluster; errors name the flag.
 """
 
-from vgg_dist.config.base import Config, at_least, data_location, flag, parse_scale, scale_word
+from vgg_dist.config.base import Config, at_least, check_name, data_location, flag, parse_scale, scale_word
 from vgg_dist.config.evaluate import EvalConfig
 from vgg_dist.config.reproduce import PaperArch, ReproduceConfig
+from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
 from vgg_dist.config.train import Arch, TrainConfig, TrainingError
 from vgg_dist.config.tune import Choices, Range, TuneConfig
 
@@ -22,8 +23,12 @@ __all__ = [
     "TrainingError",
     "TuneConfig",
     "at_least",
+    "changed_settings",
+    "check_name",
     "data_location",
+    "describe_changes",
     "flag",
     "parse_scale",
+    "refuse_changes",
     "scale_word",
 ]

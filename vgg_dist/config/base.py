@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any, Self
 
+from pipelines.remote import is_remote
 from vgg_dist.storage import absolute
 
 
@@ -48,6 +50,33 @@ class Interval:
         if found[1]:
             return cls(steps=int(found[1]))
         return cls(seconds=float(found[2]) * {"s": 1, "m": 60, "h": 3600}[found[3]])
+
+
+LONGEST_NAME = 200  # bytes: file systems take 255, and files beside a folder have longer names
+
+
+def check_name(name: str, storage_path: str, flag: str = "--name") -> None:
+    """ValueError, one line that begins with `flag`, where `name` cannot be that of one folder in `storage_path`."""
+    wrong = ""
+    if not name.strip():
+        wrong = "must not be empty"
+    elif name in (".", ".."):
+        wrong = "is a folder that is there already"
+    elif name in ("mlflow.db", "mlartifacts"):
+        wrong = "is where MLflow's records are"
+    elif found := [character for character in name if character in "/\\"]:
+        wrong = f"must not contain a {'slash' if '/' in found else 'backslash'}"
+    elif any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+        wrong = "must not contain control characters, line ends or bytes that are no text"
+    elif name != name.strip():
+        wrong = "must not begin or end with a blank"
+    elif len(name.encode()) > LONGEST_NAME:
+        wrong = f"must not be longer than {LONGEST_NAME} bytes"
+    elif is_remote(storage_path) and (found := [character for character in name if character in "?#%"]):
+        wrong = f"must not contain {found[0]}, which ends or escapes a part of a URL"
+    if wrong:
+        shown = name if name.isprintable() and name.strip() else ascii(name)
+        raise ValueError(f"{flag} {shown[:250]}: {wrong}; give the name of one folder, such as first")
 
 
 def data_location(data: str) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from vgg_dist.config.base import Config, at_least, data_location
+from vgg_dist.config.base import Config, at_least, check_name, data_location
 from vgg_dist.storage import absolute
 
 
@@ -84,6 +84,5 @@ class EvalConfig(Config):
             raise ValueError("--views: at least one of dense, crops, center")
         if self.submission is not None and self.devkit is None:
             raise ValueError("--submission: needs --devkit, for the official numbers of the classes")
-        if "/" in self.name or not self.name:
-            raise ValueError(f"--name {self.name!r}: must be the name of a folder, without a slash")
+        check_name(self.name, config.storage_path)
         return config

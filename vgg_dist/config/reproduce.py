@@ -9,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-from vgg_dist.config.base import at_least, data_location, parse_scale, scale_word
+from vgg_dist.config.base import at_least, check_name, data_location, parse_scale, scale_word
 from vgg_dist.config.train import TrainConfig
 from vgg_dist.config.tune import PAPER_SCALES
 from vgg_dist.specs import MODELS
@@ -55,12 +55,11 @@ class ReproduceConfig(TrainConfig):
             scales=scales,
             epochs=math.ceil(self.epochs * self.epochs_scale),
             epochs_scale=1.0,
-            name=self.name or "reproduction",
+            name="reproduction" if self.name is None else self.name,
             storage_path=absolute(self.storage_path),
             data=data_location(self.data),
         )
-        if "/" in (config.name or ""):
-            raise ValueError(f"--name {config.name}: must not contain a slash")
+        check_name(config.name or "", config.storage_path)
         for word in scales:
             parse_scale(word, "--scales")
         return config

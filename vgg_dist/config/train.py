@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from vgg_dist.config.base import Config, Interval, at_least, data_location, flag
+from vgg_dist.config.base import Config, Interval, at_least, check_name, data_location, flag
 from vgg_dist.specs import MODELS
 from vgg_dist.storage import absolute
 
@@ -115,7 +115,7 @@ class TrainConfig(Config):
             image_size=image_size,
             train_scale=(scale[0], scale[-1]),
             val_scale=self.val_scale or (scale[0] + scale[-1]) // 2,
-            name=self.name or f"{self.arch.lower()}-{time.strftime('%Y%m%d-%H%M%S')}",
+            name=f"{self.arch.lower()}-{time.strftime('%Y%m%d-%H%M%S')}" if self.name is None else self.name,
             storage_path=absolute(self.storage_path),
             data=data_location(self.data),
             init_from=None if self.init_from is None else absolute(self.init_from),
@@ -175,8 +175,8 @@ class TrainConfig(Config):
             raise ValueError(f"--batch-norm: there is no batch-norm twin of {self.arch}, only of {have}")
         if self.head not in MODELS[self.arch].heads:
             raise ValueError(f"--head {self.head}: {self.arch} has only {', '.join(MODELS[self.arch].heads)}")
-        if "/" in (self.name or ""):
-            raise ValueError(f"--name {self.name}: must not contain a slash")
+        if self.name is not None:
+            check_name(self.name, self.storage_path)
 
 
 class TrainingError(RuntimeError):

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vgg_dist.config.base import at_least, data_location, flag, parse_scale, scale_word
+from vgg_dist.config.base import at_least, check_name, data_location, flag, parse_scale, scale_word
 from vgg_dist.config.train import TrainConfig
 from vgg_dist.specs import MODELS
 from vgg_dist.storage import absolute, beside
@@ -76,7 +76,7 @@ class TuneConfig(TrainConfig):
         config = dataclasses.replace(
             self,
             search_train_scale=scales,
-            name=self.name or f"tune-{self.arch.lower()}-{time.strftime('%Y%m%d-%H%M%S')}",
+            name=f"tune-{self.arch.lower()}-{time.strftime('%Y%m%d-%H%M%S')}" if self.name is None else self.name,
             storage_path=absolute(self.storage_path),
             data=data_location(self.data),
             init_from=None if self.init_from is None else absolute(self.init_from),
@@ -129,8 +129,7 @@ class TuneConfig(TrainConfig):
         at_least("grace_epochs", self.grace_epochs, 1)
         if self.trials_at_once is not None:
             at_least("trials_at_once", self.trials_at_once, 1)
-        if "/" in (self.name or ""):
-            raise ValueError(f"--name {self.name}: must not contain a slash")
+        check_name(self.name or "", self.storage_path)
         defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
         for field, values in space.items():
             name = flag(f"search_{field}")

@@ -9,7 +9,6 @@ from vgg_dist.tables.mistakes import Example, Mistakes
 from vgg_dist.tables.tables import Row, Table
 from vgg_dist.tables.text import (
     GROUPS,
-    HARDEST_HEADINGS,
     LEGEND,
     NOT_RUN,
     NOT_THERE,
@@ -17,8 +16,10 @@ from vgg_dist.tables.text import (
     TITLE,
     error_cells,
     hardest_cells,
+    hardest_headings,
     mistakes_line,
     pair_cells,
+    top_names,
 )
 from vgg_dist.tables.thumbnails import thumbnail
 from vgg_dist.web_page import web_page
@@ -49,7 +50,7 @@ def to_html(
     tables: Sequence[Table], counted: str, mistakes: Mistakes | None, class_names: Sequence[str], picture: Picture | None
 ) -> str:
     """The page. `picture`: the encoded image of a row of posteriors; None for no example pictures."""
-    sections = [(table.key, table.name, _table_section(table)) for table in tables]
+    sections = [(table.key, table.name, _table_section(table, len(class_names))) for table in tables]
     if mistakes:
         sections += [
             ("hardest", "Hardest classes", _hardest_section(mistakes, class_names, picture)),
@@ -60,26 +61,27 @@ def to_html(
     return web_page(
         TITLE,
         f"""<p>{escape(counted)} {escape(LEGEND)} Green is better than the paper, red worse.</p>
-{_best(mistakes) if mistakes else "<p>Nothing of these tables was run.</p>"}
+{_best(mistakes, len(class_names)) if mistakes else "<p>Nothing of these tables was run.</p>"}
 <nav aria-label="Sections">{links}</nav>
 {body}""",
         _STYLE,
     )
 
 
-def _best(mistakes: Mistakes) -> str:
-    top1, top5 = mistakes.errors
-    return (
-        f'<div class="best"><div><b>{top5:.2f} %</b> top-5 error</div><div><b>{top1:.2f} %</b> top-1 error</div>'
-        f"<span>Our lowest top-5 error, {escape(mistakes.what)}</span></div>"
-    )
+def _best(mistakes: Mistakes, num_classes: int) -> str:
+    named = list(zip(top_names(num_classes), mistakes.errors, strict=False))[::-1]
+    errors = "".join(f"<div><b>{error:.2f} %</b> {name} error</div>" for name, error in named)
+    return f'<div class="best">{errors}<span>Our lowest {named[0][0]} error, {escape(mistakes.what)}</span></div>'
 
 
-def _table_section(table: Table) -> str:
-    groups = "".join(f'<th scope="colgroup" colspan="2" class="group start">{group}</th>' for group in GROUPS)
-    tops = '<th scope="col" class="number start">top-1</th><th scope="col" class="number">top-5</th>' * len(GROUPS)
+def _table_section(table: Table, num_classes: int) -> str:
+    names = top_names(num_classes)
+    span = f'colspan="{len(names)}"'
+    groups = "".join(f'<th scope="colgroup" {span} class="group start">{group}</th>' for group in GROUPS)
+    heads = [f'<th scope="col" class="number{" start" * (name == names[0])}">{name}</th>' for name in names]
+    tops = "".join(heads) * len(GROUPS)
     named = "".join(f'<th scope="col" rowspan="2">{escape(heading)}</th>' for heading in table.headings)
-    rows = "\n".join(_error_row(row) for row in table.rows)
+    rows = "\n".join(_error_row(row, num_classes) for row in table.rows)
     note = f'<p class="how note">{escape(table.note)}</p>' if table.note else ""
     return f"""<h2 id="{table.key}">{table.name}: {escape(table.title)}</h2>
 <p class="how">{escape(table.measured)}</p>
@@ -91,12 +93,14 @@ def _table_section(table: Table) -> str:
 </tbody></table></div>{note}"""
 
 
-def _error_row(row: Row) -> str:
+def _error_row(row: Row, num_classes: int) -> str:
     first, *others = map(escape, row.cells)
     cells = [f'<th scope="row">{first}</th>', *(f'<td class="what">{cell}</td>' for cell in others)]
-    differences = (None, None, None, None, *(row.difference or (None, None)))
-    for column, (text, difference) in enumerate(zip(error_cells(row), differences, strict=True)):
-        kinds = ["number"] + ["start"] * (column % 2 == 0) + ["ours"] * (column in (2, 3) and row.ours is not None)
+    width = len(top_names(num_classes))
+    differences = (*(None,) * (2 * width), *(row.difference or (None, None))[:width])
+    for column, (text, difference) in enumerate(zip(error_cells(row, num_classes), differences, strict=True)):
+        ours = column // width == 1 and row.ours is not None
+        kinds = ["number"] + ["start"] * (column % width == 0) + ["ours"] * ours
         if text in (NOT_RUN, NOT_THERE):
             kinds.append("none")
         elif difference is not None and abs(round(difference, 2)) > PAPER_ROUNDING:
@@ -118,8 +122,9 @@ def _hardest_section(mistakes: Mistakes, class_names: Sequence[str], picture: Pi
         ]
         examples = _examples(hard.index, hard.examples, class_names, picture)
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}{examples}</tr>')
-    how = f"{mistakes_line(mistakes)} By top-1 error, then top-5 error, over the images of the class."
-    return _mistakes_section("hardest", "Hardest classes", how, HARDEST_HEADINGS, 1, rows, picture)
+    order = ", then ".join(f"{name} error" for name in top_names(len(class_names)))
+    how = f"{mistakes_line(mistakes, len(class_names))} By {order}, over the images of the class."
+    return _mistakes_section("hardest", "Hardest classes", how, hardest_headings(len(class_names)), 1, rows, picture)
 
 
 def _pairs_section(mistakes: Mistakes, class_names: Sequence[str], picture: Picture | None) -> str:

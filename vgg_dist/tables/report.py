@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vgg_dist import paper
 from vgg_dist.tables import page, text
+from vgg_dist.tables.errors import TOP, tops
 from vgg_dist.tables.mistakes import Mistakes, find_mistakes
 from vgg_dist.tables.nets import EvaluatedNet, Measurement, check_names, measure
 from vgg_dist.tables.tables import Row, Table, plan_tables
@@ -24,7 +25,7 @@ class Report:
     images: int
     class_names: tuple[str, ...]
     mistakes: Mistakes | None
-    """Of what has the lowest top-5 error; None if nothing of the tables was run."""
+    """Of what has the lowest top-5 error, or for five classes or fewer top-1 error; None if nothing was run."""
 
     @property
     def counted(self) -> str:
@@ -40,7 +41,10 @@ class Report:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Every error of ours by name, such as `table4/D_256-512/top5_error`, in percent; and the number of images."""
+        """Every error of ours by name, such as `table4/D_256-512/top5_error`, in percent; and the number of images.
+
+        No top-5 errors for five classes or fewer.
+        """
         found: dict[str, float] = {"images": float(self.images)}
         for table in self.tables:
             for row in table.rows:
@@ -49,7 +53,7 @@ class Report:
                 name = f"{table.key}/{row.metric}"
                 while f"{name}/top1_error" in found:  # names of runs that MLflow could not tell apart
                     name += "_"
-                found |= {f"{name}/top1_error": row.ours.top1, f"{name}/top5_error": row.ours.top5}
+                found |= {f"{name}/top{(1, TOP)[k]}_error": row.ours[k] for k in tops(len(self.class_names))}
         return found
 
     def to_text(self) -> str:
@@ -100,10 +104,13 @@ def build_report(nets: Sequence[EvaluatedNet], labels: NDArray[np.int64], class_
 
 
 def _mistakes_of_best(tables: Sequence[Table], labels: NDArray[np.int64], num_classes: int) -> Mistakes | None:
+    def rank(measurement: Measurement) -> list[float]:
+        return [measurement.errors[k] for k in reversed(tops(num_classes))]
+
     best: tuple[Table, Row, Measurement] | None = None
     for table in tables:
         for row in table.rows:
-            if row.measurement and (best is None or row.measurement.errors[::-1] < best[2].errors[::-1]):
+            if row.measurement and (best is None or rank(row.measurement) < rank(best[2])):
                 best = table, row, row.measurement
     if best is None:
         return None

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vgg_dist.tracking.run import NOTE_TAG, TrackedRun
+from vgg_dist.tracking.run import NOTE_TAG, RESUMED, TrackedRun
 from vgg_dist.tracking.store import connect, database, tracking_errors, without_password
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class RunRecord:
     seconds: float | None
     """From its start to its end; None while it runs."""
     settings: dict[str, str]
-    """Its params, with the tags arch, train_scale and init in their place."""
+    """Its params, with the tags arch, train_scale and init in their place; where a resume changed one: "0.1, then 0.01"."""
     metrics: dict[str, float]
     """The last of each."""
     validations: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
@@ -81,7 +81,15 @@ def _record(client: MlflowClient, run: Run) -> RunRecord:
         status=info.status,
         note=data.tags.get(NOTE_TAG, ""),
         seconds=(info.end_time - info.start_time) / 1000 if info.end_time else None,
-        settings=data.params | {name: data.tags[name] for name in ("arch", "train_scale", "init") if name in data.tags},
+        settings=_settings(data.params, data.tags),
         metrics=dict(data.metrics),
         validations=validations,
     )
+
+
+def _settings(params: dict[str, str], tags: dict[str, str]) -> dict[str, str]:
+    settings = params | {name: tags[name] for name in ("arch", "train_scale", "init") if name in tags}
+    for name, value in settings.items():
+        if (later := tags.get(f"{RESUMED}{name}")) is not None:
+            settings[name] = f"{value}, then {later}"
+    return settings

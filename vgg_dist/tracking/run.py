@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 TOKEN_FILE = "mlflow_training.txt"
 TOKEN_TAG = "vgg_dist.training"
 NOTE_TAG = "vgg_dist.note"
+RESUMED = "resumed."  # before the name of a param or tag that was another at a later start
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,8 @@ def _log_constants(client: MlflowClient, run: Run, params: Mapping[str, object],
     new_tags = {name: text for name, text in tags.items() if name not in run.data.tags}
     logged = {**texts, **tags, **run.data.params, **run.data.tags}
     for name, text in {**texts, **tags}.items():
-        if logged.get(f"resumed.{name}", logged[name]) != text:
-            new_tags[f"resumed.{name}"] = text
+        if logged.get(f"{RESUMED}{name}", logged[name]) != text:
+            new_tags[f"{RESUMED}{name}"] = text
     for request in split(new_params, PARAMS_A_REQUEST):
         client.log_batch(run.info.run_id, params=request, synchronous=True)
     for request in split([RunTag(name, text) for name, text in new_tags.items()], PARAMS_A_REQUEST):

@@ -1,0 +1,100 @@
+"""What a run's folder says of it: how it ended, if it has, and which settings its last checkpoint was trained with.
+
+Read by the driver before anything is started: what cannot be is refused there, and nothing of the run is changed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from vgg_dist.checkpoint import CONFIG, PREFIX, refuse_classes
+from vgg_dist.config import TrainConfig, changed_settings, describe_changes, refuse_changes
+from vgg_dist.config.resume import EXTENT, PLACE
+from vgg_dist.metrics import TOP, telling
+from vgg_dist.storage import beside, list_folder, read_file, replace_file
+
+OUTCOME = "outcome.json"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What there is of a run. Settings are as JSON holds them."""
+
+    settings: dict[str, Any]
+    """Those of the last checkpoint."""
+    class_names: list[str] | None
+    """The last checkpoint's."""
+    outcome: dict[str, Any] | None
+    """How it ended (metrics, step, checkpoint), and with which settings; None if it has not."""
+
+    def check(self, config: TrainConfig, class_names: list[str] | None = None) -> None:
+        """ValueError, one line, for settings, or classes where they are known, with which the run cannot be resumed."""
+        refuse_changes(self.settings, config)
+        if class_names is not None and self.class_names is not None:
+            refuse_classes(self.class_names, config, class_names)
+
+    def is_all(self, config: TrainConfig) -> bool:
+        """Whether the run came to its end, and `config` leaves it nothing more to train."""
+        if self.outcome is None:
+            return False
+        reached = self.outcome["metrics"].get("epoch", 0) >= config.epochs
+        stepped = config.max_steps is not None and self.outcome["step"] >= config.max_steps
+        return reached or stepped or not changed_settings(self.outcome["settings"], config).keys() & set(EXTENT)
+
+    def changes(self, config: TrainConfig) -> str:
+        """What differs from the settings that the run ended with, or has been trained with so far; empty if nothing does."""
+        ended = self.outcome if self.is_all(config) else None
+        return describe_changes(changed_settings(ended["settings"] if ended else self.settings, config))
+
+
+def read_earlier(config: TrainConfig) -> Earlier | None:
+    """What there is of the run that `config` names; None if there is nothing. OSError where the storage does not answer."""
+    folder = beside(config.storage_path, config.name or "")
+    outcome = _parsed(read_file(beside(folder, OUTCOME)))
+    last = _last_description(folder)
+    if outcome is None and last is None:
+        return None
+    settings, class_names = last or ({}, None)
+    if outcome is not None:
+        # Older ones name only which net it is, and how far it is trained; the rest its checkpoint has.
+        outcome["metrics"] = telling(outcome["metrics"], len(class_names or ()) or TOP + 1)
+        outcome["settings"] = settings | outcome.get("asked", {}) | outcome.get("settings", {})
+        settings = settings or outcome["settings"]
+    return Earlier(settings, class_names, outcome)
+
+
+def check_earlier(config: TrainConfig, class_names: list[str] | None = None) -> None:
+    """ValueError, one line, where the run that `config` names is there and cannot be resumed so. See `Earlier.check`."""
+    if (earlier := read_earlier(config)) is not None:
+        earlier.check(config, class_names)
+
+
+def write_outcome(config: TrainConfig, outcome: dict[str, Any]) -> None:
+    """Says that a run trained by `config` has come to its end."""
+    settings = {field: value for field, value in config.to_dict().items() if field not in {*PLACE, "tracking_uri"}}
+    content = json.dumps(outcome | {"settings": settings}, indent=1)
+    replace_file(beside(beside(config.storage_path, config.name or ""), OUTCOME), content.encode())
+
+
+def _last_description(folder: str) -> tuple[dict[str, Any], list[str] | None] | None:
+    """Settings and class names of the last checkpoint whose description can be read."""
+    try:
+        names = list_folder(folder)
+    except FileNotFoundError:
+        return None
+    for name in reversed([name for name in names if name.startswith(PREFIX)]):
+        found = _parsed(read_file(beside(beside(folder, name), CONFIG)))
+        if found is not None and "config" in found:
+            return found["config"], found.get("class_names")
+    return None
+
+
+def _parsed(content: bytes | None) -> dict[str, Any] | None:
+    """The JSON object; None where there is none, or it is damaged: the workers, or another training, will tell."""
+    try:
+        found = None if content is None else json.loads(content)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
