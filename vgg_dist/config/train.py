@@ -43,7 +43,7 @@ class TrainConfig(Config):
     color_shift: float = 0.1
     """Standard deviation of the random RGB shift along ImageNet's colour components; 0 for none."""
     max_bad_images: int = 10
-    """Images of an epoch that may be undecodable (named and left out) before the run fails."""
+    """Images of an epoch, and of a validation, that may be undecodable (named and left out) before the run fails."""
     loader_threads: int | None = None
     """Threads that decode images, per worker. Default: the CPUs of a worker."""
 
