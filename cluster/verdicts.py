@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipelines.secrets import masked
 from vgg_dist.text_tables import printable
 
 GIB = 2**30
@@ -209,5 +210,5 @@ def judge_tracking(tracking_uri: str, errors: Mapping[str, str | None]) -> list[
 
 def to_line(verdict: Verdict) -> str:
     """For people; the mend on a line of its own."""
-    line = f"{verdict.level:<4}  {printable(f'{verdict.check}: {verdict.what}')}"
+    line = f"{verdict.level:<4}  {printable(masked(f'{verdict.check}: {verdict.what}'))}"
     return f"{line}\n      mend: {verdict.mend}" if verdict.mend else line

@@ -9,6 +9,8 @@ import re
 import sys
 from collections.abc import Iterator
 
+from pipelines.secrets import masked
+
 
 @contextlib.contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
@@ -31,6 +33,6 @@ def one_line_errors(command: str) -> Iterator[None]:
 
 
 def fail(command: str, error: object) -> None:
-    """Ends the process with one line and status 2."""
-    print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
+    """Ends the process with one line, without the secrets of URLs, and status 2."""
+    print(f"{command}: {masked(' '.join(str(error).split()))}", file=sys.stderr)
     sys.exit(2)

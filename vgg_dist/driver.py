@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from pipelines.secrets import masked
 from vgg_dist.checkpoint import local_checkpoint
 from vgg_dist.config import TrainConfig, TrainingError, scale_word
 from vgg_dist.exchange import GRADIENTS_WAIT_S
@@ -32,7 +34,7 @@ from vgg_dist.monitor import SERVER_WAIT_S, Monitor, root_cause
 from vgg_dist.nodes import check_storage, describe_workers, start_ray, worker_resources
 from vgg_dist.outcome import Earlier, read_earlier, write_outcome
 from vgg_dist.phases import mark
-from vgg_dist.storage import open_storage
+from vgg_dist.storage import last_part, open_storage
 from vgg_dist.tracking import (
     TrackedRun,
     Tracker,
@@ -100,7 +102,8 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
     gauges = Gauges(str(config.name))
     filesystem, path = open_storage(config.storage_path)
     trainer = TorchTrainer(
-        train_worker,
+        # The settings travel with the function: Ray shows train_loop_config on its dashboard, and writes it to its logs.
+        partial(train_worker, config.to_dict(secrets=True)),
         train_loop_config=config.to_dict(),
         torch_config=TorchConfig(timeout_s=GRADIENTS_WAIT_S),
         scaling_config=ScalingConfig(
@@ -174,7 +177,7 @@ def _fit(trainer: TorchTrainer, config: TrainConfig) -> ray.train.Result:
 
 def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> TrackedRun:
     """The MLflow run of a training, with the tags by which runs are told apart."""
-    origin = None if config.init_from is None else config.init_from.rstrip("/").rpartition("/")[2]
+    origin = None if config.init_from is None else last_part(config.init_from)
     tags = {
         "arch": config.arch,
         "train_scale": scale_word(config.train_scale or ()),
@@ -198,7 +201,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _say(silent: bool, line: str) -> None:
     if line and not silent:
-        print(f"vgg_dist.train: {line}", flush=True)
+        print(f"vgg_dist.train: {masked(line)}", flush=True)
 
 
 def _of_earlier(config: TrainConfig, earlier: Earlier) -> str:

@@ -18,6 +18,7 @@ import tyro
 from numpy.typing import NDArray
 
 from pipelines.command import fail, one_line_errors
+from pipelines.secrets import masked
 from vgg_dist.config import EvalConfig
 from vgg_dist.storage import beside, replace_file
 
@@ -100,7 +101,7 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
     for name, text in texts.items():
         replace_file(beside(evaluation.folder, name), text.encode())
     log_report(run, report.metrics, texts)
-    print(f"{report.to_text()}\nreport: {beside(evaluation.folder, 'report.html')}\n{ui_hint(run)}")
+    print(f"{report.to_text()}\nreport: {masked(beside(evaluation.folder, 'report.html'))}\n{ui_hint(run)}")
     return report
 
 

@@ -17,6 +17,7 @@ from pipelines.archives import read_devkit
 from pipelines.flat import open_flat
 from pipelines.remote import is_remote
 from pipelines.samples import SampleStore
+from pipelines.secrets import MASK
 from pipelines.store import SPLIT_FOLDERS, open_store
 from vgg_dist import paper
 from vgg_dist.config import EvalConfig
@@ -123,6 +124,8 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
     data = config.data or next((net.data for net in nets if net.data is not None), None)
     if data is None:
         raise ValueError("--data: is needed with weights that do not come from a run of this project")
+    if config.data is None and MASK in data:
+        raise ValueError(f"--data: is needed; the run's own was {data}, and checkpoints do not keep secrets ({MASK})")
     if _is_flat(data):
         if names is None:
             raise ValueError(f"--data {data}: is a folder without class folders, so --class-names is needed")

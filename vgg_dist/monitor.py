@@ -9,6 +9,7 @@ import ray.train
 from ray.train import Checkpoint
 
 from pipelines.failures import what_failed
+from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.gauges import Gauges
 from vgg_dist.phases import mark
@@ -65,7 +66,7 @@ class Monitor(ray.train.UserCallback):
             if isinstance(error, TrainingError):
                 raise ray.train.ControllerError(error)
         for line in describe_failures(worker_exceptions):
-            print(f"{self.prefix or ''}{line}", flush=True)
+            print(f"{self.prefix or ''}{masked(line)}", flush=True)
 
     def _line(self, record: Record) -> str:
         """A record as a line for people."""

@@ -25,6 +25,7 @@ from ray.tune import Callback, FailureConfig, RunConfig, Tuner
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 
+from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
 from vgg_dist.driver import DRIVER_MEMORY, open_training
 from vgg_dist.halving import SuccessiveHalving
@@ -92,7 +93,7 @@ def _keep_settings(config: TuneConfig) -> None:
     file = beside(config.folder, SETTINGS)
     settings = json.loads(json.dumps(config.to_dict()))
     content = read_file(file)
-    earlier = settings if content is None else json.loads(content)
+    earlier = settings if content is None else masked(json.loads(content))
     fixed = settings.keys() - {"storage_path", "tracking_uri", "experiment", "trials_at_once", "num_workers", "max_failures"}
     if changed := sorted(name for name in fixed if earlier.get(name) != settings[name]):
         name = changed[0]

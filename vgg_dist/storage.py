@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pyarrow import fs
 
 from pipelines.remote import is_remote
+from pipelines.secrets import masked
 
 S3_ATTEMPTS = 14  # with waits from 25 ms on, each twice the one before: seven minutes in all
 
@@ -65,6 +66,12 @@ def beside(folder: str, name: str) -> str:
         return f"{folder.rstrip('/')}/{name}"
     parts = urlsplit(folder)
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+
+
+def last_part(location: str) -> str:
+    """The name of what is at a path or URL, without the URL's query and secrets."""
+    location = masked(location)
+    return (location.partition("?")[0] if is_remote(location) else location).rstrip("/").rpartition("/")[2]
 
 
 def read_file(url: str) -> bytes | None:

@@ -16,6 +16,7 @@ import os
 import tyro
 
 from pipelines.command import fail, one_line_errors
+from pipelines.secrets import masked
 from pipelines.store import open_splits
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
 
@@ -63,7 +64,7 @@ def search(config: TuneConfig) -> TrainConfig:
     print(
         f"{comparison.to_text()}\n\n{len(found.trials)} trials, {epochs:g} epochs in all."
         f" Best: {best.config.name}, {config.metric} {best.error:.4g}\n"
-        f"train it: {command}\nreport: {beside(config.folder, 'search.html')}\n{ui_hint(found.run)}"
+        f"train it: {command}\nreport: {masked(beside(config.folder, 'search.html'))}\n{ui_hint(found.run)}"
     )
     return best.config
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from pipelines.secrets import masked
 from vgg_dist.text_tables import aligned
 from vgg_dist.tracking.revision import code_version
 
@@ -75,7 +76,7 @@ def write_json(file: Path, settings: Any, figures: dict[str, Any]) -> None:
     """`settings` (a dataclass), `figures`, and what they belong to."""
     record = {
         "benchmark": type(settings).__name__.removesuffix("Benchmark").lower(),
-        "settings": dataclasses.asdict(settings) | {"json": None},
+        "settings": masked(dataclasses.asdict(settings)) | {"json": None},
         "machine": describe_machine(),
         "versions": versions(),
         **figures,

@@ -9,21 +9,33 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pipelines.remote import is_remote
+from pipelines.secrets import MASK, masked
 from vgg_dist.storage import absolute
 
 
 class Config:
     """What the settings of all commands have in common: they are dataclasses, and JSON."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+    def to_dict(self, secrets: bool = False) -> dict[str, Any]:
+        """As JSON holds it, to be written and shown: passwords and keys inside URLs are masked.
+
+        With `secrets` they are in it, for the processes that need them.
+        """
+        values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return values if secrets else masked(values)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`, also after JSON made lists of the tuples."""
+        """The inverse of `to_dict`, also after JSON made lists of the tuples; what was masked stays so."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)
+
+    def refuse_masked(self) -> None:
+        """ValueError, one line that names the flag, for a URL in which *** stands for a secret, as it is shown and kept."""
+        for field, value in self.to_dict(secrets=True).items():
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and "://" in text and MASK in text:
+                    raise ValueError(f"{flag(field)} {masked(text)}: {MASK} stands for a secret that is not kept; give it")
 
 
 def at_least(field: str, value: float | None, least: float, what: str = "") -> None:
@@ -44,9 +56,7 @@ class Interval:
         """A number of steps (1000), or a time (30s, 10m, 1h). ValueError, one line that names the flag."""
         found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)([smh])", str(text))
         if found is None or float(found[1] or found[2]) == 0:
-            raise ValueError(
-                f"{flag(field)} {text}: must be a number of steps, such as 1000, or a time, such as 30s, 10m or 1h"
-            )
+            raise ValueError(f"{flag(field)} {masked(text)}: {MASK} stands for a secret that is not kept; give it")
         if found[1]:
             return cls(steps=int(found[1]))
         return cls(seconds=float(found[2]) * {"s": 1, "m": 60, "h": 3600}[found[3]])

@@ -84,5 +84,6 @@ class EvalConfig(Config):
             raise ValueError("--views: at least one of dense, crops, center")
         if self.submission is not None and self.devkit is None:
             raise ValueError("--submission: needs --devkit, for the official numbers of the classes")
+        self.refuse_masked()
         check_name(self.name, config.storage_path)
         return config

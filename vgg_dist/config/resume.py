@@ -6,12 +6,13 @@ from: the checkpoint's config.json and MLflow (tags `resumed.*`) have the new va
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.secrets import masked
 from vgg_dist.config.base import flag
 from vgg_dist.config.train import TrainConfig
+from vgg_dist.storage import last_part
 
 PLACE = frozenset({"name", "storage_path"})
 """Where the run is: by these it is found, and its folder may have been moved."""
@@ -56,11 +57,14 @@ Changes = dict[str, tuple[Any, Any]]
 
 
 def changed_settings(before: Mapping[str, Any], config: TrainConfig) -> Changes:
-    """What differs from the settings `before`, as JSON holds them; what they lack, an older version did not have."""
+    """What differs from the settings `before`, as JSON holds them; what they lack, an older version did not have.
+
+    Secrets in URLs may differ: checkpoints have none, and the values returned have none.
+    """
     found: Changes = {}
     for field in config.to_dict():
-        old: Any = before.get(field)
-        new: Any = getattr(config, field)
+        old: Any = masked(before.get(field))
+        new: Any = masked(getattr(config, field))
         if field not in before or field in PLACE or (field in FOUND_OUT and (old is None or new is None)):
             continue
         old = tuple(old) if isinstance(old, list) else old
@@ -90,10 +94,9 @@ def _text(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return "on" if value else "off"
-    text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return re.sub(r"(?<=://)[^/@]*@", "", text)  # a password
+    return str(masked(" ".join(map(str, value)) if isinstance(value, tuple) else str(value)))
 
 
 def _last_part(location: str | None) -> str | None:
     """A run is the same where the folder of all runs was moved."""
-    return None if location is None else location.rstrip("/").rpartition("/")[2]
+    return None if location is None else last_part(location)

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from pipelines.secrets import masked
 from vgg_dist.config.base import Config, Interval, at_least, check_name, data_location, flag
 from vgg_dist.specs import MODELS
 from vgg_dist.storage import absolute
@@ -120,6 +121,7 @@ class TrainConfig(Config):
             data=data_location(self.data),
             init_from=None if self.init_from is None else absolute(self.init_from),
         )
+        config.refuse_masked()
         config._check()
         return config
 
@@ -130,10 +132,10 @@ class TrainConfig(Config):
         return config
 
     def command_line(self) -> str:
-        """The vgg_dist.train command of these settings; what is at its default is left out."""
+        """The vgg_dist.train command of these settings, to be shown: without defaults, and with secrets masked."""
         words = ["python", "-m", "vgg_dist.train"]
         for field in dataclasses.fields(TrainConfig):
-            value = getattr(self, field.name)
+            value = masked(getattr(self, field.name))
             if value == field.default or value is None:
                 continue
             if isinstance(value, bool):

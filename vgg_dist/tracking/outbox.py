@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Protocol, TypedDict
 
+from pipelines.secrets import masked
 from vgg_dist.storage import read_file, remove_file, replace_file
 from vgg_dist.tracking.store import reason
 
@@ -80,7 +81,7 @@ class Outbox:
                 remove_file(self.backlog)
             self._backlog_written = bool(unsent)
         except Exception as error:  # a full disk or a lost bucket must not end the training
-            _logger.warning("cannot write %d unsent metric records to %s: %s", len(unsent), self.backlog, error)
+            _logger.warning("cannot write %d unsent metric records to %s", len(unsent), masked(f"{self.backlog}: {error}"))
 
     def flush(self, wait_s: float) -> None:
         """Wait until what is queued is sent, at most `wait_s` seconds."""
@@ -126,7 +127,7 @@ class Outbox:
             self._backlog_written = bool(lines)
             records.extend(json.loads(line) for line in lines)
         except Exception as error:  # lost storage, or a line cut short: what could be read is sent all the same
-            _logger.warning("cannot read all unsent metric records in %s: %s", self.backlog, error)
+            _logger.warning("cannot read all unsent metric records in %s", masked(f"{self.backlog}: {error}"))
         return records
 
     def _send(self) -> None:

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pipelines.secrets import masked
 from vgg_dist.tracking.run import NOTE_TAG, RESUMED, TrackedRun
-from vgg_dist.tracking.store import connect, database, tracking_errors, without_password
+from vgg_dist.tracking.store import connect, database, tracking_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,7 +44,7 @@ def read_runs(tracking_uri: str, experiment: str, parent: TrackedRun | None = No
     """
     file = database(tracking_uri)
     if file is not None and not file.exists():
-        raise ValueError(f"--tracking-uri {without_password(tracking_uri)}: there is no such database")
+        raise ValueError(f"--tracking-uri {masked(tracking_uri)}: there is no such database")
     with tracking_errors(tracking_uri):
         client = connect(tracking_uri)
         found = client.get_experiment_by_name(experiment)
@@ -88,6 +89,7 @@ def _record(client: MlflowClient, run: Run) -> RunRecord:
 
 
 def _settings(params: dict[str, str], tags: dict[str, str]) -> dict[str, str]:
+    params, tags = masked((params, tags))  # earlier versions logged secrets
     settings = params | {name: tags[name] for name in ("arch", "train_scale", "init") if name in tags}
     for name, value in settings.items():
         if (later := tags.get(f"{RESUMED}{name}")) is not None:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vgg_dist.storage import absolute, beside, read_file, replace_file
+from pipelines.secrets import masked
+from vgg_dist.storage import absolute, beside, last_part, read_file, replace_file
 from vgg_dist.tracking.revision import code_version
 from vgg_dist.tracking.store import (
     METRICS_A_REQUEST,
@@ -33,7 +34,6 @@ from vgg_dist.tracking.store import (
     split,
     tracking_errors,
     warned,
-    without_password,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def open_run(
     """The run of the training in `storage_path/name`: found again, or new; its status is then RUNNING.
 
     `parent` is the run that this one is shown under. Params and tags stay as first logged; a value that changed since is
-    noted in the tag `resumed.<name>`. The note on how it ended before is taken off.
+    noted in the tag `resumed.<name>`. Secrets in URLs are masked. The note on how it ended before is taken off.
     TrackingError, within seconds, where the server or database refuses; ValueError where the storage does.
     """
     folder = beside(absolute(storage_path), name)
@@ -81,7 +81,7 @@ def open_run(
     with tracking_errors(tracking_uri):
         all_tags = {**_source_tags(), **(tags or {}), TOKEN_TAG: token}
         if parent is not None:
-            all_tags |= {"mlflow.parentRunId": parent.run_id, "parent": parent.folder.rstrip("/").rpartition("/")[2]}
+            all_tags |= {"mlflow.parentRunId": parent.run_id, "parent": last_part(parent.folder)}
         found = client.search_runs([experiment_id], f"tags.`{TOKEN_TAG}` = '{token}'", max_results=1)
         run = found[0] if found else client.create_run(experiment_id, tags=all_tags, run_name=name)
         _log_constants(client, run, params, all_tags)
@@ -109,7 +109,7 @@ def finish_run(run: TrackedRun, status: str, note: str = "") -> None:
     with warned(f"the run's status is not set to {status}"):
         client = connect(run.tracking_uri)
         if note:
-            client.set_tag(run.run_id, NOTE_TAG, note)
+            client.set_tag(run.run_id, NOTE_TAG, masked(note))
         client.set_terminated(run.run_id, status)
 
 
@@ -136,7 +136,7 @@ def ui_hint(run: TrackedRun) -> str:
     """Where a person finds the run in MLflow's UI: the address, and for a database the command that serves it."""
     page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}"
     if database(run.tracking_uri) is None:
-        return f"MLflow: {without_password(run.tracking_uri)}/{page}"
+        return f"MLflow: {masked(run.tracking_uri)}/{page}"
     mlflow = "mlflow" if shutil.which("mlflow") else shlex.quote(str(Path(sys.executable).with_name("mlflow")))
     serve = f"{mlflow} ui --backend-store-uri {shlex.quote(run.tracking_uri)}"
     return f"MLflow: {serve}\nthen open http://127.0.0.1:5000/{page}"
@@ -151,7 +151,7 @@ def _training_token(folder: str) -> str:
             token = uuid.uuid4().hex
             replace_file(file, token.encode())
     except (OSError, ValueError) as error:
-        raise ValueError(f"--storage-path: cannot write {file}: {reason(error)}") from error
+        raise ValueError(f"--storage-path: cannot write {masked(file)}: {reason(error)}") from error
     return token
 
 
@@ -163,15 +163,19 @@ def _source_tags() -> dict[str, str]:
 
 
 def _log_constants(client: MlflowClient, run: Run, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
-    """Log the params and tags that `run` lacks, and note those that differ: MLflow refuses a param that changes."""
+    """Log the params and tags that `run` lacks, and note those that differ: MLflow refuses a param that changes.
+
+    Passwords and keys in URLs are masked: whoever may look at the runs may not see them.
+    """
     from mlflow.entities import Param, RunTag
 
-    texts = {name: str(value)[:PARAM_LENGTH] for name, value in params.items()}
+    texts = {name: str(masked(value))[:PARAM_LENGTH] for name, value in params.items()}
+    tags = masked(dict(tags))
     new_params = [Param(name, text) for name, text in texts.items() if name not in run.data.params]
     new_tags = {name: text for name, text in tags.items() if name not in run.data.tags}
     logged = {**texts, **tags, **run.data.params, **run.data.tags}
     for name, text in {**texts, **tags}.items():
-        if logged.get(f"{RESUMED}{name}", logged[name]) != text:
+        if masked(logged.get(f"{RESUMED}{name}", logged[name])) != text:
             new_tags[f"{RESUMED}{name}"] = text
     for request in split(new_params, PARAMS_A_REQUEST):
         client.log_batch(run.info.run_id, params=request, synchronous=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pipelines.remote import is_remote
+from pipelines.secrets import masked
 from vgg_dist.storage import absolute
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def resolve_tracking_uri(tracking_uri: str | None, storage_path: str) -> str:
     path = tracking_uri.removeprefix("sqlite:///")
     if path in ("", tracking_uri):
         allowed = "http://HOST:PORT, https://HOST or sqlite:///FILE"
-        raise TrackingError(f"--tracking-uri {without_password(tracking_uri)}: must be {allowed}")
+        raise TrackingError(f"--tracking-uri {masked(tracking_uri)}: must be {allowed}")
     return f"sqlite:///{Path(path).absolute()}"
 
 
@@ -141,17 +142,14 @@ def split(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def without_password(uri: str) -> str:
-    """The URI as it may be shown."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri
-
-
 def reason(error: BaseException) -> str:
-    """The first line of the deepest cause, at most 200 characters: "Connection refused", not three wrappings of it."""
+    """The first line of the deepest cause, at most 200 characters: "Connection refused", not three wrappings of it.
+
+    Secrets in URLs are masked.
+    """
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
-    lines = str(error).strip().splitlines()
+    lines = masked(str(error)).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
 
@@ -161,7 +159,7 @@ def tracking_errors(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise TrackingError(f"--tracking-uri {without_password(tracking_uri)}: {reason(error)}") from error
+        raise TrackingError(f"--tracking-uri {masked(tracking_uri)}: {reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -170,4 +168,4 @@ def warned(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _logger.warning("%s: %s", what, reason(error))
+        _logger.warning("%s: %s", masked(what), reason(error))
