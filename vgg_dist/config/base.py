@@ -56,7 +56,9 @@ class Interval:
         """A number of steps (1000), or a time (30s, 10m, 1h). ValueError, one line that names the flag."""
         found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)([smh])", str(text))
         if found is None or float(found[1] or found[2]) == 0:
-            raise ValueError(f"{flag(field)} {masked(text)}: {MASK} stands for a secret that is not kept; give it")
+            raise ValueError(
+                f"{flag(field)} {text}: must be a number of steps, such as 1000, or a time, such as 30s, 10m or 1h"
+            )
         if found[1]:
             return cls(steps=int(found[1]))
         return cls(seconds=float(found[2]) * {"s": 1, "m": 60, "h": 3600}[found[3]])
