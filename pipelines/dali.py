@@ -21,7 +21,7 @@ from nvidia.dali import Pipeline, pipeline_def
 
 from pipelines.batch import Batch, Loader, Preprocessing, prefetch
 from pipelines.dali_crops import Crops, Decoding, DeviceCrops, HostCrops, Prepared
-from pipelines.decodable import Route, as_bitmap, does_dali_decode, route
+from pipelines.decodable import Route, as_bitmap, route
 from pipelines.failures import first_cause
 from pipelines.pixels import refusal
 from pipelines.plan import Samples, concatenate
@@ -219,30 +219,25 @@ class DaliLoader(Loader):
     def _without_corrupt(self, prepared: Prepared, error: RuntimeError) -> Prepared:
         """The batch without the images that cannot be decoded, each of which is noted.
 
-        What can be decoded, but not by DALI, is given to it as a bitmap; if its CPU decoder takes all images, a GPU's does
-        not know one of them, and all become bitmaps. RuntimeError if they are: no decoder for this GPU, ...
+        If there are none, DALI does not know an image of a kind: all are given to it as bitmaps. RuntimeError if they were:
+        out of memory, no decoder for this GPU, ...
         """
-        keep, changed, plain = [], False, []
+        keep, plain = [], []
         for row in prepared.rows.tolist():
             index = int(prepared.samples.index[row])
             if self._routes[index] != Route.BITMAP:
-                encoded, _ = self.read(index)
-                if (wrong := refusal(encoded)) is not None:
+                if (wrong := refusal(self.read(index)[0])) is not None:
                     self.skip(index, wrong)
-                    changed = True
                     continue
                 plain.append(index)
-                if not does_dali_decode(encoded):
-                    self._routes[index], changed = Route.BITMAP, True
             keep.append(row)
-        if not changed:
+        if len(keep) == len(prepared.rows):
             if not plain:
                 raise RuntimeError(f"DALI: {first_cause(str(error))}") from error
             self._routes[plain] = Route.BITMAP
-        images = [self._read_decodable(int(prepared.samples.index[row])) for row in keep]
-        return self._windowed(
-            prepared.samples, prepared.counts, np.array(keep, np.int64), [image for image in images if image]
-        )
+        again = ((row, self._read_decodable(int(prepared.samples.index[row]))) for row in keep)
+        images = {row: image for row, image in again if image is not None}
+        return self._windowed(prepared.samples, prepared.counts, np.array(list(images), np.int64), list(images.values()))
 
 
 def _groups(plan: Iterator[Samples], size: int) -> Iterator[list[Samples]]:

@@ -10,14 +10,9 @@ still work on the batch. So what is not plain is decoded by the definition, for 
 from __future__ import annotations
 
 import io
-import threading
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
-import nvidia.dali.fn as fn
-from numpy.typing import NDArray
-from nvidia.dali import Pipeline, pipeline_def, types
 from PIL import Image
 
 from pipelines.images import FRAME_MARKERS
@@ -69,6 +64,8 @@ def _is_plain_png(encoded: bytes) -> bool:
 def _jpeg_route(encoded: bytes) -> Route:
     at, end, has_frame = 2, len(encoded), False
     while at + 10 <= end and encoded[at] == 0xFF and (marker := encoded[at + 1]) != _START_OF_SCAN:
+        if marker < 0xC0 or marker == 0xFF or 0xD0 <= marker <= _END_OF_IMAGE:  # no segment starts with one of these
+            return Route.BITMAP
         if marker in FRAME_MARKERS:
             has_frame = True
             if marker not in _HUFFMAN_FRAMES or encoded[at + 4] != 8 or encoded[at + 9] not in (1, 3):
@@ -89,32 +86,3 @@ def as_bitmap(encoded: bytes) -> bytes:
     file = io.BytesIO()
     Image.fromarray(decode(encoded)).save(file, "BMP")
     return file.getvalue()
-
-
-def does_dali_decode(encoded: bytes | NDArray[np.uint8]) -> bool:
-    """Whether DALI's CPU decoder takes the whole image. Safe in any thread."""
-    with _lock:
-        global _judge
-        if _judge is None:
-            _judge = _build_judge()
-        _judge.feed_input("encoded", [np.frombuffer(encoded, np.uint8)])
-        try:
-            _judge.run()
-        except RuntimeError:
-            _judge = None  # an error breaks a pipeline for good
-            return False
-    return True
-
-
-_lock = threading.Lock()
-_judge: Pipeline | None = None
-
-
-def _build_judge() -> Pipeline:
-    @pipeline_def(batch_size=1, num_threads=1, device_id=None, exec_async=False, exec_pipelined=False)
-    def decode_whole() -> Any:
-        return fn.decoders.image(fn.external_source(name="encoded", dtype=types.UINT8, ndim=1), adjust_orientation=False)
-
-    pipeline = decode_whole()
-    pipeline.build()
-    return pipeline

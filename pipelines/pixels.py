@@ -2,7 +2,8 @@
 
 JPEG, PNG, BMP and WebP are read, by what is in the file and not by its name. Colours become RGB: grey is repeated, CMYK and
 palettes are converted, transparency is dropped. 16 bits are scaled to 8. The first picture of several is taken. EXIF
-orientation and colour profiles are ignored. A file that ends too early is refused, also where all its pixels are there.
+orientation and colour profiles are ignored. What was cut is refused, a PNG without its last chunk also where all its pixels
+are there.
 
 Pillow decodes. `pipelines.decodable` says for which files DALI's decoders give the same.
 """

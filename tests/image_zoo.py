@@ -78,7 +78,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(samples: NDArray[np.uint16] | NDArray[np.uint8], colour: int, *extra: bytes, interlaced: bool = False) -> bytes:
-    """A PNG of samples (H, W, C), 8 or 16 bits by their type, that uses all five filters; `extra`: chunks before the data."""
+    """A PNG of samples (H, W, C), 8 or 16 bits by their type, with all five filters; `extra`: chunks before the data."""
     size = samples.shape[1], samples.shape[0]
     header = struct.pack(">IIBBBBB", *size, 8 * samples.itemsize, colour, 0, 0, interlaced)
     adam7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
@@ -115,7 +115,7 @@ def bmp(
 
 def bitmaps() -> Iterator[tuple[str, bytes]]:
     """Bitmaps of all depths."""
-    rgb = picture().astype(np.uint32)
+    rgb = picture()[::-1].astype(np.uint32)  # the bottom row is the first
     red, green, blue = (rgb[..., k] for k in range(3))
     grey_levels = b"".join(bytes([k, k, k, 0]) for k in range(256))
     short = (red >> 3 << 10 | green >> 3 << 5 | blue >> 3).astype("<u2").tobytes()
@@ -130,7 +130,7 @@ def bitmaps() -> Iterator[tuple[str, bytes]]:
     yield "BMP, 8 bits", bmp(8, green.astype(np.uint8).tobytes(), palette=grey_levels)
     yield "BMP, 4 bits", save(Image.fromarray(picture()).quantize(16), "BMP")
     yield "BMP, 1 bit", save(Image.fromarray(picture()).convert("1"), "BMP")
-    runs = b"".join(b"".join(bytes([1, int(v)]) for v in row) + b"\0\0" for row in green[::-1]) + b"\0\1"
+    runs = b"".join(b"".join(bytes([1, int(v)]) for v in row) + b"\0\0" for row in green) + b"\0\1"
     yield "BMP, RLE8", bmp(8, runs, palette=grey_levels, packing=1)
     core = struct.pack("<2sIHHIIHHHH", b"BM", 26 + 3 * HEIGHT * WIDTH, 0, 0, 26, 12, WIDTH, HEIGHT, 1, 24)
     yield "BMP, OS/2", core + picture()[::-1, :, ::-1].tobytes()
@@ -148,7 +148,7 @@ def pngs() -> Iterator[tuple[str, bytes]]:
     yield "PNG, RGB, transparent colour", png(picture(), 2, chunk(b"tRNS", struct.pack(">HHH", *picture()[3, 3])))
     yield "PNG, RGB, gamma", png(picture(), 2, gamma)
     yield "PNG, RGB, sRGB", png(picture(), 2, srgb)
-    yield "PNG, RGB, ICC profile", save(image, "PNG", icc_profile=swapped_profile())
+    yield "PNG, RGB, ICC profile", save(image, "PNG", icc_profile=profile())
     yield "PNG, grey", png(picture()[..., :1], 0)
     yield "PNG, grey, transparent level", png(picture()[..., :1], 0, chunk(b"tRNS", struct.pack(">H", 100)))
     yield "PNG, RGBA", png(alpha, 6)
@@ -192,7 +192,7 @@ def jpegs() -> Iterator[tuple[str, bytes]]:
     yield "JPEG, quality 100", save(image, "JPEG", quality=100, subsampling=0)
     yield "JPEG, RGB", save(image, "JPEG", keep_rgb=True)
     yield "JPEG, EXIF", save(image, "JPEG", exif=rotated(6))
-    yield "JPEG, ICC profile", save(image, "JPEG", icc_profile=swapped_profile())
+    yield "JPEG, ICC profile", save(image, "JPEG", icc_profile=profile())
     yield "JPEG, CMYK", save(cmyk, "JPEG", quality=95)
     adobe = save(cmyk, "JPEG", quality=95)
     at = adobe.index(b"Adobe") - 4
@@ -239,6 +239,6 @@ def rotated(orientation: int) -> Image.Exif:
     return exif
 
 
-def swapped_profile() -> bytes:
-    """A colour profile of its own: it must not change the pixels."""
+def profile() -> bytes:
+    """A colour profile."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

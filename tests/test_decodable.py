@@ -1,4 +1,4 @@
-"""How images get to DALI: as they are, after a check, or as bitmaps; and what happens when DALI breaks at one all the same."""
+"""How images get to DALI: as they are, after a check, or as bitmaps; and what happens when DALI breaks at one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 import torch
 from nvidia.dali import types
 from PIL import Image
-from test_loader import CPU, DECODING, MEAN, Images, by_torchvision, encode, load, photo
+from test_loader import CPU, MEAN, Images, by_torchvision, encode, load, photo
 
 from pipelines.batch import Preprocessing
 from pipelines.dali import DaliLoader
 from pipelines.dali_crops import Decoding
-from pipelines.decodable import Route, as_bitmap, does_dali_decode, route
+from pipelines.decodable import Route, as_bitmap, route
 from pipelines.pixels import decode, refusal
-from pipelines.plan import Augmentation, EpochPlan, evaluation_samples
+from pipelines.plan import Augmentation, EpochPlan
 
 JPEG, PNG = encode(photo(100, 120), quality=90), encode(photo(100, 120), "PNG")
 
@@ -65,24 +65,6 @@ def test_a_bitmap_has_the_same_pixels() -> None:
     bitmap = as_bitmap(JPEG)
     assert as_bitmap(bitmap) == bitmap
     assert (decode(bitmap) == np.asarray(Image.open(io.BytesIO(JPEG)))).all()
-    assert does_dali_decode(bitmap)
-
-
-@pytest.mark.parametrize("decoding", [None, *DECODING.values()])
-def test_a_sound_image_that_dali_refuses_is_given_to_it_as_a_bitmap(decoding: Decoding | None) -> None:
-    start = JPEG.index(b"\xff\xda")
-    damaged = next(
-        flipped
-        for at in range(20, start)
-        for flipped in [JPEG[:at] + bytes([JPEG[at] ^ 16]) + JPEG[at + 1 :]]
-        if route(flipped) == Route.AS_IS and refusal(flipped) is None and not does_dali_decode(flipped)
-    )
-    store = Images([JPEG, damaged, JPEG])
-    loader = DaliLoader(store, Preprocessing(64, MEAN, (1.0,) * 3, center=True), 1, CPU, 4, decoding)
-    batch = load(loader, evaluation_samples(np.arange(3), 100))
-    assert batch.labels.tolist() == [0, 1, 2]
-    crop = decode(damaged)[18:82, 28:92].astype(np.float32) - np.array(MEAN, np.float32)
-    assert np.abs(batch.images[1].permute(1, 2, 0).numpy() - crop).max() < 0.01
 
 
 @dataclass(frozen=True)
