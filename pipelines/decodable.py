@@ -3,8 +3,8 @@
 DALI's decoders give the same for whole 8-bit JPEGs of one or three colours and for PNGs of 8 bits, and refuse what is damaged
 in most of them. But they convert CMYK, 16 bits and some BMPs in ways of their own, read formats that are not read here, and
 see no damage outside the window of a crop; a GPU's hardware decoder may report a JPEG that was cut as decoded, and leave the
-rest of it grey. And where DALI 2.4 cannot make out a header, it may end the process: it raises while its threads still work
-on the batch. So what is not plain is decoded by the definition, for its verdict or for its pixels.
+rest of it grey. And batches with headers that DALI 2.4 cannot make out have ended the process now and then (a segmentation
+fault in a thread of its image decoder). So what is not plain is decoded by the definition, for its verdict or for its pixels.
 """
 
 from __future__ import annotations
