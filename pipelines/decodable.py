@@ -1,10 +1,11 @@
 """What DALI is given of an image, so that it gives the pixels of `pipelines.pixels`, or none where there are none.
 
-DALI's decoders give the same for whole 8-bit JPEGs of one or three colours and for PNGs of 8 bits, and refuse what is damaged
-in most of them. But they convert CMYK, 16 bits and some BMPs in ways of their own, read formats that are not read here, and
-see no damage outside the window of a crop; a GPU's hardware decoder may report a JPEG that was cut as decoded, and leave the
-rest of it grey. And batches with headers that DALI 2.4 cannot make out have ended the process now and then (a segmentation
-fault in a thread of its image decoder). So what is not plain is decoded by the definition, for its verdict or for its pixels.
+DALI's decoders give the same for whole 8-bit JPEGs of one or three colours and for PNGs of 8 bits, and refuse what is
+damaged in most of them. But they convert CMYK, 16 bits and some BMPs in ways of their own, read formats that are not read
+here, and see no damage outside the window of a crop; a GPU's hardware decoder may report a JPEG that was cut as decoded, and
+leave the rest of it grey. And batches with headers that DALI 2.4 cannot parse have ended the process now and then (a
+segmentation fault in a thread of its image decoder). So what is not plain is decoded by the definition, for its verdict or
+for its pixels.
 """
 
 from __future__ import annotations
