@@ -21,8 +21,9 @@ from nvidia.dali import Pipeline, pipeline_def
 
 from pipelines.batch import Batch, Loader, Preprocessing, prefetch
 from pipelines.dali_crops import Crops, Decoding, DeviceCrops, HostCrops, Prepared
-from pipelines.decodable import as_bitmap, decoding_error, is_suspect
+from pipelines.decodable import Route, as_bitmap, route
 from pipelines.failures import first_cause
+from pipelines.pixels import refusal
 from pipelines.plan import Samples, concatenate
 from pipelines.readers import Readers
 from pipelines.samples import SampleStore
@@ -63,8 +64,7 @@ class DaliLoader(Loader):
         self._prepared: Iterator[Prepared] = iter(())  # what `_source` gives DALI next,
         self._again: deque[Prepared] = deque()  # after these, which a broken pipeline had been given already
         self._in_flight: deque[Prepared] = deque()  # what it was given and has not returned
-        self._checked: set[int] = set()  # suspects that can be decoded after all
-        self._as_bitmaps: set[int] = set()  # images that only the CPU's decoder decodes
+        self._routes = np.full(len(store), Route.UNKNOWN, np.uint8)  # how each image gets to DALI, once it has been read
 
     def batches(self, micro_batches: Iterable[Samples]) -> Iterator[Batch]:
         """One batch for each element of `micro_batches`, in order, prepared ahead in the background."""
@@ -185,14 +185,17 @@ class DaliLoader(Loader):
         except OSError as error:
             self.skip(index, error)
             return None
-        if index in self._as_bitmaps:
-            return as_bitmap(encoded), shape
-        if self.decoding is not None and index not in self._checked and is_suspect(encoded):
-            if (wrong := decoding_error(encoded)) is not None:
-                self.skip(index, wrong)
-                return None
-            self._checked.add(index)
-        return encoded, shape
+        way = self._routes[index]
+        try:
+            if way == Route.UNKNOWN:
+                way = route(encoded)
+                if way == Route.CHECKED and (wrong := refusal(encoded)) is not None:
+                    raise OSError(wrong)
+                self._routes[index] = way
+            return as_bitmap(encoded) if way == Route.BITMAP else encoded, shape
+        except OSError as error:
+            self.skip(index, error)
+            return None
 
     def _windowed(
         self, samples: Samples, counts: list[int], rows: NDArray[np.int64], images: list[tuple[bytes, tuple[int, int]]]
@@ -214,26 +217,27 @@ class DaliLoader(Loader):
         return _cut(self.crops.finish(prepared, decoded, workers), labels, prepared.counts)
 
     def _without_corrupt(self, prepared: Prepared, error: RuntimeError) -> Prepared:
-        """The batch without the images that the CPU's decoder refuses, each of which is noted.
+        """The batch without the images that cannot be decoded, each of which is noted.
 
-        If it refuses none, a GPU's decoder has met an image of a kind that it does not know: such images are given to it as
-        bitmaps. RuntimeError if no image is to blame: out of memory, no decoder for this GPU, ...
+        If there are none, DALI does not know an image of a kind: all are given to it as bitmaps. RuntimeError if they were:
+        out of memory, no decoder for this GPU, ...
         """
-        keep, images = [], []
-        for row, encoded in zip(prepared.rows.tolist(), prepared.encoded, strict=True):
-            wrong = decoding_error(encoded)
-            if wrong is None:
-                keep.append(row)
-                images.append(self.read(int(prepared.samples.index[row])))
-            else:
-                self.skip(int(prepared.samples.index[row]), wrong)
+        keep, plain = [], []
+        for row in prepared.rows.tolist():
+            index = int(prepared.samples.index[row])
+            if self._routes[index] != Route.BITMAP:
+                if (wrong := refusal(self.read(index)[0])) is not None:
+                    self.skip(index, wrong)
+                    continue
+                plain.append(index)
+            keep.append(row)
         if len(keep) == len(prepared.rows):
-            indices = [int(index) for index in prepared.samples.index[prepared.rows]]
-            if self.decoding is None or self._as_bitmaps.issuperset(indices):
+            if not plain:
                 raise RuntimeError(f"DALI: {first_cause(str(error))}") from error
-            self._as_bitmaps.update(indices)
-            images = [(as_bitmap(encoded), shape) for encoded, shape in images]
-        return self._windowed(prepared.samples, prepared.counts, np.array(keep, np.int64), images)
+            self._routes[plain] = Route.BITMAP
+        again = ((row, self._read_decodable(int(prepared.samples.index[row]))) for row in keep)
+        images = {row: image for row, image in again if image is not None}
+        return self._windowed(prepared.samples, prepared.counts, np.array(list(images), np.int64), list(images.values()))
 
 
 def _groups(plan: Iterator[Samples], size: int) -> Iterator[list[Samples]]:

@@ -1,84 +1,89 @@
-"""Which encoded images can be decoded at all: the same answer whatever decodes them afterwards.
+"""What DALI is given of an image, so that it gives the pixels of `pipelines.pixels`, or none where there are none.
 
-DALI's CPU decoder is the judge: it refuses a JPEG whose data ends too early. A GPU's hardware decoder may report such a file
-as decoded and leave the rest of it grey, so the GPU loader asks here first about every JPEG that does not end with an
-end-of-image marker.
+DALI's decoders give the same for whole 8-bit JPEGs of one or three colours and for PNGs of 8 bits, and refuse what is
+damaged in most of them. But they convert CMYK, 16 bits and some BMPs in ways of their own, read formats that are not read
+here, and see no damage outside the window of a crop; a GPU's hardware decoder may report a JPEG that was cut as decoded, and
+leave the rest of it grey. And batches with headers that DALI 2.4 cannot parse have ended the process now and then (a
+segmentation fault in a thread of its image decoder). So what is not plain is decoded by the definition, for its verdict or
+for its pixels.
 """
 
 from __future__ import annotations
 
 import io
-import threading
-from typing import Any
+from enum import IntEnum
 
 import numpy as np
-import nvidia.dali.fn as fn
-from numpy.typing import NDArray
-from nvidia.dali import Pipeline, pipeline_def, types
 from PIL import Image
 
-from pipelines.failures import first_cause
+from pipelines.images import FRAME_MARKERS
+from pipelines.pixels import PNG_SIGNATURE, decode
 
-START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"  # ITU-T T.81, B.1.1.3
+START_OF_IMAGE = b"\xff\xd8"  # ITU-T T.81, B.1.1.3, as all markers here
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_HUFFMAN_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; the others are lossless, arithmetic-coded, ...
+# Behind the first scan's start: tables and starts of further scans, comments, the end.
+_BETWEEN_SCANS = np.isin(np.arange(256), [0xC4, 0xDB, 0xDD, _START_OF_SCAN, 0xFE, _END_OF_IMAGE])
+# No markers: a data byte FF is followed by 00, fill bytes are FF, and restarts (RST0 to RST7) may be anywhere.
+_NO_MARKER = np.isin(np.arange(256), [0x00, 0xFF, *range(0xD0, 0xD8)])
 
 
-def is_suspect(encoded: bytes) -> bool:
-    """Whether this is a JPEG without an end-of-image marker at its end: cut short, or followed by other data.
+class Route(IntEnum):
+    """How an image gets to DALI."""
 
-    Zero bytes behind the marker are padding, as some cameras write it.
+    UNKNOWN = 0
+    AS_IS = 1
+    CHECKED = 2
+    """As it is, if the definition decodes it."""
+    BITMAP = 3
+    """As the definition's pixels."""
+
+
+def route(encoded: bytes) -> Route:
+    """By the header, and for a JPEG by the markers in its data; nothing is decoded."""
+    if encoded.startswith(START_OF_IMAGE):
+        return _jpeg_route(encoded)
+    if not encoded.startswith(PNG_SIGNATURE):
+        return Route.BITMAP
+    return Route.AS_IS if _is_plain_png(encoded) else Route.BITMAP
+
+
+def _is_plain_png(encoded: bytes) -> bool:
+    """Whether chunk after chunk leads to the end, and the pixels are such that DALI does not differ.
+
+    Decoders differ in a colour beyond a palette's end, and DALI sees no damage in an animation.
     """
-    if not encoded.startswith(START_OF_IMAGE) or encoded.endswith(END_OF_IMAGE):
-        return False
-    return not encoded.rstrip(b"\0").endswith(END_OF_IMAGE)
+    at, kind = len(PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(encoded[at : at + 4]), encoded[at + 4 : at + 8]
+        at += 12 + length
+        if at > len(encoded) or kind == b"acTL":
+            return False
+    return encoded[12:16] == b"IHDR" and encoded[24] == 8 and encoded[25] in (0, 2, 4, 6)
 
 
-def decoding_error(encoded: bytes | NDArray[np.uint8]) -> str | None:
-    """Why DALI's CPU decoder refuses an image, in the decoder's own words; None if it decodes it. Safe in any thread."""
-    data = np.frombuffer(encoded, np.uint8)
-    if not len(data):
-        return "zero bytes"
-    with _lock:
-        global _judge
-        if _judge is None:
-            _judge = _build_judge()
-        _judge.feed_input("encoded", [data])
-        try:
-            _judge.run()
-        except RuntimeError as error:
-            _judge = None  # an error breaks a pipeline for good
-            return _in_words(data) or first_cause(str(error))
-    return None
-
-
-def _in_words(data: NDArray[np.uint8]) -> str | None:
-    """What Pillow says against an image: DALI only says that it failed. None if Pillow decodes it."""
-    try:
-        with Image.open(io.BytesIO(data.tobytes())) as image:
-            image.load()
-    except Image.UnidentifiedImageError:
-        return f"not an image, begins with {bytes(data[:8])!r}"
-    except Exception as error:  # Pillow's plugins raise all kinds on damaged data
-        return " ".join(str(error).split()) or type(error).__name__
-    return None
+def _jpeg_route(encoded: bytes) -> Route:
+    at, end, has_frame = 2, len(encoded), False
+    while at + 10 <= end and encoded[at] == 0xFF and (marker := encoded[at + 1]) != _START_OF_SCAN:
+        if marker < 0xC0 or marker == 0xFF or 0xD0 <= marker <= _END_OF_IMAGE:  # no segment starts with one of these
+            return Route.BITMAP
+        if marker in FRAME_MARKERS:
+            has_frame = True
+            if marker not in _HUFFMAN_FRAMES or encoded[at + 4] != 8 or encoded[at + 9] not in (1, 3):
+                return Route.BITMAP
+        at += 2 + int.from_bytes(encoded[at + 2 : at + 4])
+    if not has_frame or encoded[at : at + 2] != b"\xff\xda":
+        return Route.BITMAP
+    data = np.frombuffer(encoded, np.uint8)[at + 2 :]
+    behind = data[1:][np.flatnonzero(data[:-1] == 0xFF)]
+    markers = behind[~_NO_MARKER[behind]]
+    ends = np.count_nonzero(markers == _END_OF_IMAGE)
+    whole = ends == 1 and markers[-1] == _END_OF_IMAGE and bool(_BETWEEN_SCANS[markers].all())
+    return Route.AS_IS if whole else Route.CHECKED
 
 
 def as_bitmap(encoded: bytes) -> bytes:
-    """The same pixels as an uncompressed BMP, which no GPU decoder has to understand."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        file = io.BytesIO()
-        image.convert("RGB").save(file, "BMP")
+    """The definition's pixels as a BMP of 24 bits, which every decoder reads alike. OSError as of `decode`."""
+    file = io.BytesIO()
+    Image.fromarray(decode(encoded)).save(file, "BMP")
     return file.getvalue()
-
-
-_lock = threading.Lock()
-_judge: Pipeline | None = None
-
-
-def _build_judge() -> Pipeline:
-    @pipeline_def(batch_size=1, num_threads=1, device_id=None, exec_async=False, exec_pipelined=False)
-    def decode() -> Any:
-        return fn.decoders.image(fn.external_source(name="encoded", dtype=types.UINT8, ndim=1), adjust_orientation=False)
-
-    pipeline = decode()
-    pipeline.build()
-    return pipeline

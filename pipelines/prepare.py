@@ -71,8 +71,9 @@ def check(*, data: str, threads: int = os.cpu_count() or 1) -> int:
     """Decodes every image, lists what is unusual, and quarantines what cannot be decoded.
 
     Unreadable images (truncated, empty, not an image, of another format) go into quarantine.txt beside the data, and
-    loaders leave them out. CMYK, grey, alpha, 16-bit, animated, EXIF-rotated and mis-named images are listed only: they
-    can be trained on. Exit status 1 if there are unreadable ones.
+    loaders leave them out; training, evaluation and prediction refuse the same ones, for the same reasons. CMYK, grey,
+    alpha, 16-bit (scaled to 8), animated, EXIF-rotated and mis-named images, and those with damaged metadata, are listed
+    only: they can be trained on. Exit status 1 if there are unreadable ones.
 
     Args:
         data: A data location: folder, or URL of shards.

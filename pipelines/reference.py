@@ -6,7 +6,6 @@ it. It is the oracle of the DALI loader's tests, and the loader where DALI has n
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +16,7 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from pipelines.batch import Batch, Loader, prefetch
+from pipelines.pixels import decode
 from pipelines.plan import Samples
 
 
@@ -47,9 +47,8 @@ class ReferenceLoader(Loader):
             return None
         try:
             encoded, shape = self.read(index)
-            with Image.open(io.BytesIO(encoded)) as opened:
-                image = opened.convert("RGB")
-        except Exception as error:  # PIL's plug-ins raise whatever they meet in a broken image
+            image = Image.fromarray(decode(encoded))
+        except OSError as error:
             self.skip(index, error)
             return None
         resized, corner = self.preprocessing.geometry(np.array([shape], np.int64), sample)

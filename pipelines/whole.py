@@ -6,7 +6,6 @@ and rescaled by Pillow, bit for bit as torchvision's transforms do it: a net tak
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from pipelines.batch import Preprocessing, prefetch
 from pipelines.images import image_size
+from pipelines.pixels import decode
 from pipelines.samples import SampleStore
 from pipelines.window import resized_shape
 
@@ -79,9 +79,8 @@ class WholeImages:
         """(height, width, 3) for `size` (width, height)."""
         encoded = self.store.read(index)
         try:
-            with Image.open(io.BytesIO(encoded)) as opened:
-                return np.asarray(opened.convert("RGB").resize(size, Image.Resampling.BILINEAR))
-        except Exception as error:  # Pillow's plugins raise all kinds on damaged data
+            return np.asarray(Image.fromarray(decode(encoded)).resize(size, Image.Resampling.BILINEAR))
+        except OSError as error:
             raise self._undecodable(index, error) from error
 
     def _undecodable(self, index: int, error: Exception) -> OSError:

@@ -1,7 +1,8 @@
-"""Damaged images: found before a GPU's decoder may take them for good; and images of a kind that only the CPU decodes."""
+"""How images get to DALI: as they are, after a check, or as bitmaps; and what happens when DALI breaks at one."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,50 +11,60 @@ import nvidia.dali.fn as fn
 import pytest
 import torch
 from nvidia.dali import types
+from PIL import Image
 from test_loader import CPU, MEAN, Images, by_torchvision, encode, load, photo
 
 from pipelines.batch import Preprocessing
 from pipelines.dali import DaliLoader
 from pipelines.dali_crops import Decoding
-from pipelines.decodable import as_bitmap, decoding_error, is_suspect
+from pipelines.decodable import Route, as_bitmap, route
+from pipelines.pixels import decode, refusal
 from pipelines.plan import Augmentation, EpochPlan
 
 JPEG, PNG = encode(photo(100, 120), quality=90), encode(photo(100, 120), "PNG")
 
 
 CASES = {
-    "baseline": (JPEG, False, None),
-    "progressive": (encode(photo(100, 120), progressive=True), False, None),
-    "zero bytes behind the end": (JPEG + bytes(300), False, None),
-    "a note behind the end": (JPEG + b"and a note", True, None),
-    "no end marker": (JPEG[:-2], True, "truncated"),
-    "last rows cut off": (JPEG[:-200], True, "truncated"),
-    "half": (JPEG[: len(JPEG) // 2], True, "truncated"),
-    "half, then zeros": (JPEG[: len(JPEG) // 2] + bytes(500), True, "truncated"),  # as a crash leaves it
-    "header": (JPEG[:200], True, "runcated"),
-    "PNG": (PNG, False, None),
-    "half a PNG": (PNG[: len(PNG) // 2], False, "truncated"),  # decoded on the CPU also where there is a GPU
-    "web page": (b"<html>404</html>", False, "not an image"),
-    "empty": (b"", False, "zero bytes"),
+    "baseline": (JPEG, Route.AS_IS, None),
+    "progressive": (encode(photo(100, 120), progressive=True), Route.AS_IS, None),
+    "zero bytes behind the end": (JPEG + bytes(300), Route.AS_IS, None),
+    "a note behind the end": (JPEG + b"and a note", Route.AS_IS, None),
+    "a preview behind the end": (JPEG + JPEG, Route.CHECKED, None),
+    "no end marker": (JPEG[:-2], Route.CHECKED, "truncated"),
+    "last rows cut off": (JPEG[:-200], Route.CHECKED, "truncated"),
+    "half": (JPEG[: len(JPEG) // 2], Route.CHECKED, "truncated"),
+    "half, then zeros": (JPEG[: len(JPEG) // 2] + bytes(500), Route.CHECKED, "truncated"),  # as a crash leaves it
+    "header": (JPEG[:200], Route.BITMAP, "runcated"),
+    "PNG": (PNG, Route.AS_IS, None),
+    "half a PNG": (PNG[: len(PNG) // 2], Route.BITMAP, "truncated"),
+    "PNG signature": (PNG[:8], Route.BITMAP, "truncated"),
+    "web page": (b"<html>404</html>", Route.BITMAP, "not an image"),
+    "empty": (b"", Route.BITMAP, "zero bytes"),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_suspects_and_what_the_judge_says_of_them(name: str) -> None:
-    encoded, suspect, words = CASES[name]
-    assert is_suspect(encoded) == suspect
-    error = decoding_error(encoded)
+def test_routes_and_refusals(name: str) -> None:
+    encoded, way, words = CASES[name]
+    assert route(encoded) == way
+    error = refusal(encoded)
     assert error is None if words is None else words in str(error)
 
 
-def test_every_cut_of_a_jpeg_is_a_suspect() -> None:
+def test_no_cut_of_a_jpeg_goes_unchecked() -> None:
     """So none can reach a decoder that hides it."""
-    assert all(is_suspect(JPEG[:end]) for end in range(2, len(JPEG)))
+    assert all(route(JPEG[:end]) != Route.AS_IS for end in range(len(JPEG)))
+
+
+def test_no_cut_of_a_png_reaches_dali() -> None:
+    """DALI may end the process where it cannot make out a header."""
+    assert all(route(PNG[:end]) == Route.BITMAP for end in range(0, len(PNG), 7))
 
 
 def test_a_bitmap_has_the_same_pixels() -> None:
-    assert as_bitmap(as_bitmap(JPEG)) == as_bitmap(JPEG)
-    assert decoding_error(as_bitmap(JPEG)) is None
+    bitmap = as_bitmap(JPEG)
+    assert as_bitmap(bitmap) == bitmap
+    assert (decode(bitmap) == np.asarray(Image.open(io.BytesIO(JPEG)))).all()
 
 
 @dataclass(frozen=True)

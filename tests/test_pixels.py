@@ -1,0 +1,198 @@
+"""Training, evaluation, prediction and `check` see the same pixels of a file, or refuse it for the same reason."""
+
+from __future__ import annotations
+
+import io
+import logging
+import tarfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import image_zoo
+import numpy as np
+import pytest
+from image_zoo import HEIGHT, WIDTH, deep, picture
+from numpy.typing import NDArray
+from PIL import Image
+from test_loader import CPU, LOADERS, REFERENCE, Images, load, make
+
+from pipelines.batch import IGNORED_LABEL, Preprocessing
+from pipelines.decodable import Route, route
+from pipelines.images import UNREADABLE, image_size, inspect
+from pipelines.pixels import decode, refusal
+from pipelines.plan import evaluation_samples
+from pipelines.whole import WholeImages
+
+ZOO = image_zoo.whole()
+LARGE = image_zoo.save(Image.fromarray(picture()).resize((240, 200)), "JPEG", quality=92)
+DAMAGED = ["JPEG", "JPEG, progressive", "JPEG, restart markers", "MPO", "PNG, RGB", "PNG, RGB, interlaced", "PNG, palette"]
+DAMAGED += ["PNG, 16-bit RGB", "PNG, animated", "BMP, 24 bits", "BMP, RLE8", "WebP, lossy", "WebP, lossless"]
+REFUSED = (
+    {"JPEG, 12 bits", "GIF", "TIFF", "PPM", "JPEG2000", "ICO", "AVIF", "TGA", "PCX"}
+    | {"no bytes", "one byte", "a web page", "noise"}
+)  # fmt: skip
+
+
+def damages() -> Iterator[tuple[str, bytes]]:
+    """Whole images of the zoo cut short, with zeros in place of their ends, with noise, flipped bits and early ends."""
+    rng = np.random.default_rng(0)
+    for name in DAMAGED:
+        whole = ZOO[name]
+        for end in (30, len(whole) // 2, len(whole) - 14, len(whole) - 12, len(whole) - 5, len(whole) - 1):
+            yield f"{name}, {end} of {len(whole)} bytes", whole[:end]
+        yield f"{name}, half, then zeros", whole[: len(whole) // 2] + bytes(len(whole) // 2)
+        yield f"{name}, half, then the end", whole[: len(whole) // 2] + whole[-12:]
+        for at in rng.integers(2, len(whole), 3).tolist():
+            yield f"{name}, bit flipped in byte {at}", whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :]
+    noise = rng.bytes(300)
+    for at in (len(LARGE) // 3, len(LARGE) * 9 // 10):
+        yield f"large JPEG, noise at {at}", LARGE[:at] + noise + LARGE[at + 300 :]
+        yield f"large JPEG, end at {at}", LARGE[:at] + b"\xff\xd9"
+        yield f"large JPEG, end and noise at {at}", LARGE[:at] + b"\xff\xd9" + noise
+
+
+def given() -> Iterator[tuple[str, bytes]]:
+    """The images that others gave, where they are."""
+    archive = Path(__file__).parents[2] / "shared" / "inputs" / "failing-inputs.tar"
+    if archive.exists():
+        with tarfile.open(archive) as tar:
+            for name in ("zoo/grey16.png", "damaged/no-iend.png", "damaged/cut60.png"):
+                yield name, tar.extractfile(name).read()  # type: ignore[union-attr]
+
+
+ALL = ZOO | dict(damages()) | dict(given())
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> dict[str, NDArray[np.uint8] | str]:
+    """Pixels, or the reason why there are none, of every image, by the definition."""
+    found: dict[str, NDArray[np.uint8] | str] = {}
+    for name, encoded in ALL.items():
+        try:
+            found[name] = decode(encoded)
+        except OSError as error:
+            found[name] = str(error)
+    return found
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_loaders_give_the_pixels_of_the_definition_or_its_refusal(
+    kind: str, verdicts: dict[str, NDArray[np.uint8] | str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the image's own scale a central crop has the pixels as they are decoded."""
+    caplog.set_level(logging.ERROR)
+    names, size = list(ALL), 16
+    loader = make(kind, Images(list(ALL.values())), Preprocessing(size, (0.0,) * 3, (1.0,) * 3, center=True))
+    for scale in (HEIGHT, 200):  # the size of the zoo's images, and of the large ones
+        rows = [k for k, name in enumerate(names) if min(_shape(verdicts[name]), default=scale) == scale]
+        batch = load(loader, evaluation_samples(np.array(rows), scale), size=16)
+        crops = batch.images.permute(0, 2, 3, 1).numpy()
+        for row, crop, label in zip(rows, crops, batch.labels.tolist(), strict=True):
+            expected = verdicts[names[row]]
+            if isinstance(expected, str):
+                assert label == IGNORED_LABEL, names[row]
+                assert loader.bad_images[row] == f"image-{row}: {expected}"
+                continue
+            assert label == row, (names[row], loader.bad_images.get(row))
+            top, left = (np.array(expected.shape[:2]) - size + 1) // 2
+            difference = abs(crop - expected[top : top + size, left : left + size])
+            # DALI's windows of JPEGs may round a colour between two samples in another way.
+            most = (1.0, 0.3) if ALL[names[row]].startswith(b"\xff\xd8") and kind != REFERENCE else (0.0, 0.0)
+            assert (difference.max(), difference.mean()) <= most, (names[row], difference.max(), difference.mean())
+
+
+def _shape(verdict: NDArray[np.uint8] | str) -> tuple[int, ...]:
+    return () if isinstance(verdict, str) else verdict.shape[:2]
+
+
+def test_whole_images_and_check_say_the_same(verdicts: dict[str, NDArray[np.uint8] | str]) -> None:
+    """At its own scale a whole image has the pixels as they are decoded."""
+    names = list(ALL)
+    whole = WholeImages(Images(list(ALL.values())), Preprocessing(16, (0.0,) * 3, (1.0,) * 3), 1, CPU, 1)
+    for row, name in enumerate(names):
+        expected = verdicts[name]
+        found = [finding.detail for finding in inspect(ALL[name], "name.jpg") if finding.kind == UNREADABLE]
+        if isinstance(expected, str):
+            assert found == [expected], name
+            with pytest.raises(OSError, match="cannot be decoded") as raised:
+                list(whole.batches(np.array([row]), 16))
+            assert str(raised.value) == f"image-{row}: cannot be decoded: {expected}"
+        else:
+            assert found == [], name
+            (batch,) = whole.batches(np.array([row]), min(expected.shape[:2]))
+            np.testing.assert_array_equal(batch.images[0].permute(1, 2, 0).numpy(), expected, name)
+            assert image_size(ALL[name]) == expected.shape[:2], name
+
+
+def test_what_is_read_and_what_is_not(verdicts: dict[str, NDArray[np.uint8] | str]) -> None:
+    assert {name for name in ZOO if isinstance(verdicts[name], str)} == REFUSED
+    assert all(verdict for verdict in verdicts.values() if isinstance(verdict, str))
+    assert verdicts["TIFF"] == "is TIFF; JPEG, PNG, BMP and WebP are read"
+    assert len(ALL) > 150
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in REFUSED])
+def test_the_end_cut_off_is_refused(name: str) -> None:
+    """But for what stands behind the first picture's end, which is not looked at."""
+    encoded = ZOO[name]
+    ends_before = "behind" in name or name in ("MPO", "BMP, RLE8", "PNG, animated", "WebP, animated")
+    assert ends_before or refusal(encoded[:-16]) is not None
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("channels", "colour"), [(1, 0), (2, 4), (3, 2), (4, 6)])
+def test_sixteen_bits_are_scaled_and_rounded(channels: int, colour: int, interlaced: bool) -> None:
+    values = deep(channels)
+    expected = np.rint(values[..., : 1 if channels < 3 else 3] / 257).astype(np.uint8)
+    assert (decode(image_zoo.png(values, colour, interlaced=interlaced)) == expected).all()
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name.startswith("PNG") and "16" not in name])
+def test_other_pngs_as_pillow_converts_them(name: str) -> None:
+    with Image.open(io.BytesIO(ZOO[name])) as image:
+        image.info.pop("transparency", None)
+        assert (decode(ZOO[name]) == np.asarray(image.convert("RGB"))).all()
+
+
+def test_damaged_text_and_profiles_do_not_matter() -> None:
+    text = image_zoo.chunk(b"tEXt", b"Title\0cat")
+    damaged = image_zoo.png(picture(), 2, text[:-1] + bytes([text[-1] ^ 1]))
+    assert (decode(damaged) == picture()).all()
+    assert [finding.kind for finding in inspect(damaged, "a.png")] == ["damaged metadata"]
+
+
+def test_plain_images_go_to_dali_as_they_are(imagenet_samples: list[Path]) -> None:
+    assert {route(path.read_bytes()) for path in imagenet_samples} == {Route.AS_IS}
+    for name in ("JPEG", "JPEG, progressive", "JPEG, grey", "JPEG, EXIF", "JPEG, restart markers", "PNG, RGB", "PNG, grey"):
+        assert route(ZOO[name]) == Route.AS_IS, name
+
+
+def test_damaged_jpegs_are_found_before_a_window_or_a_gpu_hides_the_damage() -> None:
+    """Every cut, with or without an end marker behind it, with zeros or with noise."""
+    noise = np.random.default_rng(0).bytes(1000)
+    start = LARGE.index(b"\xff\xda") + 14
+    for at in range(start, len(LARGE) - 2, 97):
+        for rest in (b"", bytes(500), noise, noise + b"\xff\xd9"):
+            assert route(LARGE[:at] + rest) == Route.CHECKED, (at, rest[:4])
+
+
+def test_decoding_of_bombs_is_refused_before_memory_is_taken() -> None:
+    header = image_zoo.png(deep(1)[:1, :1], 0)
+    huge = header[:16] + (60_000).to_bytes(4) * 2 + header[24:29]
+    huge += image_zoo.zlib.crc32(huge[12:29]).to_bytes(4) + header[33:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "decompression bomb" in str(refusal(huge))
+
+
+def test_the_zoo_holds_what_it_says() -> None:
+    assert picture().shape == (HEIGHT, WIDTH, 3)
+    exact = ["PNG, RGB", "PNG, RGB, interlaced", "PNG, RGBA", "PNG, RGB, transparent colour", "WebP, lossless"]
+    exact += ["BMP, 24 bits", "BMP, 24 bits, top row first", "BMP, 32 bits", "BMP, OS/2"]
+    for name in exact:
+        assert (decode(ZOO[name]) == picture()).all(), name
+    for name in ("BMP, 16 bits", "BMP, 16 bits, 5-6-5", "JPEG", "JPEG, RGB", "WebP, lossy"):
+        assert abs(decode(ZOO[name]).astype(int) - picture()).mean() < 5, name
+    for name in ("BMP, 8 bits", "BMP, RLE8"):
+        assert (decode(ZOO[name])[:, :, 0] == picture()[:, :, 1]).all(), name
