@@ -10,6 +10,7 @@ on where it was, and more nets, scales or views are added to what is there.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ def main() -> None:
     with one_line_errors("vgg_dist.evaluate"):
         config = tyro.cli(EvalConfig, prog="python -m vgg_dist.evaluate", description=__doc__)
     try:
+        if config.predict:
+            sys.exit(0 if print_predictions(config.resolved()) else 1)
         evaluate(config)
     except (ValueError, OSError) as error:
         fail("vgg_dist.evaluate", error)
@@ -53,9 +56,6 @@ def evaluate(config: EvalConfig, wanted: Wanted | None = None, parent: TrackedRu
     from vgg_dist.nodes import check_storage
     from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
 
-    if config.predict:
-        print_predictions(config)
-        return None
     check_storage(config.storage_path)
     evaluation = plan_evaluation(config, wanted)
     labelled = bool((evaluation.labels >= 0).all())
@@ -132,18 +132,26 @@ def _mean_of_net(files: Mapping[tuple[AnyView, int], PosteriorFiles]) -> NDArray
     )
 
 
-def print_predictions(config: EvalConfig) -> None:
-    """The five best classes of each picture, with their posteriors."""
+def print_predictions(config: EvalConfig) -> bool:
+    """The five best classes of each picture, with their posteriors; a line on stderr for each that cannot be read.
+
+    Returns whether all could be.
+    """
+    from pipelines.pictures import Pictures
     from vgg_dist.evaluation import predict
     from vgg_dist.inputs import open_nets
 
     nets = open_nets(config)
     labels = [net.class_labels or net.class_names for net in nets]
     names = next((each for each in labels if each is not None), None)
-    for picture, posteriors in zip(config.predict, predict(config), strict=True):
-        print(picture)
+    pictures = Pictures(config.predict)
+    for picture, posteriors in zip(pictures.files, predict(config, pictures) if pictures.files else (), strict=True):
+        print(masked(picture))
         for label in (-posteriors).argsort(kind="stable")[:5]:
             print(f"  {100 * posteriors[label]:6.2f} %  {names[label] if names is not None else f'class {label}'}")
+    for picture, why in pictures.failed.items():
+        print(f"vgg_dist.evaluate: --predict {masked(f'{picture}: {why}')}", file=sys.stderr)
+    return not pictures.failed
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipelines.batch import Preprocessing
-from pipelines.flat import FlatStore
 from pipelines.samples import SampleStore
 from pipelines.whole import WholeImages
 from vgg_dist.config import EvalConfig
@@ -198,9 +197,8 @@ def _on_cluster(tasks: list[Task], store: SampleStore, config: EvalConfig) -> It
         raise
 
 
-def predict(config: EvalConfig) -> NDArray[np.float32]:
-    """Posteriors (n, num_classes) of the pictures of `config.predict`: the mean over nets, views and one scale each."""
-    store = FlatStore(config.predict, [])
+def predict(config: EvalConfig, store: SampleStore) -> NDArray[np.float32]:
+    """Posteriors (n, num_classes) of the pictures in `store`: the mean over nets, views and one scale each."""
     evaluator = Evaluator(config, store)
     indices, parts = np.arange(len(store)), []
     for location in config.nets:

@@ -41,7 +41,7 @@ class EvalConfig(Config):
     submission: str | None = None
     """File for the ILSVRC test server: the five best classes of each image of a folder of images; needs --devkit."""
     predict: tuple[str, ...] = ()
-    """Pictures: print the five best classes of each, and nothing else."""
+    """Pictures: print the five best classes of each, and nothing else. Files, folders of them, URLs; - is standard input."""
 
     micro_batch: int = 32
     """Crops, or as many pixels of whole images, that a worker handles at once."""
