@@ -134,7 +134,9 @@ class PosteriorFiles:
         try:
             theirs, ours = dict(json.loads(found)), json.loads(own)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({what_failed(error)}): remove {self.folder} or give another --name") from error
+            raise ValueError(
+                f"{file} is damaged ({what_failed(error)}): remove {self.folder} or give another --name"
+            ) from error
         if theirs != ours:
             differing = ", ".join(
                 f"{key} {theirs.get(key)}, not {ours[key]}" for key in ours if theirs.get(key) != ours[key]
@@ -163,7 +165,9 @@ class PosteriorFiles:
             try:
                 kept = _array(content)
             except Exception as error:  # NumPy's parser of headers has many kinds for a damaged file
-                raise ValueError(f"{file} is damaged ({what_failed(error)}): remove it and run the evaluation again") from error
+                raise ValueError(
+                    f"{file} is damaged ({what_failed(error)}): remove it and run the evaluation again"
+                ) from error
             if kept.shape != (len(rows), self.manifest.num_classes) or kept.dtype != np.float16:
                 wanted = (len(rows), self.manifest.num_classes)
                 raise ValueError(f"{file} holds {kept.dtype} {kept.shape}, not float16 {wanted}: remove it")
