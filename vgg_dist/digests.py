@@ -49,8 +49,8 @@ def check_files(folder: Path, names: Sequence[str] | None = None) -> None:
             raise damaged(folder / DIGESTS, f"it has no {name}")
         try:
             found = _digest(folder / name)
-        except (FileNotFoundError, ValueError) as error:  # ValueError: a name that no file can have
-            raise damaged(folder / name, error) from error
+        except FileNotFoundError as error:
+            raise damaged(folder / name, f"{DIGESTS} beside it lists it, and it is not there") from error
         if found != digests[name]:
             raise damaged(folder / name, f"its SHA-256 is not the one in {DIGESTS}")
 
