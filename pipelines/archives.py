@@ -6,6 +6,8 @@ is then one `pread` from where it lies, also in a tar within a tar.
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import tarfile
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from typing import IO
 import numpy as np
 from tqdm import tqdm
 
+from pipelines.failures import what_failed
 from pipelines.samples import Names
 from pipelines.shard_index import ShardIndex
 from pipelines.shards import ShardFolder, ShardStore
@@ -67,11 +70,17 @@ def open_ilsvrc(folder: Path) -> tuple[ShardStore, ShardStore]:
 
 
 def read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
-    """The development kit: ILSVRC2012_ID -> WordNet id of each class, and the id of each validation image, by name."""
+    """The development kit: ILSVRC2012_ID -> WordNet id of each class, and the id of each validation image, by name.
+
+    ValueError, one line, if it is no kit or damaged.
+    """
     from scipy.io import loadmat
 
     try:
-        with tarfile.open(path) as kit:
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):  # whole: its checksum is at its end, and a damaged meta.mat can crash SciPy
+            content = gzip.decompress(content)
+        with tarfile.open(fileobj=io.BytesIO(content)) as kit:
             files = {os.path.basename(member.name): member for member in kit if member.isfile()}
             synsets = loadmat(_extract(kit, files["meta.mat"]), squeeze_me=True)["synsets"]
             truth = _extract(kit, files["ILSVRC2012_validation_ground_truth.txt"]).read().split()
@@ -81,8 +90,8 @@ def read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
         labels = [int(number) for number in truth]
         if unknown := set(labels) - set(wnids):
             raise ValueError(f"labels without a class: {sorted(unknown)[:5]}")
-    except (OSError, EOFError, KeyError, TypeError, ValueError, tarfile.TarError) as error:
-        raise ValueError(f"{path}: not a readable ILSVRC-2012 development kit: {error}") from error
+    except Exception as error:  # SciPy has many kinds for a damaged file
+        raise ValueError(f"{path}: not a readable ILSVRC-2012 development kit: {what_failed(error)}") from error
     return wnids, labels
 
 

@@ -8,9 +8,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pipelines.shard_writer import write_shards
 from pipelines.store import open_store
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.copying import telling_progress
-from vgg_dist.engine import Trainer, Worker
+from vgg_dist.engine import Trainer, Worker, build_state
 from vgg_dist.exchange import Exchange
 from vgg_dist.preparation import Node, SavedFolder, prepare
 from vgg_dist.reporter import Reporter
@@ -59,6 +60,24 @@ def train(config: TrainConfig, worker: Worker, saved: SavedFolder | None) -> str
     return f"trained {prepared.state.step} step, {prepared.config.micro_batch} images at once"
 
 
+def resume(config: TrainConfig, worker: Worker, mishap: bool) -> str:
+    """From the second of two checkpoints, which this worker, if it meets with mishap, reads with a flipped bit."""
+    folders = {}
+    for step in (1, 2):
+        folder = Path(f"c{step}")
+        folder.mkdir()
+        state = build_state(config, 2, worker.device)
+        state.step = step
+        state.save(folder, config, ["cat", "dog"])
+        folders[folder.name] = partial(nullcontext, folder)
+    if mishap:
+        content = bytearray(Path("c2/state.pt").read_bytes())
+        content[-100] ^= 4
+        Path("c2/state.pt").write_bytes(content)
+    prepared = prepare(config, worker, Node(), Exchange(), folders["c2"], {"c1": folders["c1"]})
+    return f"step {prepared.state.step}: {prepared.passed_over}"
+
+
 def train_on_a_full_disk(config: TrainConfig, worker: Worker) -> str:
     """Only the first worker writes."""
 
@@ -89,6 +108,7 @@ def in_group(rank: int, folder: str) -> None:
         "no data": train(replace(config, data="data" if rank == 0 else "elsewhere"), worker, None),
         "stale": train(config, worker, stale_storage if mishap else None),
         "damaged": train(config, worker, damaged_checkpoint if mishap else None),
+        "flipped": resume(config, worker, mishap),
         "full disk": train_on_a_full_disk(config, worker),
         "whole": train(config, worker, None),
         "default": train(replace(config, micro_batch=None, global_batch=5), worker, None),
@@ -122,6 +142,8 @@ def test_what_is_wrong_on_one_node_is_the_same_line_on_all(tmp_path: Path) -> No
     assert first["damaged"].startswith("TrainingError: checkpoint config.json is damaged")
     for mishap in ("no data", "stale", "damaged"):
         assert "(worker 1, on " in first[mishap]
+    assert first["flipped"].startswith("step 1: ['checkpoint c2/state.pt is damaged or incomplete: ")
+    assert first["flipped"].endswith("; c1 is taken']")
     assert first["full disk"] == "--storage-path runs: checkpoint of step 1 not written: [Errno 28] No space left on device"
     assert first["whole"] == "trained 1 step, 4 images at once"
     assert first["slow copy"] == first["whole"]

@@ -1,15 +1,16 @@
 """TrainState: what a run is, saved to a folder and restored from one.
 
 A checkpoint is a folder of files: `model.safetensors` (the net's whole tensors, keys as torchvision's), `state.pt`
-(optimizer, schedule, counters; read with `weights_only=True`) and `config.json` (the run's settings and class names); the
-worker adds `records.json` (what was measured since the checkpoint before). None of them can run code when read. How many
-workers wrote it is not part of it.
+(optimizer, schedule, counters; read with `weights_only=True`), `config.json` (the run's settings and class names),
+`records.json` (what was measured since the checkpoint before) and `digests.json`, by which a damaged file is found when it
+is read. None of them can run code when read. How many workers wrote it is not part of it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from vgg_dist.config import TrainConfig, refuse_changes
+from vgg_dist.digests import DamagedCheckpoint, check_files, damaged, write_digests
 from vgg_dist.optim import PlateauSchedule, restore_optimizer
 from vgg_dist.storage import absolute, beside, list_folder, local_folder
 
 MODEL, STATE, CONFIG, RECORDS = "model.safetensors", "state.pt", "config.json", "records.json"
 PREFIX = "checkpoint-"
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -77,12 +81,13 @@ class TrainState:
     def restore(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
         """Takes over a checkpoint of the same run, except what `config` may change (see config.resume).
 
-        ValueError, one line, for a setting that must stay, for other classes, or for a damaged checkpoint.
+        ValueError, one line, for a setting that must stay, or for other classes; DamagedCheckpoint.
         """
+        check_files(folder)  # before anything is taken over
         saved, saved_classes = read_description(folder)
         refuse_changes(saved.to_dict(), config)
         refuse_classes(saved_classes, config, class_names)
-        self.model.load_state_dict(read_weights(folder))
+        self.model.load_state_dict(_load_weights(folder))
         try:
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
@@ -111,13 +116,18 @@ class Snapshot:
             self.made.wait()
             self.weights, self.rest = _mapped((self.weights, self.rest), Tensor.cpu)
 
-    def write(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
-        """Writes the checkpoint's files into an existing folder."""
+    def write(
+        self, folder: Path, config: TrainConfig, class_names: list[str], records: Sequence[dict[str, Any]] | None = None
+    ) -> None:
+        """Writes the checkpoint's files into an existing folder. `records`: what was measured since the one before."""
         safetensors.torch.save_file({key: value.contiguous() for key, value in self.weights.items()}, folder / MODEL)
         with open(folder / STATE, "wb") as file:  # given a name, torch would hold the interpreter while it writes
             torch.save(self.rest, file)
         description = {"config": config.to_dict(), "class_names": class_names}
         (folder / CONFIG).write_text(json.dumps(description, indent=1))
+        if records is not None:
+            (folder / RECORDS).write_text(json.dumps(records))
+        write_digests(folder)
 
 
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -145,13 +155,10 @@ def _copied(value: Any, spare: list[Tensor]) -> Any:
     return _mapped(value, lambda tensor: next(into).copy_(tensor))
 
 
-def damaged(file: Path, error: Exception) -> ValueError:
-    """The one-line error for a checkpoint's file that cannot be read."""
-    return ValueError(f"checkpoint {file} is damaged or incomplete: {' '.join(str(error).split())[:200]}")
-
-
 def read_description(folder: Path) -> tuple[TrainConfig, list[str]]:
     """A checkpoint's settings and class names. ValueError, one line, if the folder is not a checkpoint."""
+    if (folder / CONFIG).exists():
+        check_files(folder, [CONFIG])
     try:
         description = json.loads((folder / CONFIG).read_text())
         return TrainConfig.from_dict(description["config"]), description["class_names"]
@@ -171,7 +178,22 @@ def refuse_classes(saved: list[str], config: TrainConfig, class_names: list[str]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """A checkpoint's model state dict, on the CPU. ValueError, one line, if it cannot be read."""
+    """A checkpoint's model state dict, on the CPU. DamagedCheckpoint if it cannot be read."""
+    check_files(folder, [MODEL])
+    return _load_weights(folder)
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """A checkpoint's records; none where it has no such file. DamagedCheckpoint if they cannot be read."""
+    try:
+        return json.loads((folder / RECORDS).read_text())
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise damaged(folder / RECORDS, error) from error
+
+
+def _load_weights(folder: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(folder / MODEL)
     except (OSError, safetensors.SafetensorError) as error:
@@ -182,21 +204,33 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def local_checkpoint(location: str, flag: str) -> Iterator[Path]:
     """The checkpoint at `location` as a local folder: a run's folder (its last checkpoint) or a checkpoint's, path or URL.
 
-    ValueError, one line that begins with `flag`, if there is none.
+    Of a run whose last checkpoint is damaged, the one before it, with a warning. ValueError, one line that begins with
+    `flag`, if there is none.
     """
     location = absolute(location)
+    found = [location]
     try:
         names = list_folder(location)
         if CONFIG not in names:
             found = [name for name in names if name.startswith(PREFIX) and CONFIG in list_folder(beside(location, name))]
             if not found:
                 raise ValueError(f"{flag} {location}: no checkpoint; neither it nor a folder in it has a {CONFIG}")
-            location = beside(location, found[-1])
+            found = [beside(location, name) for name in reversed(found)]
     except FileNotFoundError:
         raise ValueError(f"{flag} {location}: does not exist; expected a run's folder or a checkpoint") from None
     except OSError as error:
         raise ValueError(f"{flag} {location}: cannot be read: {error}") from error
-    with local_folder(location) as folder:
+    *later, last = found
+    for place, before in zip(later, found[1:], strict=True):
+        with local_folder(place) as folder:
+            try:
+                check_files(folder, [CONFIG, MODEL])
+            except DamagedCheckpoint as error:
+                _logger.warning("%s %s: %s; %s is taken", flag, location, str(error).replace(str(folder), place), before)
+                continue
+            yield folder
+            return
+    with local_folder(last) as folder:
         yield folder
 
 

@@ -4,7 +4,8 @@
     <run>/<net>-<digest>/<view>-<Q>/manifest.json, part-00000.npy, part-00001.npy, ...
 
 A part holds the posteriors of PART images, whoever computed it, and is written whole or not at all. So an evaluation that
-was killed goes on where it was, on any number of workers, with the same numbers.
+was killed goes on where it was, on any number of workers, with the same numbers. Behind the array, where NumPy reads no
+further, lie DIGEST_MARK and the SHA-256 of all before them; parts of earlier versions of this code have none.
 
 A posterior p is kept as float16(p * 2**15): 11 significant bits down to 2e-9. Rounding keeps the order but may make equal
 what was not; where that touches the five most probable classes, they are moved up by a unit in the last place each. So the
@@ -22,12 +23,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.failures import what_failed
 from pipelines.samples import SampleStore
 from vgg_dist.storage import beside, list_folder, read_file, replace_file
 
 PART = 256  # images
 SCALE = np.float32(2**15)
 TOP = 5
+DIGEST_MARK, DIGEST_BYTES = b"sha256:", 32
 
 IMAGES, MANIFEST = "images.json", "manifest.json"
 
@@ -75,8 +78,10 @@ class ImageSet:
             return
         try:
             other = ImageSet(**json.loads(found))
+            if other.digest == self.digest and other != self:
+                raise ValueError("its names or labels are not those of its digest")
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({error}): remove {folder} or give another --name") from error
+            raise ValueError(f"{file} is damaged ({what_failed(error)}): remove {folder} or give another --name") from error
         if other.digest != self.digest:
             what = f"{len(other.names)} images of {len(other.class_names)} classes"
             if (len(other.names), len(other.class_names)) == (len(self.names), len(self.class_names)):
@@ -126,8 +131,13 @@ class PosteriorFiles:
         if found is None:
             replace_file(file, own.encode())
             return list(range(self.num_parts))
-        if json.loads(found) != json.loads(own):
-            theirs, ours = json.loads(found), json.loads(own)
+        try:
+            theirs, ours = dict(json.loads(found)), json.loads(own)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{file} is damaged ({what_failed(error)}): remove {self.folder} or give another --name"
+            ) from error
+        if theirs != ours:
             differing = ", ".join(
                 f"{key} {theirs.get(key)}, not {ours[key]}" for key in ours if theirs.get(key) != ours[key]
             )
@@ -141,7 +151,8 @@ class PosteriorFiles:
             raise ValueError(f"{self.manifest.net}: its posteriors are not finite; the weights or --precision are at fault")
         stream = io.BytesIO()
         np.save(stream, encode(posteriors), allow_pickle=False)
-        replace_file(beside(self.folder, _part_name(part)), stream.getvalue())
+        content = stream.getvalue()
+        replace_file(beside(self.folder, _part_name(part)), content + DIGEST_MARK + hashlib.sha256(content).digest())
 
     def read(self) -> NDArray[np.float32]:
         """All of it: (num_images, num_classes). ValueError, one line, if a part is missing or damaged."""
@@ -152,9 +163,11 @@ class PosteriorFiles:
             if content is None:
                 raise ValueError(f"{file} is not there: run the evaluation again")
             try:
-                kept = np.load(io.BytesIO(content), allow_pickle=False)
-            except (ValueError, EOFError, OSError) as error:
-                raise ValueError(f"{file} is damaged ({error}): remove it and run the evaluation again") from error
+                kept = _array(content)
+            except Exception as error:  # NumPy's parser of headers has many kinds for a damaged file
+                raise ValueError(
+                    f"{file} is damaged ({what_failed(error)}): remove it and run the evaluation again"
+                ) from error
             if kept.shape != (len(rows), self.manifest.num_classes) or kept.dtype != np.float16:
                 wanted = (len(rows), self.manifest.num_classes)
                 raise ValueError(f"{file} holds {kept.dtype} {kept.shape}, not float16 {wanted}: remove it")
@@ -164,3 +177,17 @@ class PosteriorFiles:
 
 def _part_name(part: int) -> str:
     return f"part-{part:05d}.npy"
+
+
+def _array(content: bytes) -> NDArray[np.float16]:
+    """A part's array. ValueError, or another of NumPy's, where its digest is another or it is no array."""
+    trailer = len(DIGEST_MARK) + DIGEST_BYTES
+    if content[-trailer:-DIGEST_BYTES] == DIGEST_MARK:
+        content, digest = content[:-trailer], content[-DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError("its content is not what was written")
+    stream = io.BytesIO(content)
+    kept = np.load(stream, allow_pickle=False)
+    if stream.tell() != len(content):
+        raise ValueError("there is more in it than an array and its digest")
+    return kept

@@ -6,9 +6,8 @@ went well everywhere; DDP, whose making is a collective, comes after that.
 
 from __future__ import annotations
 
-import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +19,10 @@ from pipelines.batch import Loader, Preprocessing
 from pipelines.loader import open_loader
 from pipelines.samples import SampleStore
 from pipelines.store import open_splits
-from vgg_dist.checkpoint import RECORDS, TrainState
+from vgg_dist.checkpoint import TrainState, read_records
 from vgg_dist.config import TrainConfig
 from vgg_dist.copying import telling_progress
+from vgg_dist.digests import DamagedCheckpoint
 from vgg_dist.engine import Worker, build_state, check_images, loader_threads
 from vgg_dist.exchange import Exchange
 from vgg_dist.memory import default_micro_batch, explained_memory_errors
@@ -45,7 +45,8 @@ class Node:
 class Prepared:
     """What `engine.Trainer` needs.
 
-    `config` has a --micro-batch. `kept`: the records in the checkpoint that the run goes on from.
+    `config` has a --micro-batch. `kept`: the records in the checkpoint that the run goes on from. `passed_over`: one line
+    for each later checkpoint, which is damaged.
     """
 
     config: TrainConfig
@@ -54,12 +55,21 @@ class Prepared:
     val_loader: Loader
     class_names: list[str]
     kept: list[dict[str, Any]] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
 
 
-def prepare(config: TrainConfig, worker: Worker, node: Node, exchange: Exchange, saved: SavedFolder | None) -> Prepared:
+def prepare(
+    config: TrainConfig,
+    worker: Worker,
+    node: Node,
+    exchange: Exchange,
+    saved: SavedFolder | None,
+    earlier: Mapping[str, SavedFolder] | None = None,
+) -> Prepared:
     """Sets up this worker's part. Raises, on all workers alike, as `Exchange.together`.
 
-    The default of --micro-batch is what the smallest GPU takes.
+    The default of --micro-batch is what the smallest GPU takes. `earlier`: the checkpoints before `saved` by name, latest
+    first; the first of them that is whole on all workers is taken where `saved` is damaged on one.
     """
 
     def data_and_room() -> tuple[SampleStore, SampleStore, int]:
@@ -70,9 +80,30 @@ def prepare(config: TrainConfig, worker: Worker, node: Node, exchange: Exchange,
     train, val, fits = exchange.together(data_and_room)
     agreed = replace(config, micro_batch=min(exchange.gather(fits)))
 
+    known = earlier or {}
+    listed = exchange.gather(list(known))  # a storage may show one worker more than another
+    names = [name for name in known if all(name in theirs for theirs in listed)]
+    folders = [saved, *(known[name] for name in names)]
+
+    def restore() -> _Restored:
+        with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
+            return _restore(agreed, worker, train.class_names, folders[0], last=len(folders) == 1)
+
+    passed_over: list[str] = []
+    while True:
+        restored = exchange.together(restore)
+        damages = [damage for damage in exchange.gather(restored.damage) if damage]
+        if not damages:
+            break
+        del restored  # its net, before the next is made
+        folders.pop(0)
+        passed_over.append(f"{damages[0]}; {names[len(passed_over)]} is taken")
+
     def build() -> Prepared:
         with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
-            return _build(agreed, worker, train, val, saved)
+            assert restored.state is not None
+            loaders = _open_loaders(agreed, worker, train, val)
+            return Prepared(agreed, restored.state, *loaders, train.class_names, restored.kept, passed_over)
 
     return exchange.together(build)
 
@@ -87,13 +118,33 @@ def _open_data(config: TrainConfig, worker: Worker, node: Node) -> tuple[SampleS
     return train, val
 
 
-def _build(config: TrainConfig, worker: Worker, train: SampleStore, val: SampleStore, saved: SavedFolder | None) -> Prepared:
-    state, kept = build_state(config, len(train.class_names), worker.device), []
-    if saved is not None:
-        with saved() as folder:
-            state.restore(folder, config, train.class_names)
-            if (records := folder / RECORDS).exists():
-                kept = json.loads(records.read_text())
+@dataclass(frozen=True)
+class _Restored:
+    """The run as a checkpoint, or no checkpoint, has it; without a state, why the checkpoint cannot be read."""
+
+    state: TrainState | None
+    kept: list[dict[str, Any]]
+    damage: str = ""
+
+
+def _restore(
+    config: TrainConfig, worker: Worker, class_names: list[str], saved: SavedFolder | None, last: bool
+) -> _Restored:
+    """`last`: there is no other checkpoint, so that a damaged one is an error."""
+    state = build_state(config, len(class_names), worker.device)
+    if saved is None:
+        return _Restored(state, [])
+    with saved() as folder:
+        try:
+            state.restore(folder, config, class_names)
+            return _Restored(state, read_records(folder))
+        except DamagedCheckpoint as error:
+            if last:
+                raise
+            return _Restored(None, [], str(error))
+
+
+def _open_loaders(config: TrainConfig, worker: Worker, train: SampleStore, val: SampleStore) -> tuple[Loader, Loader]:
     spec = MODELS[config.arch]
 
     def loader(store: SampleStore, center: bool, pad: int) -> Loader:
@@ -108,4 +159,4 @@ def _build(config: TrainConfig, worker: Worker, train: SampleStore, val: SampleS
             deterministic=config.deterministic,
         )
 
-    return Prepared(config, state, loader(train, False, config.pad), loader(val, True, 0), train.class_names, kept)
+    return loader(train, False, config.pad), loader(val, True, 0)

@@ -7,14 +7,13 @@ checkpoint before; nothing else is lost or told twice, as the records since then
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vgg_dist.checkpoint import RECORDS, Snapshot, TrainState, checkpoint_name
+from vgg_dist.checkpoint import Snapshot, TrainState, checkpoint_name
 from vgg_dist.engine import Trainer, Worker
 from vgg_dist.exchange import Exchange
 from vgg_dist.metrics import telling
@@ -132,8 +131,7 @@ class Reporter:
         self.spare = snapshot if self.worker.device.type == "cpu" else None
 
         def files(folder: Path) -> None:
-            snapshot.write(folder, config, class_names)
-            (folder / RECORDS).write_text(json.dumps(records))
+            snapshot.write(folder, config, class_names, records)
 
         def write(name: str = checkpoint_name(state.step)) -> Any:
             snapshot.to_cpu()

@@ -22,8 +22,9 @@ from vgg_dist.engine import NonFiniteLoss, Trainer, Worker
 from vgg_dist.exchange import Exchange
 from vgg_dist.memory import explained_memory_errors
 from vgg_dist.phases import mark
-from vgg_dist.preparation import Node, Prepared, prepare
+from vgg_dist.preparation import Node, Prepared, SavedFolder, prepare
 from vgg_dist.reporter import Reporter, Store
+from vgg_dist.run_folder import checkpoints_before, unused_name
 from vgg_dist.storage import local_files, write_folder
 
 
@@ -41,11 +42,13 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     saved = ray.train.get_checkpoint()
     try:
         checkpoint = None if saved is None else partial(local_files, saved.filesystem, saved.path)
-        prepared = prepare(config, worker, node, exchange, checkpoint)
+        earlier = exchange.together(lambda: {} if saved is None else _earlier(saved))
+        prepared = prepare(config, worker, node, exchange, checkpoint, earlier)
     except TrainingError as wrong:  # raised by all workers alike
         return {"error": str(wrong)}
     mark("data and net ready")
     notes = [] if config.micro_batch else [f"--micro-batch {prepared.config.micro_batch}, by default"]
+    notes += prepared.passed_over
     reporter = Reporter(worker, node, exchange, prepared, _report, _storage(), notes)
     try:
         with explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size):
@@ -77,6 +80,13 @@ def _report(payload: dict[str, Any], checkpoint: Checkpoint | None) -> None:
     ray.train.report(payload, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
 
+def _earlier(saved: Checkpoint) -> dict[str, SavedFolder]:
+    """The checkpoints before one, in its run's folder: latest first."""
+    folder = saved.path.rpartition("/")[0]
+    names = checkpoints_before(saved.filesystem, saved.path)
+    return {name: partial(local_files, saved.filesystem, f"{folder}/{name}") for name in names}
+
+
 def _storage() -> Store:
     """Writes into the run's folder.
 
@@ -87,6 +97,7 @@ def _storage() -> Store:
     filesystem, folder = storage.storage_filesystem, storage.experiment_fs_path
 
     def store(name: str, write: Callable[[Path], None]) -> Checkpoint:
+        name = unused_name(filesystem, folder, name)
         write_folder(filesystem, f"{folder}/{name}", write, CONFIG)
         return Checkpoint(f"{folder}/{name}", filesystem)
 

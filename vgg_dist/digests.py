@@ -1,0 +1,60 @@
+"""`digests.json` of a checkpoint: the SHA-256 of each of its files, by which a flipped bit is found.
+
+`{"model.safetensors": "<64 hexadecimal digits>", ...}`. Checkpoints of earlier versions of this code have none, and nothing
+is checked then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+DIGESTS = "digests.json"
+
+
+class DamagedCheckpoint(ValueError):
+    """One line that names the file."""
+
+
+def damaged(file: Path, error: Exception | str) -> DamagedCheckpoint:
+    """The one-line error for a checkpoint's file that cannot be read."""
+    return DamagedCheckpoint(f"checkpoint {file} is damaged or incomplete: {' '.join(str(error).split())[:200]}")
+
+
+def write_digests(folder: Path) -> None:
+    """Of all files in a folder."""
+    digests = {file.name: _digest(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != DIGESTS}
+    (folder / DIGESTS).write_text(json.dumps(digests, indent=1))
+
+
+def has_digests(folder: Path) -> bool:
+    """Whether `check_files` can say something."""
+    return (folder / DIGESTS).exists()
+
+
+def check_files(folder: Path, names: Sequence[str] | None = None) -> None:
+    """DamagedCheckpoint if one of the files, by default of all, is not what was written."""
+    try:
+        digests = json.loads((folder / DIGESTS).read_text())
+        if not isinstance(digests, dict):
+            raise ValueError("it is no JSON object")
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise damaged(folder / DIGESTS, error) from error
+    for name in digests if names is None else names:
+        if name not in digests:
+            raise damaged(folder / DIGESTS, f"it has no {name}")
+        try:
+            found = _digest(folder / name)
+        except FileNotFoundError as error:
+            raise damaged(folder / name, f"{DIGESTS} beside it lists it, and it is not there") from error
+        if found != digests[name]:
+            raise damaged(folder / name, f"its SHA-256 is not the one in {DIGESTS}")
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
