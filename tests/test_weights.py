@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vgg_dist.checkpoint import TrainState
 from vgg_dist.config import TrainConfig
+from vgg_dist.digests import write_digests
 from vgg_dist.models import build_model
 from vgg_dist.optim import PlateauSchedule, build_optimizer
 from vgg_dist.weights import METADATA_KEY, TrainedNet, load_net
@@ -223,6 +224,7 @@ def test_a_checkpoint_of_other_weights_is_refused(tmp_path: Path) -> None:
     (checkpoint,) = (tmp_path / "run").iterdir()
     other = build_drawn("B", head="gap", num_classes=2).state_dict()
     safetensors.torch.save_file(other, checkpoint / "model.safetensors")
+    write_digests(checkpoint)  # not damaged, but another net's
     with pytest.raises(ValueError, match=r"run: these are not the weights of its net, A: features.3.weight is missing"):
         load_net(str(tmp_path / "run"))
 
