@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from vgg_dist.benchmark.peers.environments import interpreter
 from vgg_dist.benchmark.peers.process import PeerProcess
 from vgg_dist.benchmark.pixels import CHECK_HINT, compare_peer, compare_pixels
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, spread, table, write_json
-from vgg_dist.benchmark.work import Epoch, Work
+from vgg_dist.benchmark.work import Epoch, Work, walk_seconds
 from vgg_dist.specs import MODELS
 
 OURS, DALI, FLOOR = "this loader", "stock DALI chain", "floor: decoding alone"
@@ -81,7 +81,7 @@ def measure(options: LoaderBenchmark) -> Figures:
         figures[name] |= difference
     for _ in epochs[FLOOR]():
         pass
-    turns = {name: _timed(work, epoch) for name, epoch in epochs.items()}
+    turns: dict[str, Callable[[], float]] = {name: partial(walk_seconds, work, epoch) for name, epoch in epochs.items()}
     with tempfile.TemporaryDirectory(prefix="benchmark-peers-") as folder, ExitStack() as processes:
         for peer in options.peer_names():
             title = PEERS[peer].title
@@ -132,18 +132,6 @@ def plan_work(options: LoaderBenchmark) -> Work:
     source = np.array(shapes, np.int64)
     resized, corner = preprocessing.geometry(source, samples)
     return Work(options.data, store, samples, source, resized, corner, preprocessing, options.batch, options.threads, device)
-
-
-def _timed(work: Work, epoch: Epoch) -> Callable[[], float]:
-    def seconds() -> float:
-        start = time.perf_counter()
-        for _ in epoch():
-            pass
-        if work.device.type == "cuda":
-            torch.cuda.synchronize(work.device)
-        return time.perf_counter() - start
-
-    return seconds
 
 
 def report(options: LoaderBenchmark, figures: Figures) -> str:

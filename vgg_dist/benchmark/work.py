@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,3 +111,13 @@ Epoch = Callable[[], Iterator[Tensor]]
 
 PlacedEpoch = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 """The same for a loader with an order of its own: positions (n,) int64 in the work's order, and the images."""
+
+
+def walk_seconds(work: Work, epoch: Callable[[], Iterable[object]]) -> float:
+    """How long a walk over the work takes, until its last batch is on the device."""
+    start = time.perf_counter()
+    for _ in epoch():
+        pass
+    if work.device.type == "cuda":
+        torch.cuda.synchronize(work.device)
+    return time.perf_counter() - start

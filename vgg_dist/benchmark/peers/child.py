@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import time
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vgg_dist.benchmark.work import PlacedEpoch, Work
+from vgg_dist.benchmark.work import PlacedEpoch, Work, walk_seconds
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow")
 
@@ -39,7 +38,7 @@ def serve(name: str, distributions: Iterable[str], descriptor: int, folder: str)
         connection.send(("ready", {each: importlib.metadata.version(each) for each in (*distributions, *PACKAGES)}))
         while True:
             if connection.recv() == "time":
-                connection.send(("seconds", seconds(work, epoch)))
+                connection.send(("seconds", walk_seconds(work, epoch)))
             else:
                 send_pixels(connection, epoch)
     except EOFError:
@@ -47,16 +46,6 @@ def serve(name: str, distributions: Iterable[str], descriptor: int, folder: str)
     except Exception as error:
         connection.send(("failed", f"{type(error).__name__}: {' '.join(str(error).split())}"))
         raise  # to the log
-
-
-def seconds(work: Work, epoch: PlacedEpoch) -> float:
-    """How long a walk over the work takes."""
-    start = time.perf_counter()
-    for _ in epoch():
-        pass
-    if work.device.type == "cuda":
-        torch.cuda.synchronize(work.device)
-    return time.perf_counter() - start
 
 
 def send_pixels(connection: Connection, epoch: PlacedEpoch) -> None:
