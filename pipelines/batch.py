@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipelines.device import DeviceSide, bind_thread
 from pipelines.images import image_size
+from pipelines.pixels import MAX_PIXELS
 from pipelines.plan import Samples
 from pipelines.samples import SampleStore
 from pipelines.window import center_corner, crop_corner, resized_shape
@@ -41,7 +42,8 @@ class Preprocessing:
     """From an image to the net's input: rescale, crop of `image_size` pixels, then (pixel + shift - mean) / std.
 
     `mean` and `std` in grey levels of 255, per channel: three for RGB nets, one for nets that take grey images. `center`
-    crops at the centre instead of the plan's position; `pad` adds a black border of that many pixels before cropping.
+    crops at the centre instead of the plan's position; `pad` adds a black border of that many pixels before cropping. Images
+    of more than `max_pixels` are not decoded.
     """
 
     image_size: int
@@ -49,6 +51,7 @@ class Preprocessing:
     std: tuple[float, ...]
     center: bool = False
     pad: int = 0
+    max_pixels: int = MAX_PIXELS
     _on_device: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

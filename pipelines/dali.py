@@ -1,8 +1,8 @@
 """The DALI loader: feeds DALI with a plan's images and the geometry of their crops, and takes batches out of it.
 
-What DALI does with them, on a CPU and on a GPU, is in `pipelines.dali_crops`. Reading, decoding and training overlap. An
-image that cannot be decoded breaks a DALI pipeline: a new one continues from the same batch, without the image. Measured by
-`python -m vgg_dist.benchmark loader`.
+What DALI is given is in `pipelines.dali_inputs`; what it does with that, on a CPU and on a GPU, in `pipelines.dali_crops`.
+Reading, decoding and training overlap. An image that cannot be decoded breaks a DALI pipeline: a new one continues from the
+same batch, without the image. Measured by `python -m vgg_dist.benchmark loader`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,14 @@ from typing import Any
 import numpy as np
 import nvidia.dali.fn as fn
 import torch
-from numpy.typing import NDArray
 from nvidia.dali import Pipeline, pipeline_def
 
 from pipelines.batch import Batch, Loader, Preprocessing, prefetch
 from pipelines.dali_crops import Crops, Decoding, DeviceCrops, HostCrops, Prepared
-from pipelines.decodable import Route, as_bitmap, route
-from pipelines.failures import first_cause
-from pipelines.pixels import refusal
-from pipelines.plan import Samples, concatenate
+from pipelines.dali_inputs import DaliInputs, no_images
+from pipelines.plan import Samples
 from pipelines.readers import Readers
 from pipelines.samples import SampleStore
-from pipelines.window import DecodeWindow, decode_window
 
 READ_AHEAD = 2  # batches whose files are being read at a time
 IN_FLIGHT = 2  # batches that DALI has been given and has not returned
@@ -64,7 +60,7 @@ class DaliLoader(Loader):
         self._prepared: Iterator[Prepared] = iter(())  # what `_source` gives DALI next,
         self._again: deque[Prepared] = deque()  # after these, which a broken pipeline had been given already
         self._in_flight: deque[Prepared] = deque()  # what it was given and has not returned
-        self._routes = np.full(len(store), Route.UNKNOWN, np.uint8)  # how each image gets to DALI, once it has been read
+        self._inputs = DaliInputs(self, decoding)
 
     def batches(self, micro_batches: Iterable[Samples]) -> Iterator[Batch]:
         """One batch for each element of `micro_batches`, in order, prepared ahead in the background."""
@@ -90,7 +86,7 @@ class DaliLoader(Loader):
                     # stood, without the image.
                     self._pipeline = None
                     first = next(k for k, prepared in enumerate(self._in_flight) if len(prepared.rows))
-                    self._in_flight[first] = self._without_corrupt(self._in_flight[first], error)
+                    self._in_flight[first] = self._inputs.without_corrupt(self._in_flight[first], error, readers)
                     self._again, self._in_flight = self._in_flight, deque()
                     pipeline = self._scheduled()
                     continue
@@ -114,7 +110,7 @@ class DaliLoader(Loader):
         def read_ahead() -> Iterator[Prepared]:
             reading: deque[Future[Prepared]] = deque()
             for group in _groups(plan, 0 if self.decoding is None else self.max_batch):
-                reading.append(ahead.submit(self._prepare, group, readers))
+                reading.append(ahead.submit(self._inputs.prepare, group, readers))
                 if len(reading) > READ_AHEAD:
                     yield reading.popleft().result()
             while reading:
@@ -130,7 +126,7 @@ class DaliLoader(Loader):
         return self._pipeline
 
     def _build(self) -> Pipeline:
-        layout = self.crops.inputs(_nothing(self.preprocessing.image_size))
+        layout = self.crops.inputs(no_images())
 
         @pipeline_def
         def crops() -> Any:
@@ -170,74 +166,12 @@ class DaliLoader(Loader):
             self.side.synchronize()
             yield from _cut(images, labels, prepared.counts)
 
-    def _prepare(self, group: list[Samples], readers: Readers) -> Prepared:
-        samples = concatenate(group)
-        images = readers.map(self._read_decodable, samples.index.tolist())
-        rows = np.array([row for row, image in enumerate(images) if image is not None], np.int64)
-        return self._windowed(samples, [len(micro) for micro in group], rows, [image for image in images if image])
-
-    def _read_decodable(self, index: int) -> tuple[bytes, tuple[int, int]] | None:
-        """The encoded image, as the decoder takes it, and its (height, width); None for a filler or what is undecodable."""
-        if index < 0 or index in self.bad_images:
-            return None
-        try:
-            encoded, shape = self.read(index)
-        except OSError as error:
-            self.skip(index, error)
-            return None
-        way = self._routes[index]
-        try:
-            if way == Route.UNKNOWN:
-                way = route(encoded)
-                if way == Route.CHECKED and (wrong := refusal(encoded)) is not None:
-                    raise OSError(wrong)
-                self._routes[index] = way
-            return as_bitmap(encoded) if way == Route.BITMAP else encoded, shape
-        except OSError as error:
-            self.skip(index, error)
-            return None
-
-    def _windowed(
-        self, samples: Samples, counts: list[int], rows: NDArray[np.int64], images: list[tuple[bytes, tuple[int, int]]]
-    ) -> Prepared:
-        source = np.array([shape for _, shape in images], np.int64).reshape(-1, 2)
-        resized, corner = self.preprocessing.geometry(source, samples.at(rows))
-        window = decode_window(source, resized, corner, self.preprocessing.image_size)
-        if self.preprocessing.pad:  # small images: decoded whole, the border comes after the resize
-            zero = np.zeros_like(source)
-            edges = zero.astype(np.float32), source.astype(np.float32)
-            window = DecodeWindow(zero, source, *edges, source / resized, zero, zero)
-        return Prepared(samples, counts, rows, [np.frombuffer(e, np.uint8) for e, _ in images], resized, corner, window)
-
     def _assemble(self, prepared: Prepared, decoded: Any, workers: ThreadPoolExecutor) -> Iterator[Batch]:
         good = np.zeros(len(prepared.samples), np.bool_)
         good[prepared.rows] = True
         with self.side.stream():
             labels = self.labels(prepared.samples, good)
         return _cut(self.crops.finish(prepared, decoded, workers), labels, prepared.counts)
-
-    def _without_corrupt(self, prepared: Prepared, error: RuntimeError) -> Prepared:
-        """The batch without the images that cannot be decoded, each of which is noted.
-
-        If there are none, DALI does not know an image of a kind: all are given to it as bitmaps. RuntimeError if they were:
-        out of memory, no decoder for this GPU, ...
-        """
-        keep, plain = [], []
-        for row in prepared.rows.tolist():
-            index = int(prepared.samples.index[row])
-            if self._routes[index] != Route.BITMAP:
-                if (wrong := refusal(self.read(index)[0])) is not None:
-                    self.skip(index, wrong)
-                    continue
-                plain.append(index)
-            keep.append(row)
-        if len(keep) == len(prepared.rows):
-            if not plain:
-                raise RuntimeError(f"DALI: {first_cause(str(error))}") from error
-            self._routes[plain] = Route.BITMAP
-        again = ((row, self._read_decodable(int(prepared.samples.index[row]))) for row in keep)
-        images = {row: image for row, image in again if image is not None}
-        return self._windowed(prepared.samples, prepared.counts, np.array(list(images), np.int64), list(images.values()))
 
 
 def _groups(plan: Iterator[Samples], size: int) -> Iterator[list[Samples]]:
@@ -255,10 +189,3 @@ def _groups(plan: Iterator[Samples], size: int) -> Iterator[list[Samples]]:
 def _cut(images: torch.Tensor, labels: torch.Tensor, counts: list[int]) -> Iterator[Batch]:
     """The micro-batches of a batch."""
     return (Batch(*parts) for parts in zip(images.split(counts), labels.split(counts), strict=True))
-
-
-def _nothing(size: int) -> Prepared:
-    """A batch without images, for the names and types of what DALI is given."""
-    none, pairs = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
-    samples = Samples(none, none.astype(np.int32), pairs.astype(np.float64), none.astype(np.bool_), none.astype(np.float32))
-    return Prepared(samples, [], none, [], pairs, pairs, decode_window(pairs, pairs, pairs, size))

@@ -27,6 +27,7 @@ from pipelines.buffers import Buffers
 from pipelines.device import DeviceSide
 from pipelines.plan import Samples
 from pipelines.readers import in_chunks
+from pipelines.rescale import resize_box, resize_window, with_border
 from pipelines.window import DecodeWindow
 
 
@@ -35,14 +36,16 @@ class Prepared:
     """A batch as DALI is given it: one micro-batch, or several in a row.
 
     `counts`: the micro-batches' sizes. `rows` (m,) int: which of the n samples can be read; the other fields are for those.
+    `corner` (m, 2): of the crops, as (y, x) in the rescaled images; `inside` (m, 2, 2): first and last corner of the part of
+    a crop that lies in the image, all of it without padding. `window`: what that part is made of.
     """
 
     samples: Samples
     counts: list[int]
     rows: NDArray[np.int64]
     encoded: list[NDArray[np.uint8]]
-    resized: NDArray[np.int64]
     corner: NDArray[np.int64]
+    inside: NDArray[np.int64]
     window: DecodeWindow
 
 
@@ -145,14 +148,12 @@ class HostCrops(Crops):
 
     def _crop(self, prepared: Prepared, k: int, pixels: NDArray[np.uint8], flip: bool) -> NDArray[np.uint8]:
         """Image k's crop (size, size, 3) from its decoded window."""
-        size = self.preprocessing.image_size
+        size, window = self.preprocessing.image_size, prepared.window
         if not self.preprocessing.pad:
-            return resize_window(pixels, prepared.window, k, size, flip)
-        (height, width), pad = prepared.resized[k].tolist(), self.preprocessing.pad
-        whole = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-        bordered = np.pad(np.asarray(whole), ((pad, pad), (pad, pad), (0, 0)))
-        top, left = (prepared.corner[k] + pad).tolist()
-        crop = bordered[top : top + size, left : left + size]
+            return resize_window(pixels, window, k, size, flip)
+        inside = prepared.inside[k]
+        part = resize_box(Image.fromarray(pixels), window.roi_start[k], window.roi_end[k], inside[1] - inside[0])
+        crop = with_border(part, inside[0] - prepared.corner[k], (size, size))
         return np.ascontiguousarray(crop[:, ::-1] if flip else crop)
 
 
@@ -182,9 +183,11 @@ class DeviceCrops(Crops):
         inputs["roi_start"] = (np.where(flip, roi_end, roi_start), types.FLOAT, 1)
         inputs["roi_end"] = (np.where(flip, roi_start, roi_end), types.FLOAT, 1)
         if self.preprocessing.pad:
-            mirrored = prepared.resized - self.preprocessing.image_size - prepared.corner
-            inputs["corner"] = (np.where(flip, mirrored, prepared.corner).astype(np.int32), types.INT32, 1)
-            inputs["resized"] = (prepared.resized.astype(np.float32), types.FLOAT, 1)
+            top_left, bottom_right = prepared.inside[:, 0], prepared.inside[:, 1]
+            before = prepared.corner - top_left
+            behind = bottom_right - self.preprocessing.image_size - prepared.corner
+            inputs["corner"] = (np.where(flip, behind, before).astype(np.int32), types.INT32, 1)
+            inputs["inside"] = ((bottom_right - top_left).astype(np.float32), types.FLOAT, 1)
         return inputs
 
     def graph(self, inputs: dict[str, Any]) -> Any:
@@ -192,7 +195,7 @@ class DeviceCrops(Crops):
         size = self.preprocessing.image_size
         resized = fn.resize(
             self.decoding.decode(inputs["encoded"], inputs.get("start"), inputs.get("shape")),
-            size=inputs.get("resized", [size, size]),
+            size=inputs.get("inside", [size, size]),
             roi_start=inputs["roi_start"],
             roi_end=inputs["roi_end"],
             interp_type=types.INTERP_LINEAR,
@@ -245,24 +248,3 @@ def _window(prepared: Prepared) -> Inputs:
         "start": (window.start.astype(np.int32), types.INT32, 1),
         "shape": (window.shape.astype(np.int32), types.INT32, 1),
     }
-
-
-def resize_window(pixels: NDArray[np.uint8], window: DecodeWindow, k: int, size: int, flip: bool) -> NDArray[np.uint8]:
-    """The k-th window's crop (size, size, 3), mirrored or not, from its decoded pixels (h, w, 3)."""
-    (down, right), (top, left) = window.void[k].tolist(), window.lead[k].tolist()
-    height, width, _ = pixels.shape
-    if down + height == top + size or right + width == left + size:
-        # torch's kernel takes equal input and output sizes for "nothing to do", whatever the ratio.
-        box = (window.roi_start[k, 1], window.roi_start[k, 0], window.roi_end[k, 1], window.roi_end[k, 0])
-        exact = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=box))
-        return np.ascontiguousarray(exact[:, ::-1]) if flip else exact
-    canvas = pixels
-    if down or right:
-        canvas = np.empty((down + height, right + width, 3), np.uint8)
-        canvas[down:, right:] = pixels
-    # With the strides of a channels-last batch the kernel works in place; `canvas[None]` and `unsqueeze` give others.
-    planes = torch.from_numpy(canvas.reshape(1, *canvas.shape)).permute(0, 3, 1, 2)
-    zoom = (1.0 / window.ratio[k]).tolist()
-    resized = torch.ops.aten._upsample_bilinear2d_aa(planes, [top + size, left + size], False, *zoom)
-    crop = resized[:, :, top:, left:]
-    return (crop.flip(3) if flip else crop)[0].permute(1, 2, 0).numpy()

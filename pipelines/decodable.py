@@ -5,7 +5,8 @@ damaged in most of them. But they convert CMYK, 16 bits and some BMPs in ways of
 here, and see no damage outside the window of a crop; a GPU's hardware decoder may report a JPEG that was cut as decoded, and
 leave the rest of it grey. And batches with headers that DALI 2.4 cannot parse have ended the process now and then (a
 segmentation fault in a thread of its image decoder). So what is not plain is decoded by the definition, for its verdict or
-for its pixels.
+for its pixels, and DALI is given the finished crop as a bitmap. So it is of what is large: DALI holds all that it decodes,
+of several batches.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import io
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.images import FRAME_MARKERS
-from pipelines.pixels import PNG_SIGNATURE, decode
+from pipelines.pixels import PNG_SIGNATURE
 
 START_OF_IMAGE = b"\xff\xd8"  # ITU-T T.81, B.1.1.3, as all markers here
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
@@ -36,7 +38,16 @@ class Route(IntEnum):
     CHECKED = 2
     """As it is, if the definition decodes it."""
     BITMAP = 3
-    """As the definition's pixels."""
+    """As a bitmap of the crop, from the definition's pixels."""
+
+
+LARGE = 2**22  # pixels that DALI holds of an image; 256 images of a batch, 3 bytes each, two batches: 6 GB
+LARGE_WHOLE = 2**25  # pixels of an image of which only a window is decoded: some decoders need all of it for that
+
+
+def is_large(source: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which images (n,), of shape `source` (n, 2), are not left to DALI, which would keep `kept` (n, 2) of each."""
+    return (kept.prod(axis=1) > LARGE) | (source.prod(axis=1) > LARGE_WHOLE)
 
 
 def route(encoded: bytes) -> Route:
@@ -82,8 +93,8 @@ def _jpeg_route(encoded: bytes) -> Route:
     return Route.AS_IS if whole else Route.CHECKED
 
 
-def as_bitmap(encoded: bytes) -> bytes:
-    """The definition's pixels as a BMP of 24 bits, which every decoder reads alike. OSError as of `decode`."""
+def as_bitmap(pixels: NDArray[np.uint8]) -> bytes:
+    """Pixels (height, width, 3) as a BMP of 24 bits, which every decoder reads alike."""
     file = io.BytesIO()
-    Image.fromarray(decode(encoded)).save(file, "BMP")
+    Image.fromarray(pixels).save(file, "BMP")
     return file.getvalue()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass
 
 from PIL import Image
 
-from pipelines.pixels import PNG_SIGNATURE, refusal
+from pipelines.pixels import MAX_PIXELS, PNG_SIGNATURE, open_image, refusal
 
 UNREADABLE = "unreadable"
 # Formats that both loaders decode, and the file extensions that go with them. MPO is a JPEG with more JPEGs behind it.
@@ -40,7 +39,7 @@ def image_size(encoded: bytes) -> tuple[int, int]:
     size = _jpeg_size(encoded) or _png_size(encoded)
     if size is None:
         try:
-            with Image.open(io.BytesIO(encoded)) as image:
+            with open_image(encoded, None) as image:
                 size = image.height, image.width
         except Exception as error:  # Pillow's plugins raise all kinds on damaged headers
             raise OSError(refusal(encoded) or str(error)) from error
@@ -68,12 +67,12 @@ def _png_size(encoded: bytes) -> tuple[int, int] | None:
     return int.from_bytes(encoded[20:24]), int.from_bytes(encoded[16:20])
 
 
-def inspect(encoded: bytes, name: str) -> list[Finding]:
+def inspect(encoded: bytes, name: str, max_pixels: int = MAX_PIXELS) -> list[Finding]:
     """Decodes an image in full and lists what is remarkable; a plain RGB image of the right extension gives nothing."""
-    if (reason := refusal(encoded)) is not None:
+    if (reason := refusal(encoded, max_pixels)) is not None:
         return [Finding(UNREADABLE, reason)]
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with open_image(encoded) as image:
             return _remarks(image, encoded, name)
     except Exception as error:  # a PNG's damaged text or profile, which the pixels do not depend on
         return [Finding("damaged metadata", " ".join(str(error).split()) or type(error).__name__)]

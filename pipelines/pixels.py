@@ -3,7 +3,7 @@
 JPEG, PNG, BMP and WebP are read, by what is in the file and not by its name. Colours become RGB: grey is repeated, CMYK and
 palettes are converted, transparency is dropped. 16 bits are scaled to 8. The first picture of several is taken. EXIF
 orientation and colour profiles are ignored. What was cut is refused, a PNG without its last chunk also where all its pixels
-are there.
+are there, and so is an image of more pixels than a limit, by its header, before memory is taken for them.
 
 Pillow decodes. `pipelines.decodable` says for which files DALI's decoders give the same.
 """
@@ -11,50 +11,132 @@ Pillow decodes. `pipelines.decodable` says for which files DALI's decoders give 
 from __future__ import annotations
 
 import io
+import os
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+MAX_PIXELS = 250_000_000
+"""The limit where --max-pixels gives no other: photographs of 200 megapixels are read."""
+AT_ONCE = 2**27  # pixels that the threads of a process have decoded at a time, about 1 GB; a larger image has its turn alone
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+if "PILLOW_BLOCK_SIZE" not in os.environ:
+    # Of the usual 16 MB, the C library keeps those of a large picture, for each thread that ever decoded one.
+    Image.core.set_block_size(2**26)
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> samples of a pixel (PNG specification, 11.2.1)
 # First row and column, and steps, of an interlaced PNG's passes (PNG specification, 8.2).
 _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 
 
-def decode(encoded: bytes) -> NDArray[np.uint8]:
-    """The pixels (height, width, 3) as stored. OSError, in the decoder's words, for what cannot be decoded."""
-    if not encoded:
-        raise OSError("zero bytes")
+@contextmanager
+def decoded(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """The picture, of mode RGB, as stored; the memory it takes counts towards AT_ONCE until the context ends.
+
+    OSError, in the decoder's words, for what cannot be decoded or has more than `max_pixels`.
+    """
+    with _as_os_error(encoded):
+        header, height, width = _header(encoded)
+        if height * width > max_pixels:
+            raise OSError(f"{width} x {height} pixels, more than --max-pixels {max_pixels}")
+    # Of 16 bits there are several copies.
+    with _turns.take(height * width * (1 + 2 * (header is not None and header.depth == 16))):
+        with _as_os_error(encoded):
+            picture = _by_pillow(encoded) if header is None else _png(header)
+        yield picture
+
+
+def decode(encoded: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """The pixels (height, width, 3) as stored. OSError as of `decoded`."""
+    with decoded(encoded, max_pixels) as picture:
+        return np.asarray(picture)
+
+
+def refusal(encoded: bytes, max_pixels: int = MAX_PIXELS) -> str | None:
+    """Why an image cannot be decoded; None if it can."""
     try:
-        return _png(encoded) if encoded.startswith(PNG_SIGNATURE) else _by_pillow(encoded)
+        with decoded(encoded, max_pixels):
+            return None
+    except OSError as error:
+        return str(error)
+
+
+def open_image(encoded: bytes, formats: tuple[str, ...] | None = _FORMATS) -> Image.Image:
+    """As Pillow's, but without its own limit, whatever that is set to; it is one of the whole process, and comes back."""
+    with _pillow:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(encoded), formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+_pillow = threading.Lock()
+
+
+class _Turns:
+    """Lets threads work on `most` pixels at a time, or on a single image."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._free = most
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, pixels: int) -> Iterator[None]:
+        pixels = min(pixels, self.most)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
+_turns = _Turns(AT_ONCE)
+
+
+@contextmanager
+def _as_os_error(encoded: bytes) -> Iterator[None]:
+    try:
+        yield
     except Image.UnidentifiedImageError as error:
         raise OSError(_what_it_is(encoded)) from error
     except Exception as error:  # Pillow's plugins raise all kinds on damaged data
         raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def refusal(encoded: bytes) -> str | None:
-    """Why an image cannot be decoded; None if it can."""
-    try:
-        decode(encoded)
-    except OSError as error:
-        return str(error)
-    return None
+def _header(encoded: bytes) -> tuple[_PNG | None, int, int]:
+    """Of a PNG its parts; of all the height and width in px."""
+    if not encoded:
+        raise OSError("zero bytes")
+    if not encoded.startswith(PNG_SIGNATURE):
+        with open_image(encoded) as image:
+            return None, image.height, image.width
+    parts = _PNG.of(encoded)
+    with open_image(parts.encode()) as image:
+        return parts, image.height, image.width
 
 
-def _by_pillow(encoded: bytes) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-        return np.asarray(image.convert("RGB"))
+def _by_pillow(encoded: bytes) -> Image.Image:
+    with open_image(encoded) as image:
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _what_it_is(encoded: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with open_image(encoded, None) as image:
             kind = image.format
     except Exception:  # as above
         kind = None
@@ -63,21 +145,49 @@ def _what_it_is(encoded: bytes) -> str:
     return f"is {kind}; JPEG, PNG, BMP and WebP are read"
 
 
-def _png(encoded: bytes) -> NDArray[np.uint8]:
-    """From the chunks that make up the pixels: damaged texts, profiles and animations do not matter, as to libpng."""
-    header, palette, data = b"", b"", []
-    for kind, content in _chunks(encoded):
-        if kind == b"IHDR":
-            header = content
-        elif kind == b"PLTE":
-            palette = content
-        elif kind == b"IDAT":
-            data.append(content)
-    depth, colour = header[8:10] if len(header) == 13 else (0, 0)
-    if depth != 16 or colour not in _SAMPLES:
-        return _by_pillow(_as_png(header, palette, b"".join(data)))
-    high, low = (_by_pillow(part).astype(np.uint32) for part in _bytewise(header, b"".join(data)))
-    return (((high << 8) + low + 128) // 257).astype(np.uint8)
+@dataclass(frozen=True)
+class _PNG:
+    """The parts of a PNG that make up its pixels: damaged texts, profiles and animations do not matter, as to libpng."""
+
+    header: bytes
+    palette: bytes
+    data: bytes
+
+    @classmethod
+    def of(cls, encoded: bytes) -> _PNG:
+        """OSError if the end is missing or pixels are damaged."""
+        header, palette, data = b"", b"", []
+        for kind, content in _chunks(encoded):
+            if kind == b"IHDR":
+                header = content
+            elif kind == b"PLTE":
+                palette = content
+            elif kind == b"IDAT":
+                data.append(content)
+        return cls(header, palette, b"".join(data))
+
+    @property
+    def depth(self) -> int:
+        """Bits of a sample; 0 for a header that is none."""
+        return self.header[8] if len(self.header) == 13 and self.header[9] in _SAMPLES else 0
+
+    def encode(self) -> bytes:
+        """As a PNG of these parts alone."""
+        chunks = [(b"IHDR", self.header), (b"PLTE", self.palette), (b"IDAT", self.data), (b"IEND", b"")]
+        return PNG_SIGNATURE + b"".join(
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+            for kind, content in chunks
+            if content or kind == b"IEND"
+        )
+
+
+def _png(parts: _PNG) -> Image.Image:
+    if parts.depth != 16:
+        return _by_pillow(parts.encode())
+    high, low = (np.array(_by_pillow(part)) for part in _bytewise(parts))
+    for top, bottom in zip(high, low, strict=True):  # row by row, as the sums take eight times the memory
+        top[:] = ((top.astype(np.uint32) << 8) + bottom + 128) // 257
+    return Image.fromarray(high)
 
 
 def _chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -95,35 +205,25 @@ def _chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 12 + length
 
 
-def _as_png(header: bytes, palette: bytes, data: bytes) -> bytes:
-    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", data), (b"IEND", b"")]
-    return PNG_SIGNATURE + b"".join(
-        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        for kind, content in chunks
-        if content or kind == b"IEND"
-    )
-
-
-def _bytewise(header: bytes, data: bytes) -> Iterator[bytes]:
+def _bytewise(parts: _PNG) -> Iterator[bytes]:
     """The PNG of 8 bits with the high bytes of one of 16 bits, and that with the low bytes.
 
     Pillow drops the low bytes, or clips. A PNG's filters predict each byte from the same byte of neighbouring pixels, so the
     filtered data can be parted before they are undone.
     """
-    width, height, _, colour, *_, interlaced = struct.unpack(">IIBBBBB", header)
+    width, height, _, colour, *_, interlaced = struct.unpack(">IIBBBBB", parts.header)
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     sizes = [(-(-(height - top) // down), -(-(width - left) // right)) for top, left, down, right in passes]
     shapes = [(rows, 1 + 2 * _SAMPLES[colour] * columns) for rows, columns in sizes if rows > 0 and columns > 0]
-    # The size is checked by Pillow before all that memory is asked for.
-    Image.open(io.BytesIO(_as_png(header, b"", data)), formats=_FORMATS).close()
     expected = sum(rows * columns for rows, columns in shapes)
-    raw = zlib.decompressobj().decompress(data, expected)
+    raw = zlib.decompressobj().decompress(parts.data, expected)
     if len(raw) < expected:
         raise OSError("image file is truncated")
     filtered, at = [], 0
     for rows, columns in shapes:
         filtered.append(np.frombuffer(raw, np.uint8, rows * columns, at).reshape(rows, columns))
         at += rows * columns
+    header = parts.header[:8] + b"\x08" + parts.header[9:]
     for first in (1, 2):
-        parts = (np.concatenate([lines[:, :1], lines[:, first::2]], axis=1).tobytes() for lines in filtered)
-        yield _as_png(header[:8] + b"\x08" + header[9:], b"", zlib.compress(b"".join(parts), 1))
+        half = (np.concatenate([lines[:, :1], lines[:, first::2]], axis=1).tobytes() for lines in filtered)
+        yield _PNG(header, b"", zlib.compress(b"".join(half), 1)).encode()

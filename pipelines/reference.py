@@ -1,7 +1,8 @@
-"""The reference loader: the same contract in PIL and torchvision, image by image, whole images at a time.
+"""The reference loader: the same contract in Pillow, image by image, whole images at a time.
 
 It decodes the whole image, rescales the whole image to smallest side S and cuts out the crop, as the paper's section 2 says
-it. It is the oracle of the DALI loader's tests, and the loader where DALI has no build.
+it; a very long one is rescaled only under the crop (`pipelines.rescale`). It is the oracle of the DALI loader's tests, and
+the loader where DALI has no build.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torchvision.transforms import functional
 
 from pipelines.batch import Batch, Loader, prefetch
-from pipelines.pixels import decode
+from pipelines.pixels import decoded
 from pipelines.plan import Samples
+from pipelines.rescale import crop_of_rescaled
 
 
 class ReferenceLoader(Loader):
@@ -47,14 +47,10 @@ class ReferenceLoader(Loader):
             return None
         try:
             encoded, shape = self.read(index)
-            image = Image.fromarray(decode(encoded))
+            resized, corner = self.preprocessing.geometry(np.array([shape], np.int64), sample)
+            with decoded(encoded, self.preprocessing.max_pixels) as image:
+                crop = crop_of_rescaled(image, resized[0].tolist(), corner[0].tolist(), (size, size))
         except OSError as error:
             self.skip(index, error)
             return None
-        resized, corner = self.preprocessing.geometry(np.array([shape], np.int64), sample)
-        image = functional.resize(image, resized[0].tolist(), functional.InterpolationMode.BILINEAR, antialias=True)
-        if self.preprocessing.pad:
-            image = functional.pad(image, [self.preprocessing.pad])
-        top, left = (corner[0] + self.preprocessing.pad).tolist()
-        image = functional.crop(image, top, left, size, size)
-        return np.ascontiguousarray(np.asarray(functional.hflip(image) if sample.flip[0] else image))
+        return np.ascontiguousarray(crop[:, ::-1] if sample.flip[0] else crop)

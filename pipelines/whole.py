@@ -2,12 +2,17 @@
 
 Images that are of one size after the rescale come in one batch, within a bound on the pixels of a batch. They are decoded
 and rescaled by Pillow, bit for bit as torchvision's transforms do it: a net takes far longer over a whole image.
+
+An image that is larger than LARGEST after the rescale is never made as a whole: its pixels are given part by part. So memory
+is bounded, also for strips: one of 3000 x 1 pixels has 196 million at Q = 256.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +23,14 @@ from torch import Tensor
 
 from pipelines.batch import Preprocessing, prefetch
 from pipelines.images import image_size
-from pipelines.pixels import decode
+from pipelines.pixels import decoded
+from pipelines.rescale import crop_of_rescaled
 from pipelines.samples import SampleStore
 from pipelines.window import resized_shape
+
+_logger = logging.getLogger(__name__)
+
+LARGEST = 2**21  # pixels of a rescaled image that is given as a whole
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,38 @@ class SizedBatch:
 
     rows: NDArray[np.int64]
     images: Tensor
+
+
+class Rescaled:
+    """A rescaled image, normalised, of which any part can be had. `shape`: (height, width) in px."""
+
+    def __init__(self, image: Image.Image, shape: tuple[int, int], whole: WholeImages) -> None:
+        self.shape = shape
+        self._image = image
+        self._whole = whole
+
+    def part(self, top: int, left: int, height: int, width: int, *, mirrored: bool = False) -> Tensor:
+        """(1, C, height, width), as in a SizedBatch. `mirrored`: of the mirror image."""
+        if mirrored:
+            left = self.shape[1] - left - width
+        pixels = crop_of_rescaled(self._image, self.shape, (top, left), (height, width))
+        return self._whole.normalized(torch.from_numpy(pixels[:, ::-1].copy() if mirrored else pixels.copy())[None])
+
+
+@dataclass(frozen=True)
+class LargeImage:
+    """An image that is larger than LARGEST after the rescale to `shape` (height, width); `rows` (1,) as in a SizedBatch."""
+
+    rows: NDArray[np.int64]
+    shape: tuple[int, int]
+    index: int
+    whole: WholeImages
+
+    @contextmanager
+    def open(self) -> Iterator[Rescaled]:
+        """Its pixels. OSError, with the image's name, if it cannot be decoded."""
+        with self.whole.decoded(self.index) as image:
+            yield Rescaled(image, self.shape, self.whole)
 
 
 class WholeImages:
@@ -43,27 +85,40 @@ class WholeImages:
         self.device = device
         self.max_pixels = max_pixels
 
-    def batches(self, indices: NDArray[np.int64], scale: int) -> Iterator[SizedBatch]:
+    def batches(self, indices: NDArray[np.int64], scale: int) -> Iterator[SizedBatch | LargeImage]:
         """All images of `indices` once, at smallest side `scale` (Q), in an order that suits batching.
 
-        A batch has at most `max_pixels` pixels, or a single image.
+        A batch has at most `max_pixels` pixels, or a single image, whose pixels are there once it is opened if it is large.
         """
         return prefetch(self._batches(indices, scale), self.device)
 
-    def _batches(self, indices: NDArray[np.int64], scale: int) -> Iterator[SizedBatch]:
+    def _batches(self, indices: NDArray[np.int64], scale: int) -> Iterator[SizedBatch | LargeImage]:
         with ThreadPoolExecutor(self.num_threads) as workers:
             source = np.array(list(workers.map(self._size, indices.tolist())), np.int64).reshape(-1, 2)
             shapes = resized_shape(source, np.full(len(indices), scale))
             for rows in group_by_size(shapes, self.max_pixels):
                 height, width = shapes[rows[0]].tolist()
+                if height * width > LARGEST:
+                    yield from self._large(indices, rows, (height, width))
+                    continue
 
                 def resized(row: int, size: tuple[int, int] = (width, height)) -> NDArray[np.uint8]:
                     return self._resized(int(indices[row]), size)
 
                 pixels = torch.from_numpy(np.stack(list(workers.map(resized, rows.tolist()))))
-                no_shift = torch.zeros((len(rows), 3), device=self.device)
-                images = self.preprocessing.normalize(pixels.to(self.device), no_shift)
-                yield SizedBatch(rows, images.permute(0, 3, 1, 2))
+                yield SizedBatch(rows, self.normalized(pixels))
+
+    def _large(self, indices: NDArray[np.int64], rows: NDArray[np.int64], shape: tuple[int, int]) -> Iterator[LargeImage]:
+        for row in rows.tolist():
+            index, crops = int(indices[row]), shape[0] * shape[1] // self.preprocessing.image_size**2
+            name, (height, width) = self.store.name(index), shape
+            _logger.warning("%s: %d x %d pixels after the rescale, as many as %d crops", name, width, height, crops)
+            yield LargeImage(np.array([row]), shape, index, self)
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """Uint8 (n, H, W, 3) to the net's input (n, C, H, W) on the device."""
+        no_shift = torch.zeros((len(pixels), 3), device=self.device)
+        return self.preprocessing.normalize(pixels.to(self.device), no_shift).permute(0, 3, 1, 2)
 
     def _size(self, index: int) -> tuple[int, int]:
         size = self.store.size(index)
@@ -77,9 +132,16 @@ class WholeImages:
 
     def _resized(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """(height, width, 3) for `size` (width, height)."""
+        with self.decoded(index) as image:
+            return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+
+    @contextmanager
+    def decoded(self, index: int) -> Iterator[Image.Image]:
+        """The picture as stored. OSError, with the image's name, if it cannot be decoded."""
         encoded = self.store.read(index)
         try:
-            return np.asarray(Image.fromarray(decode(encoded)).resize(size, Image.Resampling.BILINEAR))
+            with decoded(encoded, self.preprocessing.max_pixels) as image:
+                yield image
         except OSError as error:
             raise self._undecodable(index, error) from error
 

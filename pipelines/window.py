@@ -19,6 +19,8 @@ FloatArray = NDArray[np.float64]
 # How far a crop may be from its exact place, in source pixels; see `decode_window`. At 0.02 the mean difference from the
 # exact place is below a twentieth of a grey level.
 TOLERANCE = 0.02
+# Output pixels before a crop at which a resize may begin, at most; see `DecodeWindow.is_aligned`.
+FARTHEST = 1024
 
 
 def resized_shape(shape: IntArray, scale: NDArray[np.integer]) -> IntArray:
@@ -63,7 +65,8 @@ class DecodeWindow:
     `start`, `shape` (int64): the rectangle to decode. `roi_start`, `roi_end` (float32): the crop's exact edges within it,
     in source pixels. For resizes that can only begin at a whole source pixel: `ratio` (float64), source pixels per output
     pixel; `void` (int64), how many pixels before the rectangle such a resize begins; `lead` (int64), how many of its first
-    output pixels lie before the crop. What is in the void does not matter.
+    output pixels lie before the crop. What is in the void does not matter. `is_aligned` (n,): whether there is such a
+    beginning at most FARTHEST output pixels before the crop; `void` and `lead` mean nothing otherwise.
     """
 
     start: IntArray
@@ -73,25 +76,28 @@ class DecodeWindow:
     ratio: FloatArray
     void: IntArray
     lead: IntArray
+    is_aligned: NDArray[np.bool_]
 
 
-def decode_window(source: IntArray, resized: IntArray, corner: IntArray, size: int) -> DecodeWindow:
-    """The windows for crops of `size` pixels at `corner` (n, 2) >= 0 in images of shape `source` rescaled to `resized`.
+def decode_window(source: IntArray, resized: IntArray, corner: IntArray, size: int | IntArray) -> DecodeWindow:
+    """The windows for crops of `size` pixels, or (n, 2), at `corner` (n, 2) >= 0 in images `source` rescaled to `resized`.
 
     A resize can begin with output pixel t, counted in the whole rescaled image, only where t * ratio falls on a whole source
-    pixel: taken is the last such t before the crop, to within TOLERANCE. There always is one, as t = 0 is exact.
+    pixel: taken is the last such t before the crop, to within TOLERANCE. t = 0 is exact. Time and memory do not depend on
+    the sizes of the images.
     """
     ratio = source / resized
     # The filter reaches this many output pixels beyond the crop's edge: 1 when shrinking, 1 source pixel when enlarging.
     reach = np.ceil(np.maximum(1.0, 1.0 / ratio)).astype(np.int64)
     first = np.maximum(corner - reach, 0)
-    candidates = np.arange(first.max(initial=0) + 1)
+    candidates = first[..., None] - np.arange(min(first.max(initial=0), FARTHEST), -1, -1)
     offset = candidates * ratio[..., None]
-    fits = (np.abs(offset - np.rint(offset)) <= TOLERANCE) & (candidates <= first[..., None])
-    aligned = np.where(fits, candidates, 0).max(axis=-1)
+    fits = (np.abs(offset - np.rint(offset)) <= TOLERANCE) & (candidates >= 0)
+    aligned = np.where(fits, candidates, -1).max(axis=-1)
 
-    begin = np.rint(aligned * ratio).astype(np.int64)
+    begin = np.rint(np.maximum(aligned, 0) * ratio).astype(np.int64)
     start = np.maximum(np.floor(first * ratio).astype(np.int64), begin)
     end = np.minimum(np.ceil((corner + size + reach) * ratio).astype(np.int64), source)
     roi_start, roi_end = ((edge * ratio - start).astype(np.float32) for edge in (corner, corner + size))
-    return DecodeWindow(start, end - start, roi_start, roi_end, ratio, start - begin, corner - aligned)
+    is_aligned = (aligned >= 0).all(axis=1)
+    return DecodeWindow(start, end - start, roi_start, roi_end, ratio, start - begin, corner - aligned, is_aligned)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import tarfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -181,9 +180,7 @@ def test_decoding_of_bombs_is_refused_before_memory_is_taken() -> None:
     header = image_zoo.png(deep(1)[:1, :1], 0)
     huge = header[:16] + (60_000).to_bytes(4) * 2 + header[24:29]
     huge += image_zoo.zlib.crc32(huge[12:29]).to_bytes(4) + header[33:]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert "decompression bomb" in str(refusal(huge))
+    assert refusal(huge) == "60000 x 60000 pixels, more than --max-pixels 250000000"
 
 
 def test_the_zoo_holds_what_it_says() -> None:

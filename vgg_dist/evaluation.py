@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pipelines.batch import Preprocessing
 from pipelines.samples import SampleStore
-from pipelines.whole import WholeImages
+from pipelines.whole import LargeImage, WholeImages
 from vgg_dist.config import EvalConfig
 from vgg_dist.engine import loader_threads
 from vgg_dist.inputs import open_images, open_net, open_nets, test_scales
@@ -145,7 +145,11 @@ def view_images(
     rows, parts = [], []
     for batch in whole.batches(indices, scale):
         rows.append(batch.rows)
-        parts.append(viewer.posteriors(view, batch.images).cpu())
+        if isinstance(batch, LargeImage):
+            with batch.open() as image:
+                parts.append(viewer.posteriors_of_large(view, image).cpu())
+        else:
+            parts.append(viewer.posteriors(view, batch.images).cpu())
     posteriors = np.empty((len(indices), parts[0].shape[1]), np.float32)
     posteriors[np.concatenate(rows)] = torch.cat(parts).numpy()
     return posteriors

@@ -6,16 +6,23 @@ crops: a regular grid of 5 x 5 crops, the posteriors of which are averaged.
 center: the one central crop, as public training scripts report it.
 
 dense and crops take the image and its mirror image, and average the posteriors.
+
+Of an image too large to be had as a whole, crops are cut one by one, and the score map is computed in tiles: each with as
+much of the image around it as its positions see, so that it has the values of the whole, to the rounding of fp32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipelines.whole import LARGEST, Rescaled
 from pipelines.window import center_corner, grid_corners
-from vgg_dist.models import ConvNet, fully_convolutional
+from vgg_dist.models import ConvNet, fully_convolutional, output_size, receptive_field
 from vgg_dist.models.precision import autocast
 
 VIEWS = ("dense", "crops", "center")
@@ -49,6 +56,34 @@ class Viewer:
             top, left = center_corner(np.array([images.shape[2:]]), self.image_size)[0].tolist()
             return self._of_crops(images[:, :, top : top + self.image_size, left : left + self.image_size])
 
+    @torch.inference_mode()
+    def posteriors_of_large(self, view: str, image: Rescaled, tile_pixels: int = LARGEST) -> Tensor:
+        """The same of one image that is had in parts, to (1, num_classes); tiles have about `tile_pixels`."""
+        size = self.image_size
+        with autocast(self.device, self.dtype):
+            if view == "dense":
+                return (self._tiled(image, tile_pixels, False) + self._tiled(image, tile_pixels, True)) / 2
+            shape = np.array([image.shape])
+            corners = grid_corners(shape, size)[0] if view == "crops" else center_corner(shape, size)
+            crops = torch.cat([image.part(top, left, size, size) for top, left in corners.tolist()])
+            both = torch.cat([crops, crops.flip(3)]) if view == "crops" else crops
+            return self._of_crops(both).mean(dim=0, keepdim=True)
+
+    def _tiled(self, image: Rescaled, tile_pixels: int, mirrored: bool) -> Tensor:
+        """As `_dense` of the whole image, or of its mirror image."""
+        side = max(1, int(tile_pixels**0.5))
+        height = min(image.shape[0], side)
+        down = list(tiles(self.dense, image.shape[0], side))
+        right = list(tiles(self.dense, image.shape[1], max(side, tile_pixels // height)))
+        total = torch.zeros(1, device=self.device, dtype=torch.float64)
+        for rows in down:
+            for columns in right:
+                part = image.part(rows.start, columns.start, rows.length, columns.length, mirrored=mirrored)
+                scores = self.dense(part)[:, :, rows.positions, columns.positions]
+                total = total + scores.double().sum(dim=(2, 3))
+        positions = sum(one.count for one in down) * sum(one.count for one in right)
+        return (total / positions).float().softmax(1)
+
     def _dense(self, images: Tensor) -> Tensor:
         return self.dense(images).float().mean(dim=(2, 3)).softmax(1)
 
@@ -62,3 +97,37 @@ class Viewer:
     def _of_crops(self, crops: Tensor) -> Tensor:
         crops = crops.contiguous(memory_format=torch.channels_last)
         return torch.cat([self.model(part).float().softmax(1) for part in crops.split(self.micro_batch)])
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One axis of a tile: `length` pixels from `start` on; of its score map's positions, the `count` from `first` on."""
+
+    start: int
+    length: int
+    first: int
+    count: int
+
+    @property
+    def positions(self) -> slice:
+        """Of the tile's score map."""
+        return slice(self.first, self.first + self.count)
+
+
+def tiles(dense: nn.Sequential, length: int, pixels: int) -> Iterator[Tile]:
+    """Tiles of about `pixels` that hold all positions of the score map of `length` pixels once.
+
+    A tile begins at a multiple of the net's stride, so that its positions are some of the whole's, and reaches as far as
+    those see: padding is within their sight only where it is the whole's.
+    """
+    stride, padding, field = receptive_field(dense)
+    total = length
+    for layer in dense.modules():
+        total = output_size(layer, total)
+    at_once = max(1, (pixels - field - padding) // stride)
+    for begin in range(0, total, at_once):
+        end = min(begin + at_once, total)
+        skipped = min(begin, -(-padding // stride))
+        start = (begin - skipped) * stride
+        stop = length if end == total else min(length, (end - 1) * stride - padding + field)
+        yield Tile(start, stop - start, skipped, end - begin)

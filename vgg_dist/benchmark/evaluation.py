@@ -8,7 +8,7 @@ does who wants batches of any images. In turn in one run, on the same cores.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from pipelines.batch import Preprocessing
 from pipelines.store import open_store
-from pipelines.whole import WholeImages
+from pipelines.whole import SizedBatch, WholeImages
 from vgg_dist.benchmark.options import EvaluationBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, table, write_json
 from vgg_dist.engine import loader_threads
@@ -64,25 +64,29 @@ class Bench:
 
     def one_at_a_time(self, indices: NDArray[np.int64]) -> None:
         """Dense, in batches of one."""
-        for batch in self.single.batches(indices, self.options.test_scale):
-            self.viewer.posteriors("dense", batch.images).cpu()
+        for image in self._single(indices):
+            self.viewer.posteriors("dense", image).cpu()
 
     def padded(self, indices: NDArray[np.int64]) -> None:
         """Dense, in batches of as many images as fit when padded to the largest height and width of all."""
         height, width = (max(shape[side] for shape in self.shapes) for side in (0, 1))
         most, waiting = max(1, self.whole.max_pixels // (height * width)), []
-        for batch in self.single.batches(indices, self.options.test_scale):
-            lower, right = height - batch.images.shape[2], width - batch.images.shape[3]
-            waiting.append(pad(batch.images, (0, right, 0, lower)))
+        for image in self._single(indices):
+            waiting.append(pad(image, (0, width - image.shape[3], 0, height - image.shape[2])))
             if len(waiting) == most:
                 self.viewer.posteriors("dense", torch.cat(waiting)).cpu()
                 waiting = []
         if waiting:
             self.viewer.posteriors("dense", torch.cat(waiting)).cpu()
 
+    def _single(self, indices: NDArray[np.int64]) -> Iterator[torch.Tensor]:
+        """Images (1, C, H, W); those that come in parts are not for a comparison of batches."""
+        batches = self.single.batches(indices, self.options.test_scale)
+        return (batch.images for batch in batches if isinstance(batch, SizedBatch))
+
     def arithmetic(self, indices: NDArray[np.int64]) -> dict[str, float]:
         """Floating-point operations of an image, on average, by view."""
-        self.shapes = [tuple(batch.images.shape[2:]) for batch in self.single.batches(indices, self.options.test_scale)]
+        self.shapes = [tuple(image.shape[2:]) for image in self._single(indices)]
         with torch.device("meta"):
             model = build_model(self.options.arch)
         size, channels = self.viewer.image_size, MODELS[self.options.arch].in_channels

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from vgg_dist.models.historic import AlexNet, LeNet5, ZFNet
+from vgg_dist.models.maps import output_size, receptive_field
 from vgg_dist.models.vgg import (
     VGG,
     ConvNet,
     conv_names,
     fully_convolutional,
     init_from_shallower,
-    output_size,
 )
 from vgg_dist.specs import MODELS, ModelSpec
 
@@ -31,6 +31,8 @@ __all__ = [
     "init_from_shallower",
     "initialize",
     "macs",
+    "output_size",
+    "receptive_field",
 ]
 
 INIT_SCHEMES = ("glorot", "gaussian", "he")

@@ -12,7 +12,8 @@ import functools
 from torch import nn
 
 from vgg_dist.models.lrn import LocalResponseNorm
-from vgg_dist.models.vgg import ConvNet, fc_head, output_size
+from vgg_dist.models.maps import output_size
+from vgg_dist.models.vgg import ConvNet, fc_head
 
 
 class LeNet5(ConvNet):

@@ -116,23 +116,6 @@ def conv_names(features: nn.Sequential) -> dict[str, int]:
     return names
 
 
-def output_size(layer: nn.Module, size: int) -> int:
-    """The side of the maps that a layer makes of square maps with side `size`; below 1 where those are too small."""
-    if isinstance(layer, nn.AdaptiveAvgPool2d):
-        return 1
-    if isinstance(layer, nn.Conv2d):
-        return (size + 2 * int(layer.padding[0]) - layer.kernel_size[0]) // layer.stride[0] + 1
-    if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
-        kernel, stride = _side(layer.kernel_size), _side(layer.stride)
-        # ceil_mode: the last window may hang over the edge.
-        return (size - kernel + (stride - 1 if layer.ceil_mode else 0)) // stride + 1
-    return size
-
-
-def _side(value: int | tuple[int, ...]) -> int:
-    return value if isinstance(value, int) else value[0]
-
-
 def fully_convolutional(model: ConvNet) -> nn.Sequential:
     """The dense form for testing, paper section 3.2: larger images (N, C, H, W) to score maps (N, num_classes, h, w).
 

@@ -1,0 +1,84 @@
+"""Crops of rescaled images on a CPU, in bounded memory: by Pillow, bit for bit as by torchvision's transforms, and by torch.
+
+A strip of 3000 x 1 pixels has 196 million at a smallest side of 256. So an image that has more than MOST after the rescale
+is never rescaled as a whole: only what is under the crop is. Pillow takes the crop's place in single precision then, which
+moves it by a thousandth of a source pixel at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.window import DecodeWindow
+
+MOST = 2**22  # pixels of a rescaled image that is made whole
+
+
+def crop_of_rescaled(
+    image: Image.Image, resized: Sequence[int], corner: Sequence[int], size: Sequence[int]
+) -> NDArray[np.uint8]:
+    """The crop of `size` (height, width) at `corner` (y, x) of an RGB image that is rescaled to `resized` (height, width).
+
+    Uint8 (height, width, 3), black where the crop lies beyond the image.
+    """
+    (height, width), (first, last) = resized, clipped(np.array(resized), np.array(corner), np.array(size))
+    if height * width <= MOST:
+        whole = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+        part = whole[first[0] : last[0], first[1] : last[1]]
+    else:
+        source = np.array([image.height, image.width])
+        part = resize_box(image, first * source / resized, np.minimum(last * source / resized, source), last - first)
+    return with_border(part, first - corner, size)
+
+
+def clipped(
+    resized: NDArray[np.int64], corner: NDArray[np.int64], size: NDArray[np.int64] | int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last corners (..., 2) of the part of crops that lies in the image; a pixel at its edge if none does."""
+    first = np.clip(corner, 0, resized - 1)
+    return first, np.clip(corner + size, first + 1, resized)
+
+
+def resize_box(
+    image: Image.Image, start: NDArray[np.floating], end: NDArray[np.floating], size: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """What lies between `start` and `end` (y, x), in source pixels, at `size` (height, width)."""
+    (top, left), (bottom, right), (height, width) = start.tolist(), end.tolist(), size.tolist()
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
+
+
+def with_border(part: NDArray[np.uint8], at: Sequence[int] | NDArray[np.int64], size: Sequence[int]) -> NDArray[np.uint8]:
+    """`part` (h, w, 3) at (y, x) `at` in black of `size` (height, width); what lies outside of that is cut off."""
+    if part.shape[:2] == tuple(size) and not np.any(at):
+        return part
+    canvas = np.zeros((*size, 3), np.uint8)
+    (top, left), (height, width) = (max(0, int(at[0])), max(0, int(at[1]))), part.shape[:2]
+    inside = canvas[top : max(0, int(at[0]) + height), left : max(0, int(at[1]) + width)]
+    skipped = part[max(0, -int(at[0])) :, max(0, -int(at[1])) :]
+    inside[...] = skipped[: inside.shape[0], : inside.shape[1]]
+    return canvas
+
+
+def resize_window(pixels: NDArray[np.uint8], window: DecodeWindow, k: int, size: int, flip: bool) -> NDArray[np.uint8]:
+    """The k-th window's crop (size, size, 3), mirrored or not, from its decoded pixels (h, w, 3)."""
+    (down, right), (top, left) = window.void[k].tolist(), window.lead[k].tolist()
+    height, width, _ = pixels.shape
+    if not window.is_aligned[k] or down + height == top + size or right + width == left + size:
+        # torch's kernel takes equal input and output sizes for "nothing to do", whatever the ratio.
+        exact = resize_box(Image.fromarray(pixels), window.roi_start[k], window.roi_end[k], np.array([size, size]))
+        return np.ascontiguousarray(exact[:, ::-1]) if flip else exact
+    canvas = pixels
+    if down or right:
+        canvas = np.empty((down + height, right + width, 3), np.uint8)
+        canvas[down:, right:] = pixels
+    # With the strides of a channels-last batch the kernel works in place; `canvas[None]` and `unsqueeze` give others.
+    planes = torch.from_numpy(canvas.reshape(1, *canvas.shape)).permute(0, 3, 1, 2)
+    zoom = (1.0 / window.ratio[k]).tolist()
+    resized = torch.ops.aten._upsample_bilinear2d_aa(planes, [top + size, left + size], False, *zoom)
+    crop = resized[:, :, top:, left:]
+    return (crop.flip(3) if flip else crop)[0].permute(1, 2, 0).numpy()

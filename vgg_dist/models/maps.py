@@ -1,0 +1,36 @@
+"""The sizes of a net's maps, and what their positions see of the image."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def output_size(layer: nn.Module, size: int) -> int:
+    """The side of the maps that a layer makes of square maps with side `size`; below 1 where those are too small."""
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        return 1
+    if isinstance(layer, nn.Conv2d):
+        return (size + 2 * int(layer.padding[0]) - layer.kernel_size[0]) // layer.stride[0] + 1
+    if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
+        kernel, stride = _side(layer.kernel_size), _side(layer.stride)
+        # ceil_mode: the last window may hang over the edge.
+        return (size - kernel + (stride - 1 if layer.ceil_mode else 0)) // stride + 1
+    return size
+
+
+def receptive_field(model: nn.Module) -> tuple[int, int, int]:
+    """What a position of the last map sees of the image, along one side: (stride, padding, size) in pixels.
+
+    Position k sees `size` pixels from k * stride - padding on. For layers that follow one another, as in a dense form.
+    """
+    stride, padding, size = 1, 0, 1
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+            size += (_side(layer.kernel_size) - 1) * stride
+            padding += int(_side(layer.padding)) * stride  # type: ignore[arg-type]
+            stride *= _side(layer.stride)
+    return stride, padding, size
+
+
+def _side(value: int | tuple[int, ...]) -> int:
+    return value if isinstance(value, int) else value[0]
