@@ -23,6 +23,7 @@ from pipelines.device import DeviceSide, bind_thread
 from pipelines.images import image_size
 from pipelines.pixels import MAX_PIXELS
 from pipelines.plan import Samples
+from pipelines.quoting import one_line, quoted
 from pipelines.samples import SampleStore
 from pipelines.window import center_corner, crop_corner, resized_shape
 
@@ -142,7 +143,7 @@ class Loader(ABC):
 
     def skip(self, index: int, reason: object) -> None:
         """Notes, and says once, that an image cannot be decoded."""
-        self.bad_images[index] = f"{self.store.name(index)}: {' '.join(str(reason).split())}"
+        self.bad_images[index] = f"{quoted(self.store.name(index))}: {one_line(reason)}"
         _logger.warning("left out: %s", self.bad_images[index])
 
     def labels(self, samples: Samples, decoded: NDArray[np.bool_]) -> Tensor:

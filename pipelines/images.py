@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from pipelines.pixels import MAX_PIXELS, PNG_SIGNATURE, open_image, refusal
+from pipelines.quarantine import UNREADABLE
 
-UNREADABLE = "unreadable"
 # Formats that both loaders decode, and the file extensions that go with them. MPO is a JPEG with more JPEGs behind it.
 _EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg"),

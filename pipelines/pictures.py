@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipelines.flat import FlatStore
-from pipelines.pixels import decode
+from pipelines.pixels import MAX_PIXELS, refusal
 from pipelines.remote import is_remote, read_if_there
 from pipelines.store import IMAGE_EXTENSIONS
 
@@ -18,8 +18,9 @@ STANDARD_INPUT = "-"
 class Pictures(FlatStore):
     """The pictures that can be decoded, in the order given; `failed` says of each of the others why it is none."""
 
-    def __init__(self, named: Sequence[str]) -> None:
+    def __init__(self, named: Sequence[str], max_pixels: int = MAX_PIXELS) -> None:
         """Reads each picture, or each of a folder, once, to see whether it is one; raises nothing for those that are not."""
+        self.max_pixels = max_pixels
         self.held: dict[str, bytes] = {}
         """What cannot, or need not, be read twice: URLs, standard input, pipes."""
         self.failed: dict[str, str] = {}
@@ -45,7 +46,8 @@ class Pictures(FlatStore):
     def _can_be_shown(self, picture: str) -> bool:
         try:
             content = self.held.get(picture) or _read(picture)
-            decode(content)
+            if (reason := refusal(content, self.max_pixels)) is not None:
+                raise OSError(reason)
         except (OSError, ValueError) as error:
             self.failed[picture] = getattr(error, "strerror", None) or " ".join(str(error).split())
             return False

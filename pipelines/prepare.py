@@ -22,11 +22,13 @@ import tyro
 from tqdm import tqdm
 
 from pipelines.archives import open_class_tar, open_ilsvrc
-from pipelines.images import UNREADABLE, Finding, inspect
-from pipelines.remote import write_whole
+from pipelines.images import Finding, inspect
+from pipelines.pixels import MAX_PIXELS
+from pipelines.quarantine import UNREADABLE, find_list, update_quarantine
+from pipelines.quoting import one_line, quoted
 from pipelines.samples import SampleStore
 from pipelines.shard_writer import write_shards
-from pipelines.store import open_splits, open_unchecked, quarantine_list, read_quarantine
+from pipelines.store import open_splits, open_unchecked
 from pipelines.synthetic import SyntheticSpec, SyntheticStore
 
 
@@ -47,7 +49,7 @@ def unpack(
     return 0
 
 
-def shard(*, data: list[str], out: Path, shard_size: int = 256, seed: int = 0) -> int:
+def shard(*, data: list[str], out: Path, shard_size: int = 256, seed: int = 0, quarantine: str | None = None) -> int:
     """Writes any data location as tar shards with indexes, for this project, webdataset and DALI.
 
     Args:
@@ -55,41 +57,50 @@ def shard(*, data: list[str], out: Path, shard_size: int = 256, seed: int = 0) -
         out: Folder to write; give it, or the URL it is copied to, to --data afterwards.
         shard_size: MB in a shard.
         seed: Of the order in which images are put into shards.
+        quarantine: The list of images to leave out, if check was given one.
     """
     if len(data) == 2:
         train = open_class_tar(Path(data[0]))
         splits: tuple[SampleStore, SampleStore] = train, open_class_tar(Path(data[1]), train.class_names)
     elif len(data) == 1:
-        splits = open_splits(data[0])
+        splits = open_splits(data[0], quarantine=find_list(data[0], quarantine))
     else:
         raise ValueError(f"--data: one location, or two tars (train, then val), not {len(data)} values")
     _write(dict(zip(("train", "val"), splits, strict=True)), out, "shards", shard_size, seed)
     return 0
 
 
-def check(*, data: str, threads: int = os.cpu_count() or 1) -> int:
+def check(
+    *, data: str, threads: int = os.cpu_count() or 1, quarantine: str | None = None, max_pixels: int = MAX_PIXELS
+) -> int:
     """Decodes every image, lists what is unusual, and quarantines what cannot be decoded.
 
-    Unreadable images (truncated, empty, not an image, of another format) go into quarantine.txt beside the data, and
-    loaders leave them out; training, evaluation and prediction refuse the same ones, for the same reasons. CMYK, grey,
-    alpha, 16-bit (scaled to 8), animated, EXIF-rotated and mis-named images, and those with damaged metadata, are listed
-    only: they can be trained on. Exit status 1 if there are unreadable ones.
+    Unreadable images (truncated, empty, not an image, of another format, too large) go into quarantine.txt beside the
+    data, or where it says if nothing can be written there, and loaders leave them out; training, evaluation and
+    prediction refuse the same ones, for the same reasons. CMYK, grey, alpha, 16-bit (scaled to 8), animated, EXIF-rotated
+    and mis-named images, and those with damaged metadata, are listed only: they can be trained on. Exit status 1 if there
+    are unreadable ones.
 
     Args:
         data: A data location: folder, or URL of shards.
         threads: Images decoded at once.
+        quarantine: File or URL for the list, in place of quarantine.txt beside the data; give it to training, too.
+        max_pixels: Images of more pixels are unreadable; the same as in training.
     """
     if threads < 1:
         raise ValueError(f"--threads {threads}: at least 1 is needed")
     stores = {split: open_unchecked(data, split) for split in ("train", "val")}
-    found = [item for split, store in stores.items() for item in _inspect_all(store, split, threads)]
+    found = [item for split, store in stores.items() for item in _inspect_all(store, split, threads, max_pixels)]
     found.sort(key=lambda item: (item[1].kind, item[0]))
     for name, finding in found:
-        print(f"{finding.kind}\t{_printable(name)}\t{finding.detail}")
+        print(f"{finding.kind}\t{quoted(name)}\t{one_line(finding.detail)}")
     count = sum(map(len, stores.values()))
     kinds = Counter(finding.kind for _, finding in found)
     print(f"{count} images: " + (", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())) or "all plain"))
-    _write_quarantine(data, {name: finding.detail for name, finding in found if finding.kind == UNREADABLE})
+    if not isinstance(stores["train"], SyntheticStore):
+        unreadable = {name: finding.detail for name, finding in found if finding.kind == UNREADABLE}
+        if line := update_quarantine(data, quarantine, unreadable):
+            print(line)
     return 1 if kinds[UNREADABLE] else 0
 
 
@@ -161,17 +172,13 @@ def write_tree(store: SampleStore, split: str, out: Path, *, threads: int = 8) -
     part.rename(out / split)
 
 
-def _printable(name: str) -> str:
-    return name.encode(errors="backslashreplace").decode()
-
-
-def _inspect_all(store: SampleStore, split: str, threads: int) -> list[tuple[str, Finding]]:
+def _inspect_all(store: SampleStore, split: str, threads: int, max_pixels: int) -> list[tuple[str, Finding]]:
     def inspect_some(indices: np.ndarray) -> list[tuple[str, Finding]]:
         found = []
         for index in indices.tolist():
             name = store.name(index)
             try:
-                found += [(name, finding) for finding in inspect(store.read(index), name)]
+                found += [(name, finding) for finding in inspect(store.read(index), name, max_pixels)]
             except OSError as error:
                 found.append((name, Finding(UNREADABLE, str(error).removeprefix(f"{name}: "))))
             progress.update()
@@ -186,20 +193,6 @@ def _inspect_all(store: SampleStore, split: str, threads: int) -> list[tuple[str
     ):
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
         return [item for found in pool.map(inspect_some, chunks) for item in found]
-
-
-def _write_quarantine(data: str, unreadable: dict[str, str]) -> None:
-    """Replaces what an earlier check wrote; what a person added for other reasons stays."""
-    if data.partition(":")[0] == "synthetic":
-        return
-    before = read_quarantine(data)
-    kept = {name: reason for name, reason in before.items() if not reason.startswith(UNREADABLE)}
-    entries = kept | {name: f"{UNREADABLE}: {detail}" for name, detail in unreadable.items()}
-    if entries or before:
-        text = "# Samples the loaders leave out: name, tab, reason.\n"
-        text += "".join(f"{name}\t{reason}\n" for name, reason in sorted(entries.items()))
-        write_whole(quarantine_list(data), text.encode("utf-8", "surrogateescape"))
-        print(f"{len(entries)} samples in {quarantine_list(data)}")
 
 
 def main(arguments: list[str] | None = None) -> int:

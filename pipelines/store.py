@@ -6,8 +6,7 @@ A location is
 - a folder or an fsspec URL (`s3://bucket/imagenet`) of tar shards, as `python -m pipelines.prepare shard` writes them,
 - `synthetic`, or `synthetic:train=4000,val=500,size=64,seed=0`: the built-in set.
 
-Samples listed in `ROOT/quarantine.txt` are left out. A line is `name<TAB>reason`; `python -m pipelines.prepare check`
-writes them.
+Samples listed in `ROOT/quarantine.txt` are left out; `python -m pipelines.prepare check` writes it (`pipelines.quarantine`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.remote import is_remote, read_if_there
+from pipelines.quarantine import read_quarantine
+from pipelines.remote import is_remote
 from pipelines.samples import Names, SampleStore
 from pipelines.shards import open_shards
 from pipelines.synthetic import SyntheticSpec, SyntheticStore
@@ -75,25 +75,28 @@ class FolderStore(SampleStore):
         return np.array(found, dtype=np.int64)
 
 
-def open_store(location: str, split: str, *, cache: str | None = None) -> SampleStore:
+def open_store(location: str, split: str, *, cache: str | None = None, quarantine: str | None = None) -> SampleStore:
     """Opens one split, `train` or `val`, without what is quarantined.
 
-    `cache`: node-local folder for shards read from a URL; default `$VGG_DIST_CACHE`, else `~/.cache/vgg_dist`.
+    `quarantine`: a list besides that beside the data (`pipelines.quarantine.find_list`). `cache`:
+    node-local folder for shards read from a URL; default `$VGG_DIST_CACHE`, else `~/.cache/vgg_dist`.
     Raises ValueError, one line, for a location that is missing, empty or unreadable, or has a single class, a class
     without training images, or a class in `val` that `train` lacks.
     """
     store = open_unchecked(location, split, cache=cache)
     if not isinstance(store, SyntheticStore):
-        quarantined = store.find(read_quarantine(location).keys())
+        quarantined = store.find(read_quarantine(location, quarantine).keys())
         if len(quarantined):
             store = store.subset(np.setdiff1d(np.arange(len(store)), quarantined))
     _check_classes(store, location, split)
     return store
 
 
-def open_splits(location: str, *, cache: str | None = None) -> tuple[SampleStore, SampleStore]:
+def open_splits(
+    location: str, *, cache: str | None = None, quarantine: str | None = None
+) -> tuple[SampleStore, SampleStore]:
     """Opens `train` and `val` and checks that they have the same classes. Raises as `open_store`."""
-    train, val = open_store(location, "train", cache=cache), open_store(location, "val", cache=cache)
+    train, val = (open_store(location, split, cache=cache, quarantine=quarantine) for split in ("train", "val"))
     if train.class_names != val.class_names:
         differing = _some(sorted(set(train.class_names) ^ set(val.class_names)))
         raise ValueError(f"--data {location}: train and val have been sharded with other classes: {differing}")
@@ -176,18 +179,6 @@ def _walk(folder: str, prefix: str) -> Iterator[str]:
                 yield from _walk(entry.path, f"{prefix}{entry.name}/")
             elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
                 yield prefix + entry.name
-
-
-def quarantine_list(location: str) -> str:
-    """The path or URL of a location's quarantine list, whether it is there or not."""
-    return f"{location.rstrip('/') if is_remote(location) else local_root(location)}/quarantine.txt"
-
-
-def read_quarantine(location: str) -> dict[str, str]:
-    """Sample name -> reason, from a location's quarantine list; empty where there is none."""
-    text = (read_if_there(quarantine_list(location)) or b"").decode("utf-8", "surrogateescape")
-    lines = [line.partition("\t") for line in text.split("\n") if line and not line.startswith("#")]
-    return {name: reason for name, _, reason in lines}
 
 
 def _check_classes(store: SampleStore, location: str, split: str) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from pipelines.batch import Preprocessing, prefetch
 from pipelines.images import image_size
 from pipelines.pixels import decoded
+from pipelines.quoting import one_line, quoted
 from pipelines.rescale import crop_of_rescaled
 from pipelines.samples import SampleStore
 from pipelines.window import resized_shape
@@ -111,7 +112,7 @@ class WholeImages:
     def _large(self, indices: NDArray[np.int64], rows: NDArray[np.int64], shape: tuple[int, int]) -> Iterator[LargeImage]:
         for row in rows.tolist():
             index, crops = int(indices[row]), shape[0] * shape[1] // self.preprocessing.image_size**2
-            name, (height, width) = self.store.name(index), shape
+            name, (height, width) = quoted(self.store.name(index)), shape
             _logger.warning("%s: %d x %d pixels after the rescale, as many as %d crops", name, width, height, crops)
             yield LargeImage(np.array([row]), shape, index, self)
 
@@ -146,7 +147,7 @@ class WholeImages:
             raise self._undecodable(index, error) from error
 
     def _undecodable(self, index: int, error: Exception) -> OSError:
-        return OSError(f"{self.store.name(index)}: cannot be decoded: {' '.join(str(error).split())}")
+        return OSError(f"{quoted(self.store.name(index))}: cannot be decoded: {one_line(error)}")
 
 
 def group_by_size(shapes: NDArray[np.int64], max_pixels: int) -> Iterator[NDArray[np.int64]]:

@@ -19,6 +19,7 @@ import tyro
 from numpy.typing import NDArray
 
 from pipelines.command import fail, one_line_errors
+from pipelines.quoting import one_line, quoted
 from pipelines.secrets import masked
 from vgg_dist.config import EvalConfig
 from vgg_dist.storage import beside, replace_file
@@ -98,9 +99,10 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
     ]
     report = build_report(nets, evaluation.labels, evaluation.images.class_names)
     texts = {"report.md": report.to_markdown(), "report.html": report.to_html(evaluation.store.read)}
-    for name, text in texts.items():
-        replace_file(beside(evaluation.folder, name), text.encode())
-    log_report(run, report.metrics, texts)
+    files = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}  # names may hold what is no text
+    for name, content in files.items():
+        replace_file(beside(evaluation.folder, name), content)
+    log_report(run, report.metrics, files)
     print(f"{report.to_text()}\nreport: {masked(beside(evaluation.folder, 'report.html'))}\n{ui_hint(run)}")
     return report
 
@@ -144,13 +146,13 @@ def print_predictions(config: EvalConfig) -> bool:
     nets = open_nets(config)
     labels = [net.class_labels or net.class_names for net in nets]
     names = next((each for each in labels if each is not None), None)
-    pictures = Pictures(config.predict)
+    pictures = Pictures(config.predict, config.max_pixels)
     for picture, posteriors in zip(pictures.files, predict(config, pictures) if pictures.files else (), strict=True):
-        print(masked(picture))
+        print(quoted(masked(picture)))
         for label in (-posteriors).argsort(kind="stable")[:5]:
-            print(f"  {100 * posteriors[label]:6.2f} %  {names[label] if names is not None else f'class {label}'}")
+            print(f"  {100 * posteriors[label]:6.2f} %  {quoted(names[label]) if names is not None else f'class {label}'}")
     for picture, why in pictures.failed.items():
-        print(f"vgg_dist.evaluate: --predict {masked(f'{picture}: {why}')}", file=sys.stderr)
+        print(f"vgg_dist.evaluate: --predict {masked(f'{quoted(picture)}: {one_line(why)}')}", file=sys.stderr)
     return not pictures.failed
 
 

@@ -130,7 +130,7 @@ class Evaluator:
         precision = resolve_precision(self.config.precision, self.device)
         apply_precision(precision)
         dtype = autocast_dtype(precision, self.device)
-        preprocessing = Preprocessing(size, net.mean, net.std)
+        preprocessing = Preprocessing(size, net.mean, net.std, max_pixels=self.config.max_pixels)
         threads = loader_threads(self.config.loader_threads)
         return (
             Viewer(net.model, size, micro_batch, self.device, dtype),

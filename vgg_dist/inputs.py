@@ -21,6 +21,7 @@ from pipelines.secrets import MASK
 from pipelines.store import SPLIT_FOLDERS, open_store
 from vgg_dist import paper
 from vgg_dist.config import EvalConfig
+from vgg_dist.config.base import quarantine_list
 from vgg_dist.line_files import ClassNumbers, read_lines
 from vgg_dist.weights import TrainedNet, load_net
 
@@ -135,7 +136,7 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
         return store, names
     if config.labels is not None:
         raise ValueError(f"--labels: is for a folder of images; {data} has a folder for each class")
-    store = open_store(data, "val")
+    store = open_store(data, "val", quarantine=quarantine_list(data, config.quarantine))
     if names is None:
         if len(store.class_names) != nets[0].num_classes:
             raise ValueError(

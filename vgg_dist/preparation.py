@@ -109,7 +109,7 @@ def prepare(
 
 
 def _open_data(config: TrainConfig, worker: Worker, node: Node) -> tuple[SampleStore, SampleStore]:
-    train, val = open_splits(config.data)
+    train, val = open_splits(config.data, quarantine=config.quarantine)
     check_images(config, len(train), len(val), worker.world_size)
     # Batches are of images from all over: the first would wait for almost every shard.
     with telling_progress([train, val] if node.rank == 0 else [], f"worker {worker.rank}, on {socket.gethostname()},"):
@@ -148,7 +148,9 @@ def _open_loaders(config: TrainConfig, worker: Worker, train: SampleStore, val: 
     spec = MODELS[config.arch]
 
     def loader(store: SampleStore, center: bool, pad: int) -> Loader:
-        preprocessing = Preprocessing(config.image_size or 0, spec.pixel_mean, spec.pixel_std, center, pad)
+        preprocessing = Preprocessing(
+            config.image_size or 0, spec.pixel_mean, spec.pixel_std, center, pad, config.max_pixels
+        )
         return open_loader(
             store,
             preprocessing,

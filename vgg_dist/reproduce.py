@@ -42,7 +42,9 @@ def main() -> None:
 def reproduce(config: ReproduceConfig) -> None:
     """Runs the programme, or prints its plan. ValueError, OSError or TrainingError, one line, for whatever stops it."""
     config = config.resolved()
-    splits = open_splits(config.data) if config.plan or "RAY_ADDRESS" not in os.environ else None
+    splits = (
+        open_splits(config.data, quarantine=config.quarantine) if config.plan or "RAY_ADDRESS" not in os.environ else None
+    )
     # In here, so that --help and mistakes do not wait for the import of torch and Ray.
     from vgg_dist.programme import programme
 
@@ -109,6 +111,8 @@ def evaluate_all(config: ReproduceConfig, runs: list[Run], parent: TrackedRun) -
             num_workers=config.num_workers,
             precision=config.precision,
             loader_threads=config.loader_threads,
+            max_pixels=config.max_pixels,
+            quarantine=config.quarantine,
             experiment=config.experiment,
             tracking_uri=parent.tracking_uri,
         ),

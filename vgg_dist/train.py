@@ -38,7 +38,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     config = config.resolved()
     class_names = None
     if "RAY_ADDRESS" not in os.environ:  # on a cluster the data may be where the workers are, and only there
-        class_names = open_splits(config.data)[0].class_names
+        class_names = open_splits(config.data, quarantine=config.quarantine)[0].class_names
     # In here, so that --help and mistakes do not wait for the import of torch and Ray.
     from vgg_dist.driver import run_training
 

@@ -38,7 +38,7 @@ def search(config: TuneConfig) -> TrainConfig:
     """
     config = config.resolved()
     if "RAY_ADDRESS" not in os.environ:  # on a cluster the data may be where the workers are, and only there
-        classes = len(open_splits(config.data)[0].class_names)
+        classes = len(open_splits(config.data, quarantine=config.quarantine)[0].class_names)
         if config.metric == "top5_error" and classes <= 5:
             raise ValueError(f"--metric top5_error: is 0 for every net, as the data has {classes} classes; use top1_error")
     # In here, so that --help and mistakes do not wait for the import of torch and Ray.

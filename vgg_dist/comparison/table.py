@@ -10,7 +10,7 @@ from vgg_dist.tracking import RunRecord
 
 IGNORED = {
     "name", "storage_path", "tracking_uri", "experiment", "val_scale", "init_from", "num_workers", "loader_threads",
-    "log_every", "checkpoint_every", "max_failures", "max_bad_images", "micro_batch",
+    "log_every", "checkpoint_every", "max_failures", "max_bad_images", "micro_batch", "quarantine",
 }  # fmt: skip
 """Settings that say where and how a training ran, or follow from others."""
 FIRST = "arch", "batch_norm", "head", "train_scale", "lr", "weight_decay", "dropout", "init", "seed"

@@ -8,6 +8,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any, Self
 
+from pipelines.quarantine import find_list
 from pipelines.remote import is_remote
 from pipelines.secrets import MASK, masked
 from vgg_dist.storage import absolute
@@ -94,6 +95,13 @@ def check_name(name: str, storage_path: str, flag: str = "--name") -> None:
 def data_location(data: str) -> str:
     """What --data names, for any folder that a process is in."""
     return data if data.partition(":")[0] == "synthetic" else absolute(data)
+
+
+def quarantine_list(data: str | None, quarantine: str | None) -> str | None:
+    """What --quarantine names; without it this machine's own list for --data, if there is one, for all workers."""
+    if quarantine is not None:
+        return absolute(quarantine)
+    return None if data is None else find_list(data_location(data), None)
 
 
 def parse_scale(text: str, flag: str) -> tuple[int, int]:

@@ -8,7 +8,8 @@ from typing import Literal
 
 import tyro
 
-from vgg_dist.config.base import Config, at_least, check_name, data_location
+from pipelines.pixels import MAX_PIXELS
+from vgg_dist.config.base import Config, at_least, check_name, data_location, quarantine_list
 from vgg_dist.storage import absolute
 
 
@@ -49,6 +50,10 @@ class EvalConfig(Config):
     """bf16 autocast, or fp32. auto: bf16 where the hardware multiplies bf16 matrices."""
     num_workers: int | None = None
     """Evaluating processes. Default: one for each GPU of the cluster, or one where there is no GPU."""
+    max_pixels: int = MAX_PIXELS
+    """Images of more pixels are not decoded; bad images, that is."""
+    quarantine: str | None = None
+    """List (file or URL) of images to leave out besides those in quarantine.txt beside the data, as check was given it."""
     loader_threads: int | None = None
     """Threads that decode images, per worker. Default: the CPUs of a worker."""
     storage_path: str = "runs"
@@ -66,10 +71,12 @@ class EvalConfig(Config):
             self,
             nets=tuple(net if net.startswith("torchvision://") else absolute(net) for net in self.nets),
             data=None if self.data is None else data_location(self.data),
+            quarantine=quarantine_list(self.data, self.quarantine),
             storage_path=absolute(self.storage_path),
         )
         if not self.nets:
             raise ValueError("no net given: name one or several runs, checkpoints or weights files")
+        at_least("max_pixels", self.max_pixels, 1)
         for field in ("micro_batch", "num_workers", "loader_threads"):
             if (value := getattr(self, field)) is not None:
                 at_least(field, value, 1)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-from vgg_dist.config.base import at_least, check_name, data_location, parse_scale, scale_word
+from vgg_dist.config.base import at_least, check_name, data_location, parse_scale, quarantine_list, scale_word
 from vgg_dist.config.train import TrainConfig
 from vgg_dist.config.tune import PAPER_SCALES
 from vgg_dist.specs import MODELS
@@ -58,6 +58,7 @@ class ReproduceConfig(TrainConfig):
             name="reproduction" if self.name is None else self.name,
             storage_path=absolute(self.storage_path),
             data=data_location(self.data),
+            quarantine=quarantine_list(self.data, self.quarantine),
         )
         check_name(config.name or "", config.storage_path)
         for word in scales:

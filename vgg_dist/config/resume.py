@@ -43,10 +43,11 @@ MAY_CHANGE = frozenset({
     # How, and on what, it is computed.
     "precision", "compile", "deterministic", "compress_gradients", "num_workers", "loader_threads",
     # What is tolerated, kept and told.
-    "max_bad_images", "max_failures", "checkpoint_every", "log_every", "experiment", "tracking_uri",
+    "max_bad_images", "max_pixels", "quarantine", "max_failures", "checkpoint_every", "log_every", "experiment",
+    "tracking_uri",
 })  # fmt: skip
 
-FOUND_OUT = frozenset({"num_workers", "micro_batch", "loader_threads", "tracking_uri"})
+FOUND_OUT = frozenset({"num_workers", "micro_batch", "loader_threads", "tracking_uri", "quarantine"})
 """None stands for what is found out at each start, so it differs from no value."""
 
 EXTENT = "epochs", "max_steps", "patience", "lr_drops"

@@ -8,8 +8,9 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from pipelines.pixels import MAX_PIXELS
 from pipelines.secrets import masked
-from vgg_dist.config.base import Config, Interval, at_least, check_name, data_location, flag
+from vgg_dist.config.base import Config, Interval, at_least, check_name, data_location, flag, quarantine_list
 from vgg_dist.specs import MODELS
 from vgg_dist.storage import absolute
 
@@ -45,6 +46,10 @@ class TrainConfig(Config):
     """Standard deviation of the random RGB shift along ImageNet's colour components; 0 for none."""
     max_bad_images: int = 10
     """Images of an epoch, and of a validation, that may be undecodable (named and left out) before the run fails."""
+    max_pixels: int = MAX_PIXELS
+    """Images of more pixels are not decoded; bad images, that is."""
+    quarantine: str | None = None
+    """List (file or URL) of images to leave out besides those in quarantine.txt beside the data, as check was given it."""
     loader_threads: int | None = None
     """Threads that decode images, per worker. Default: the CPUs of a worker."""
 
@@ -119,6 +124,7 @@ class TrainConfig(Config):
             name=f"{self.arch.lower()}-{time.strftime('%Y%m%d-%H%M%S')}" if self.name is None else self.name,
             storage_path=absolute(self.storage_path),
             data=data_location(self.data),
+            quarantine=quarantine_list(self.data, self.quarantine),
             init_from=None if self.init_from is None else absolute(self.init_from),
         )
         config.refuse_masked()
@@ -151,7 +157,7 @@ class TrainConfig(Config):
         at_least("train_scale", low, (self.image_size or 0) - 2 * self.pad, "the crop's size, less the padding")
         at_least("train_scale", high, low, "S_min")
         at_least("val_scale", self.val_scale, self.image_size or 0, "the crop's size")
-        for field in ("epochs", "global_batch", "patience"):
+        for field in ("epochs", "global_batch", "patience", "max_pixels"):
             at_least(field, getattr(self, field), 1)
         for field in ("log_every", "checkpoint_every"):
             Interval.parse(field, getattr(self, field))

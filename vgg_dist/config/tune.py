@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vgg_dist.config.base import at_least, check_name, data_location, flag, parse_scale, scale_word
+from vgg_dist.config.base import at_least, check_name, data_location, flag, parse_scale, quarantine_list, scale_word
 from vgg_dist.config.train import TrainConfig
 from vgg_dist.specs import MODELS
 from vgg_dist.storage import absolute, beside
@@ -79,6 +79,7 @@ class TuneConfig(TrainConfig):
             name=f"tune-{self.arch.lower()}-{time.strftime('%Y%m%d-%H%M%S')}" if self.name is None else self.name,
             storage_path=absolute(self.storage_path),
             data=data_location(self.data),
+            quarantine=quarantine_list(self.data, self.quarantine),
             init_from=None if self.init_from is None else absolute(self.init_from),
             num_workers=self.num_workers or 1,
         )
