@@ -23,6 +23,7 @@ if not cluster_named():
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 import ray
+import ray.exceptions
 import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -36,7 +37,7 @@ from vgg_dist.nodes import describe_workers, worker_resources
 from vgg_dist.outcome import Earlier, write_outcome
 from vgg_dist.phases import mark
 from vgg_dist.preflight import check_training
-from vgg_dist.ray_start import start_ray
+from vgg_dist.ray_start import describe_loss, start_ray
 from vgg_dist.settings_file import keep_settings
 from vgg_dist.storage import beside, last_part, open_storage
 from vgg_dist.tracking import (
@@ -165,6 +166,8 @@ def _fit(trainer: TorchTrainer, config: TrainConfig) -> ray.train.Result:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise TrainingError(root_cause(error)) from None
+    except ray.exceptions.RayError as error:
+        raise TrainingError(describe_loss(error, "Ray Train's controller", f"--name {config.name}")) from None
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; --name {config.name} resumes it") from None
     if result.return_value and "error" in result.return_value:

@@ -92,6 +92,13 @@ def _join(address: str) -> None:
     os.environ["RAY_ADDRESS"] = address
 
 
+def describe_loss(error: ray.exceptions.RayError, what: str, name: str) -> str:
+    """One line for a process of Ray's that is gone. An error that was raised in one is raised again, with its traceback."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        raise error
+    return f"{what} was lost: killed, or out of memory ({what_failed(error)}); the same command, or {name}, goes on with it"
+
+
 def forget_ended_cluster() -> None:
     """Removes what `ray start` leaves for commands to find its cluster by, once nothing answers there."""
     left = find_bootstrap_address(None)
