@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from cluster import local
+from cluster import local, services
 from pipelines.command import fail, one_line_errors
 
 
@@ -42,13 +42,20 @@ Command = (
 )
 
 
+TRY_IT = (
+    "python -m vgg_dist.train --arch A --batch-norm --head gap --image-size 32 --data synthetic:train=2000,val=500"
+    " --global-batch 32 --lr 0.003 --epochs 1 --num-workers 2"
+)
+"""A training of minutes."""
+
+
 def main() -> None:
     """Runs the command; one line on stderr and exit status 2 for a user's mistake."""
     with one_line_errors("cluster"):
         options = tyro.cli(Command, prog="python -m cluster", description=local.__doc__)
     try:
         sys.exit(run(options))
-    except (ValueError, local.ClusterError) as error:
+    except (ValueError, services.ClusterError) as error:
         fail("cluster", error)
 
 
@@ -58,7 +65,7 @@ def run(options: local.Up | Status | Down | Doctor) -> int:
     if isinstance(options, local.Up):
         print(describe(local.up(options, folder)))
     elif isinstance(options, Status):
-        cluster = local.Cluster.read(folder)
+        cluster = services.Cluster.read(folder)
         print(describe(cluster) if cluster else "no cluster is up; `python -m cluster up` starts one")
         return 0 if cluster else 1
     elif isinstance(options, Down):
@@ -75,13 +82,13 @@ def run(options: local.Up | Status | Down | Doctor) -> int:
     return 0
 
 
-def describe(cluster: local.Cluster) -> str:
+def describe(cluster: services.Cluster) -> str:
     """What is up, and what to do with it."""
     lines = [
         f"{service.name:<8} {'up' if service.process() else 'ENDED'}  pid {service.pid}  log {service.log}"
         for service in cluster.services
     ]
-    nodes = local.alive_nodes(cluster)
+    nodes = services.alive_nodes(cluster)
     cpus = sum(node["raylet"].get("resourcesTotal", {}).get("CPU", 0) for node in nodes)
     port = "" if cluster.dashboard.endswith(":8265") else f" RAY_API_SERVER_ADDRESS={cluster.dashboard}"
     return "\n".join(
@@ -91,7 +98,7 @@ def describe(cluster: local.Cluster) -> str:
             f"dashboard: {cluster.dashboard} (its token: ray get-auth-token)",
             f"MLflow: {cluster.mlflow}",
             f"export RAY_AUTH_MODE=token{port}",
-            "ray job submit -- python -m vgg_dist.train --arch A --batch-norm --head gap --image-size 32 --num-workers 2",
+            f"ray job submit -- {TRY_IT}",
         ]
     )
 

@@ -25,7 +25,7 @@ from cluster.legs import plan_legs
 from cluster.link_verdicts import judge_rdma
 from cluster.links import examine_links
 from cluster.verdicts import Verdict
-from vgg_dist.nodes import start_ray
+from vgg_dist.ray_start import start_ray
 from vgg_dist.storage import absolute
 from vgg_dist.tracking import resolve_tracking_uri
 

@@ -21,7 +21,7 @@ import yaml
 from mlflow_server import wait_for
 from ray._private.services import find_bootstrap_address
 
-from cluster import local
+from cluster import local, services
 from vgg_dist.tracking import read_runs
 
 ROOT = Path(__file__).parents[1]
@@ -66,11 +66,34 @@ def test_down_goes_on_where_a_process_ends_by_itself_meanwhile(monkeypatch: pyte
     ended.kill()
     ended.wait()
     # As it is found where it ends between this question and the signal.
-    monkeypatch.setattr(local.Service, "process", lambda service: processes[service.name])
-    services = tuple(local.Service(name, process.pid, 0, "") for name, process in processes.items())
-    local.stop(local.Cluster("", "", services[::-1]))
+    monkeypatch.setattr(services.Service, "process", lambda service: processes[service.name])
+    noted = tuple(services.Service(name, process.pid, 0, "") for name, process in processes.items())
+    services.stop(services.Cluster("", "", noted[::-1]))
     assert not processes["running"].is_running()
     running.wait()
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_a_node_that_gives_up_at_its_start_is_started_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Ray gives up one that took more than 30 s."""
+    tries, gives_up = tmp_path / "tries", "echo once >> tries; echo given up; exit 1"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local, "_joined", lambda cluster, nodes: lambda: (tmp_path / "joined").exists())
+    monkeypatch.setattr(local, "_node_command", lambda options, head: ["sh", "-c", script])
+    environment = dict(os.environ)
+
+    def start() -> services.Cluster:
+        return local._start_node(services.Cluster("", "", ()), tmp_path, local.Up(), 1, environment, 0.0)
+
+    script = gives_up
+    with pytest.raises(services.ClusterError, match=r"^node-1 ended at its start: given up "):
+        start()
+    assert tries.read_text() == "once\n" * 2
+    tries.unlink()
+    script = f"test -e tries || {{ {gives_up}; }}; touch joined; exec sleep 600"
+    cluster = start()
+    assert [service.name for service in cluster.services] == ["node-1"]
+    assert services.stop(cluster) == 1
 
 
 def test_a_token_is_made_once_and_only_its_owner_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,8 +272,8 @@ def test_a_lost_node_costs_a_search_what_its_trials_did_since_their_checkpoints(
         assert [epoch for epoch, _ in run.validations["val/top1_error"]] == [1, 2, 3]
 
 
-def notes(folder: Path) -> local.Cluster:
-    cluster = local.Cluster.read(folder / "state" / "vgg_dist" / "cluster")
+def notes(folder: Path) -> services.Cluster:
+    cluster = services.Cluster.read(folder / "state" / "vgg_dist" / "cluster")
     assert cluster is not None
     return cluster
 

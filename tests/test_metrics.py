@@ -10,7 +10,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pipelines.batch import IGNORED_LABEL
-from vgg_dist.metrics import ErrorSums, telling
+from vgg_dist.metrics import ErrorSums
+from vgg_dist.top5 import telling
 
 
 @pytest.mark.parametrize("classes", [3, 5, 1000])

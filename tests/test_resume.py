@@ -15,7 +15,8 @@ from conftest import Outcome
 from trees import make_tree, picture, snapshot
 
 from pipelines.store import open_splits
-from vgg_dist.checkpoint import TrainState, checkpoint_name, read_description
+from vgg_dist.checkpoint import TrainState, read_description
+from vgg_dist.checkpoint_folder import checkpoint_name
 from vgg_dist.config import TrainConfig
 from vgg_dist.config.resume import MAY_CHANGE, MUST_STAY, PLACE
 from vgg_dist.engine import build_state

@@ -17,7 +17,8 @@ from cluster.verdicts import judge_tracking, to_line
 from pipelines.command import fail
 from pipelines.secrets import masked
 from pipelines.store import open_splits
-from vgg_dist.checkpoint import TrainState, checkpoint_name, read_description
+from vgg_dist.checkpoint import TrainState, read_description
+from vgg_dist.checkpoint_folder import checkpoint_name
 from vgg_dist.config import EvalConfig, TrainConfig
 from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
 from vgg_dist.driver import _say, open_training

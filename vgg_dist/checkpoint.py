@@ -21,13 +21,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from vgg_dist.checkpoint_folder import CONFIG, MODEL, RECORDS, STATE, find_checkpoints, refuse_classes
 from vgg_dist.config import TrainConfig, refuse_changes
 from vgg_dist.digests import DamagedCheckpoint, check_files, damaged, write_digests
 from vgg_dist.optim import PlateauSchedule, restore_optimizer
-from vgg_dist.storage import absolute, beside, list_folder, local_folder
-
-MODEL, STATE, CONFIG, RECORDS = "model.safetensors", "state.pt", "config.json", "records.json"
-PREFIX = "checkpoint-"
+from vgg_dist.storage import local_folder
 
 _logger = logging.getLogger(__name__)
 
@@ -168,15 +166,6 @@ def read_description(folder: Path) -> tuple[TrainConfig, list[str]]:
         raise damaged(folder / CONFIG, error) from error
 
 
-def refuse_classes(saved: list[str], config: TrainConfig, class_names: list[str]) -> None:
-    """ValueError, one line, where the data's classes are not those that the run began with."""
-    if saved != class_names:
-        raise ValueError(
-            f"--data {config.data}: its {len(class_names)} classes are not the {len(saved)}"
-            f" that run {config.name} began with"
-        )
-
-
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """A checkpoint's model state dict, on the CPU. DamagedCheckpoint if it cannot be read."""
     check_files(folder, [MODEL])
@@ -207,19 +196,7 @@ def local_checkpoint(location: str, flag: str) -> Iterator[Path]:
     Of a run whose last checkpoint is damaged, the one before it, with a warning. ValueError, one line that begins with
     `flag`, if there is none.
     """
-    location = absolute(location)
-    found = [location]
-    try:
-        names = list_folder(location)
-        if CONFIG not in names:
-            found = [name for name in names if name.startswith(PREFIX) and CONFIG in list_folder(beside(location, name))]
-            if not found:
-                raise ValueError(f"{flag} {location}: no checkpoint; neither it nor a folder in it has a {CONFIG}")
-            found = [beside(location, name) for name in reversed(found)]
-    except FileNotFoundError:
-        raise ValueError(f"{flag} {location}: does not exist; expected a run's folder or a checkpoint") from None
-    except OSError as error:
-        raise ValueError(f"{flag} {location}: cannot be read: {error}") from error
+    found = find_checkpoints(location, flag)
     *later, last = found
     for place, before in zip(later, found[1:], strict=True):
         with local_folder(place) as folder:
@@ -232,8 +209,3 @@ def local_checkpoint(location: str, flag: str) -> Iterator[Path]:
             return
     with local_folder(last) as folder:
         yield folder
-
-
-def checkpoint_name(step: int) -> str:
-    """The folder name of the checkpoint at a step; names sort by step."""
-    return f"{PREFIX}{step:09d}"

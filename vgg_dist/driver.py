@@ -12,35 +12,39 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vgg_dist.cluster_address import cluster_named
+
 # How often Ray Train's controller looks for reports, and how long a group of workers may take to come up: its defaults of
 # 2 s and 60 s cost a short run a third of its time, and are too little for a cold node. Read when ray.train is imported.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
-if "RAY_ADDRESS" not in os.environ:
+if not cluster_named():
     # Nobody takes this machine away with notice; the watcher for that is one more process to start, and prints an error.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 import ray
+import ray.exceptions
 import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipelines.secrets import masked
-from vgg_dist.checkpoint import local_checkpoint
 from vgg_dist.config import TrainConfig, TrainingError, scale_word
 from vgg_dist.exchange import GRADIENTS_WAIT_S
 from vgg_dist.gauges import Gauges
 from vgg_dist.monitor import SERVER_WAIT_S, Monitor, root_cause
-from vgg_dist.nodes import check_storage, describe_workers, start_ray, worker_resources
-from vgg_dist.outcome import Earlier, read_earlier, write_outcome
+from vgg_dist.nodes import describe_workers, worker_resources
+from vgg_dist.outcome import Earlier, write_outcome
 from vgg_dist.phases import mark
-from vgg_dist.storage import last_part, open_storage
+from vgg_dist.preflight import check_training
+from vgg_dist.ray_start import describe_loss, start_ray
+from vgg_dist.settings_file import keep_settings
+from vgg_dist.storage import beside, last_part, open_storage
 from vgg_dist.tracking import (
     TrackedRun,
     Tracker,
     TrackingError,
     await_store,
-    check_store,
     finish_run,
     log_model,
     open_run,
@@ -77,27 +81,22 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
     One that has come to its end before is not run again. `class_names`: the data's, where they are known. ValueError for a
     setting or data that cannot be, before anything is started or changed; TrainingError for a run that failed.
     """
-    check_storage(config.storage_path)
     silent = part is not None and part.is_trial
     whole = config
     if part is not None and part.until is not None:
         config = replace(config, epochs=part.until)
-    if (earlier := read_earlier(config)) is not None:
-        earlier.check(config, class_names)
+    if (earlier := check_training(config, class_names)) is not None:
         _say(silent, _of_earlier(config, earlier))
         if earlier.outcome is not None and earlier.is_all(config):
             return earlier.outcome["metrics"]
-    if config.init_from is not None and "RAY_ADDRESS" not in os.environ:
-        with local_checkpoint(config.init_from, "--init-from"):
-            pass
-    check_store(resolve_tracking_uri(config.tracking_uri, config.storage_path))
     _say(silent, "starting Ray and its workers")
     start_ray()
     mark("Ray up")
     resources = part.resources if part else worker_resources(config.num_workers)
-    config = config.with_workers(len(resources))
+    asked, config = replace(config, epochs=whole.epochs), config.with_workers(len(resources))
     run = open_training(replace(config, epochs=whole.epochs), part.parent if part else None)
     mark("MLflow run open")
+    keep_settings(beside(config.storage_path, str(config.name)), asked)
     prefix = None if silent else f"{config.name}  " if part else ""
     gauges = Gauges(str(config.name))
     filesystem, path = open_storage(config.storage_path)
@@ -167,6 +166,8 @@ def _fit(trainer: TorchTrainer, config: TrainConfig) -> ray.train.Result:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise TrainingError(root_cause(error)) from None
+    except ray.exceptions.RayError as error:
+        raise TrainingError(describe_loss(error, "Ray Train's controller", f"--name {config.name}")) from None
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; --name {config.name} resumes it") from None
     if result.return_value and "error" in result.return_value:

@@ -52,12 +52,13 @@ def evaluate(config: EvalConfig, wanted: Wanted | None = None, parent: TrackedRu
     ValueError or OSError, one line, for whatever stops it; what was computed is kept.
     """
     config = config.resolved()
-    # In here, so that --help and mistakes do not wait for the import of torch and Ray.
+    # In here, so that --help does not wait for these imports, nor a mistake for that of torch.
+    from vgg_dist.preflight import check_evaluation
+
+    check_evaluation(config)
     from vgg_dist.evaluation import compute, plan_evaluation
-    from vgg_dist.nodes import check_storage
     from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
 
-    check_storage(config.storage_path)
     evaluation = plan_evaluation(config, wanted)
     labelled = bool((evaluation.labels >= 0).all())
     if config.submission is None and not labelled:

@@ -7,7 +7,6 @@ over what is then on storage.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from pipelines.batch import Preprocessing
 from pipelines.samples import SampleStore
 from pipelines.whole import LargeImage, WholeImages
+from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import EvalConfig
 from vgg_dist.engine import loader_threads
 from vgg_dist.inputs import open_images, open_net, open_nets, test_scales
@@ -168,7 +168,7 @@ def compute(evaluation: Evaluation, config: EvalConfig) -> None:
 def _computed(tasks: list[Task], evaluation: Evaluation, config: EvalConfig) -> Iterator[int]:
     if not tasks:
         return iter(())
-    if "RAY_ADDRESS" in os.environ or (config.num_workers or torch.cuda.device_count()) > 1:
+    if cluster_named() or (config.num_workers or torch.cuda.device_count()) > 1:
         return _on_cluster(tasks, evaluation.store, config)
     evaluator = Evaluator(config, evaluation.store)
     return (evaluator.compute(task) for task in tasks)
@@ -178,7 +178,8 @@ def _on_cluster(tasks: list[Task], store: SampleStore, config: EvalConfig) -> It
     import ray
     from ray.util import ActorPool
 
-    from vgg_dist.nodes import start_ray, worker_resources
+    from vgg_dist.nodes import worker_resources
+    from vgg_dist.ray_start import start_ray
 
     start_ray()
     resources = worker_resources(config.num_workers)[: len(tasks)]

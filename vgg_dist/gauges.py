@@ -7,7 +7,6 @@ And it says them again and again: Ray drops a gauge that is not set for a while.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import ray
 from ray.util.metrics import Gauge
 
+from vgg_dist.cluster_address import cluster_named
 from vgg_dist.tracking import Record
 
 # Name -> the record's key, and what it is.
@@ -91,7 +91,7 @@ class Gauges:
     def __init__(self, run: str) -> None:
         self.run = run
         self.keeper: Any = None
-        if "RAY_ADDRESS" in os.environ:
+        if cluster_named():
             # With the head: workers' nodes come and go, and what was kept on them would go too.
             keeper = ray.remote(num_cpus=0, max_restarts=-1, resources={"node:__internal_head__": 0.001})(_Keeper)
             known = {"name": "gauges", "namespace": "vgg_dist", "get_if_exists": True, "lifetime": "detached"}

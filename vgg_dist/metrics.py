@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.batch import IGNORED_LABEL
-
-TOP = 5
+from vgg_dist.top5 import TOP
 
 
 class ErrorSums:
@@ -52,11 +51,6 @@ def means(sums: Sequence[float]) -> dict[str, float]:
     *values, images = sums
     loss, top1, top5 = (value / images if images else float("nan") for value in values)
     return {"loss": loss, "top1_error": 100 * top1, "top5_error": 100 * top5}
-
-
-def telling(metrics: Mapping[str, float], num_classes: int) -> dict[str, float]:
-    """Without the top-5 errors where there are five classes or fewer: every class is a guess there, and the error 0."""
-    return {name: value for name, value in metrics.items() if num_classes > TOP or not name.endswith("top5_error")}
 
 
 def over_workers(sums: Tensor, local: Sequence[float], smallest: Tensor) -> tuple[list[float], list[float], float]:

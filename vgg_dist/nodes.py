@@ -1,4 +1,4 @@
-"""The Ray cluster that a command runs on: connecting to it, and what its workers reserve; and whether storage is there.
+"""The nodes of the Ray cluster that a command runs on, and what its workers reserve there.
 
 A cluster's nodes may still be on their way, as after the loss of its head: a command waits for as many as its workers need.
 How long is VGG_DIST_WAIT_S; how many GPUs there are once all are there is VGG_DIST_GPUS, which k8s/ sets.
@@ -6,90 +6,18 @@ How long is VGG_DIST_WAIT_S; how many GPUs there are once all are there is VGG_D
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import os
-import socket
 import time
 from typing import NamedTuple
 
 import ray
-from ray._common.utils import reset_ray_address
-from ray._private.services import find_bootstrap_address
 
-from vgg_dist.storage import check_writable
+from vgg_dist.cluster_address import find_cluster
 
 WAIT_S = 600.0  # on a cluster; a new node has to be had, and to load an image of several GB
 POLL_S = 5.0
 SAY_EVERY_S = 30.0
-
-
-def start_ray() -> None:
-    """Connects to the cluster that RAY_ADDRESS or an earlier `ray start` tells of, or starts one on this machine.
-
-    ValueError, one line, if there is none, or it lets nobody in.
-    """
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    if ray.is_initialized():  # by the command that this one is a part of, or this is one of Ray's own processes
-        return
-    named = os.environ.get("RAY_ADDRESS")
-    if address := named or find_bootstrap_address(None):
-        if why := _unanswered(address):  # Ray would try for ten minutes
-            mend = "" if named else "; that is where `ray start` began a cluster, `ray stop` forgets it"
-            raise ValueError(f"RAY_ADDRESS {address}: nothing answers ({why.strerror or why}){mend}")
-        _join(address)
-        return
-    # Ray Train frees what a stopped trial holds once the dashboard says that it is gone. Where it is not told of the
-    # dashboard, it looks for it among the machine's processes, and gives up if another Ray is up there.
-    port = _free_port(8265)
-    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    ray.init(dashboard_port=port)
-
-
-def _join(address: str) -> None:
-    # A cluster's processes do not inherit this one's environment: the tracking server may want a password, and where the
-    # cluster is they have to know as above. What the job was submitted with is there already, and Ray refuses to be told
-    # it twice.
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
-    known = job.get("env_vars") or {}
-    passed = "MLFLOW_", "VGG_DIST_PHASES"  # not VGG_DIST_CACHE, which is each node's own
-    told = {key: value for key, value in os.environ.items() if key.startswith(passed)} | {"RAY_ADDRESS": address}
-    try:
-        ray.init(runtime_env={"env_vars": {key: value for key, value in told.items() if key not in known}})
-    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-        *_, reason = str(error.__cause__ or error).strip().splitlines()
-        raise ValueError(f"RAY_ADDRESS {address}: {reason}") from None
-    os.environ["RAY_ADDRESS"] = address  # not before: where it is unset, Ray takes this machine's token
-
-
-def _unanswered(address: str) -> OSError | None:
-    """Why nothing answers at HOST:PORT. None where something does, or where the address is of another form."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit() or "://" in address:
-        return None
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except OSError as error:
-        return error
-    return None
-
-
-def forget_ended_cluster() -> None:
-    """Removes what `ray start` leaves for commands to find its cluster by, once nothing answers there."""
-    left = find_bootstrap_address(None)
-    if left and _unanswered(left):
-        reset_ray_address()
-
-
-def _free_port(usual: int) -> int:
-    """The usual port of this machine, or if it is taken any other."""
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", usual))
-        except OSError:
-            probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Inventory(NamedTuple):
@@ -134,9 +62,34 @@ def groups_at_once(num_workers: int) -> int:
     return max(1, max(inventory.total, inventory.expected) // num_workers)
 
 
+def check_cluster(num_workers: int | None) -> None:
+    """What can be said without starting Ray. ValueError, one line, if the cluster that is named does not answer; or, where
+    Ray is to be started on this machine, if that has no room for so many workers.
+    """
+    if ray.is_initialized() or find_cluster() is not None or num_workers is None:
+        return
+    inventory = _inventory_of([_this_machine()], None)
+    if inventory.room(1) < num_workers:
+        raise ValueError(f"--num-workers {num_workers}: {inventory.describe()}")
+
+
+def _this_machine() -> dict[str, float]:
+    """What Ray will find here."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+    from ray._private.utils import get_num_cpus
+
+    gpus = get_accelerator_manager_for_resource("GPU")
+    visible = gpus.get_current_process_visible_accelerator_ids()
+    count = gpus.get_current_node_num_accelerators()
+    return {"CPU": float(get_num_cpus()), "GPU": float(count if visible is None else min(count, len(visible)))}
+
+
 def _inventory() -> Inventory:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    expected, most = int(_setting("VGG_DIST_GPUS", 0)), _grows_to()
+    return _inventory_of([node["Resources"] for node in ray.nodes() if node["Alive"]], _grows_to())
+
+
+def _inventory_of(nodes: list[dict[str, float]], most: dict[str, int] | None) -> Inventory:
+    expected = int(_setting("VGG_DIST_GPUS", 0))
     gpus = expected or (most or {}).get("GPU") or any(node.get("GPU") for node in nodes)
     kind = "GPU" if gpus else "CPU"
     return Inventory(nodes, kind, int(sum(node.get(kind, 0) for node in nodes)), expected, most)
@@ -163,7 +116,7 @@ def _setting(name: str, default: float) -> float:
 
 def _wait_limit() -> float:
     """For how many seconds nodes are waited for: on this machine's own cluster not at all, as nobody joins it."""
-    address = os.environ.get("RAY_ADDRESS", "local").rpartition("://")[2]
+    address = (os.environ.get("RAY_ADDRESS", "").strip() or "local").rpartition("://")[2]
     own = address.startswith(("127.", "localhost:", "[::1]")) or address == "local"
     return _setting("VGG_DIST_WAIT_S", 0.0 if own else WAIT_S)
 
@@ -214,11 +167,3 @@ def describe_workers(resources: list[dict[str, float]]) -> str:
     """For people."""
     each = ", ".join(f"{amount:.0f} {kind}" for kind, amount in resources[0].items())
     return f"{len(resources)} worker{'s' * (len(resources) > 1)} of {each}"
-
-
-def check_storage(storage_path: str) -> None:
-    """ValueError, one line, if nothing can be written there."""
-    try:
-        check_writable(storage_path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--storage-path {storage_path}: cannot be written: {' '.join(str(error).split())}") from None

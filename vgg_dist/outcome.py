@@ -9,11 +9,14 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from vgg_dist.checkpoint import CONFIG, PREFIX, refuse_classes
-from vgg_dist.config import TrainConfig, changed_settings, describe_changes, refuse_changes
-from vgg_dist.config.resume import EXTENT, PLACE
-from vgg_dist.metrics import TOP, telling
-from vgg_dist.storage import beside, list_folder, read_file, replace_file
+from pipelines.secrets import masked
+from vgg_dist.checkpoint_folder import CONFIG, PREFIX, refuse_classes
+from vgg_dist.config import TrainConfig, changed_settings, check_name, describe_changes, refuse_changes
+from vgg_dist.config.command_line import Recorded
+from vgg_dist.config.resume import EXTENT, FOUND_OUT, PLACE
+from vgg_dist.settings_file import kept_settings
+from vgg_dist.storage import beside, check_storage, list_folder, read_file, replace_file
+from vgg_dist.top5 import TOP, telling
 
 OUTCOME = "outcome.json"
 
@@ -63,6 +66,24 @@ def read_earlier(config: TrainConfig) -> Earlier | None:
         outcome["settings"] = settings | outcome.get("asked", {}) | outcome.get("settings", {})
         settings = settings or outcome["settings"]
     return Earlier(settings, class_names, outcome)
+
+
+def find_run(storage_path: str, name: str) -> Recorded | None:
+    """The settings of a run, for `config.command_line`: those it was last started with, or trained with so far.
+
+    ValueError, one line, where the storage does not answer.
+    """
+    try:
+        check_name(name, storage_path)
+        check_storage(storage_path)  # in seconds, where it does not answer
+        earlier = read_earlier(TrainConfig(storage_path=storage_path, name=name))
+        settings = kept_settings(beside(storage_path, name))
+    except OSError as error:
+        raise ValueError(f"--storage-path {masked(storage_path)}: cannot be read: {error}") from None
+    if settings is None and earlier is not None:  # of an earlier version; what is found out at each start it has as well
+        trained_with = (earlier.outcome or {}).get("settings") or earlier.settings
+        settings = {field: value for field, value in trained_with.items() if field not in FOUND_OUT}
+    return None if settings is None else Recorded(settings, trained=earlier is not None)
 
 
 def check_earlier(config: TrainConfig, class_names: list[str] | None = None) -> None:

@@ -11,8 +11,9 @@ import ray
 
 from vgg_dist.config import ReproduceConfig, TrainConfig, TrainingError
 from vgg_dist.driver import DRIVER_MEMORY, Part, run_training
-from vgg_dist.nodes import groups_at_once, start_ray, worker_resources
+from vgg_dist.nodes import groups_at_once, worker_resources
 from vgg_dist.programme import Run, longest_first
+from vgg_dist.ray_start import start_ray
 from vgg_dist.tracking import TrackedRun
 
 

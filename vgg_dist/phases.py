@@ -2,7 +2,7 @@
 
 The training calls `mark` where a phase ends. Unless the environment variable VGG_DIST_PHASES names a file, that does
 nothing; with it, each call appends one JSON line. The workers have the variable from the command: the Ray that it starts
-inherits its environment, a cluster is sent the variable (see nodes.start_ray).
+inherits its environment, a cluster is sent the variable (see ray_start).
 """
 
 from __future__ import annotations

@@ -4,20 +4,21 @@
     python -m vgg_dist.reproduce --data /data/imagenet --num-workers 8
     ray job submit -- python -m vgg_dist.reproduce --data s3://bucket/imagenet --storage-path s3://bucket/runs
 
-All of it is in --storage-path/--name. The same command again goes on where it was killed: what is finished is not run again.
+All of it is in --storage-path/--name. The same command again, or --name alone, goes on where it was killed: what is
+finished is not run again.
 Runs that do not need each other go in parallel where the cluster has room for several times --num-workers.
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
-
-import tyro
 
 from pipelines.command import fail, one_line_errors
 from pipelines.store import open_splits
+from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainingError
+from vgg_dist.config.command_line import parse_resuming
+from vgg_dist.settings_file import PROGRAMME, find_settings, keep_settings
 from vgg_dist.storage import beside
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """The command line."""
     with one_line_errors("vgg_dist.reproduce"):
-        config = tyro.cli(ReproduceConfig, prog="python -m vgg_dist.reproduce", description=__doc__)
+        config = parse_resuming(ReproduceConfig, "python -m vgg_dist.reproduce", __doc__, find_settings(PROGRAMME))
     try:
         reproduce(config)
     except (ValueError, OSError, TrainingError) as error:
@@ -42,10 +43,12 @@ def main() -> None:
 def reproduce(config: ReproduceConfig) -> None:
     """Runs the programme, or prints its plan. ValueError, OSError or TrainingError, one line, for whatever stops it."""
     config = config.resolved()
-    splits = (
-        open_splits(config.data, quarantine=config.quarantine) if config.plan or "RAY_ADDRESS" not in os.environ else None
-    )
-    # In here, so that --help and mistakes do not wait for the import of torch and Ray.
+    splits = open_splits(config.data, quarantine=config.quarantine) if config.plan or not cluster_named() else None
+    # In here, so that --help does not wait for these imports, nor a mistake for that of torch.
+    from vgg_dist.preflight import check_place
+
+    if not config.plan:
+        check_place(config.storage_path, config.tracking_uri, config.num_workers)
     from vgg_dist.programme import programme
 
     runs = programme(config)
@@ -53,17 +56,16 @@ def reproduce(config: ReproduceConfig) -> None:
         assert splits is not None
         print(plan(config, runs, (len(splits[0]), len(splits[1])), len(splits[0].class_names)))
         return
-    from vgg_dist.nodes import check_storage
     from vgg_dist.outcome import check_earlier
     from vgg_dist.parallel import run_all
     from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
 
-    check_storage(config.storage_path)
     for run in runs:  # before the programme's record in MLflow is opened, which a refusal would leave at FAILED
         check_earlier(run.config, splits[0].class_names if splits else None)
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     tags = {"mlflow.source.name": "vgg_dist.reproduce"}
     parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
+    keep_settings(config.folder, config, PROGRAMME)
     status = "FAILED"
     try:
         run_all(config, runs, parent)

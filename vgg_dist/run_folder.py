@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyarrow import fs
 
-from vgg_dist.checkpoint import CONFIG, PREFIX
+from vgg_dist.checkpoint_folder import CONFIG, PREFIX
 from vgg_dist.digests import DamagedCheckpoint, check_files, has_digests
 from vgg_dist.storage import local_files
 

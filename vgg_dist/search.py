@@ -8,13 +8,13 @@ an interruption.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 # Ray Tune's own output (a box at the start) and its files for TensorBoard and others; read when it is imported.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -25,16 +25,18 @@ from ray.tune import Callback, FailureConfig, RunConfig, Tuner
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
 from vgg_dist.driver import DRIVER_MEMORY, open_training
 from vgg_dist.halving import SuccessiveHalving
-from vgg_dist.nodes import check_storage, groups_at_once, start_ray, worker_resources
-from vgg_dist.storage import beside, read_file, replace_file
-from vgg_dist.tracking import TrackedRun, check_store, finish_run, open_run, resolve_tracking_uri
+from vgg_dist.nodes import describe_workers, groups_at_once, worker_resources
+from vgg_dist.preflight import check_search
+from vgg_dist.ray_start import start_ray
+from vgg_dist.settings_file import SEARCH, keep_settings
+from vgg_dist.storage import beside
+from vgg_dist.tracking import TrackedRun, finish_run, open_run, resolve_tracking_uri
 from vgg_dist.trial import leg_training, run_leg
 
-SETTINGS = "search.json"
+QUIET_S = 60.0  # after so long without a validation, a line says what is running
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,16 @@ def run_search(config: TuneConfig) -> SearchResult:
 
     ValueError for settings, data or a cluster that cannot be; TrainingError where no trial came to a result.
     """
-    check_storage(config.storage_path)
+    check_search(config)
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
-    check_store(uri)
-    _keep_settings(config)
     print("vgg_dist.tune: starting Ray", flush=True)
     start_ray()
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
     workers = config.num_workers or 1
     at_once = min(config.trials_at_once or groups_at_once(workers), config.num_trials())
     resources = worker_resources(workers * at_once)[:workers]
+    keep_settings(config.folder, config, SEARCH)
+    print(f"vgg_dist.tune: {at_once} trials at once, each on {describe_workers(resources)}; a line for each validation")
     tags = {"mlflow.source.name": "vgg_dist.tune", "arch": config.arch}
     run = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
     status = "FAILED"
@@ -88,27 +90,12 @@ def run_search(config: TuneConfig) -> SearchResult:
     return SearchResult(run, trials)
 
 
-def _keep_settings(config: TuneConfig) -> None:
-    """ValueError where the folder holds another search."""
-    file = beside(config.folder, SETTINGS)
-    settings = json.loads(json.dumps(config.to_dict()))
-    content = read_file(file)
-    earlier = settings if content is None else masked(json.loads(content))
-    fixed = settings.keys() - {"storage_path", "tracking_uri", "experiment", "trials_at_once", "num_workers", "max_failures"}
-    if changed := sorted(name for name in fixed if earlier.get(name) != settings[name]):
-        name = changed[0]
-        raise ValueError(
-            f"--name {config.name}: is a search with {name} {earlier.get(name)}, not {settings[name]};"
-            " give the same settings, or another --name"
-        )
-    replace_file(file, json.dumps(settings, indent=1).encode())
-
-
 def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]], at_once: int) -> Tuner:
     trainable = tune.with_resources(
         tune.with_parameters(run_leg, search=config, parent=run, resources=resources), {"memory": DRIVER_MEMORY}
     )
     SuccessiveHalving.at_once = at_once
+    SearchProgress.config, SearchProgress.run = config, run
     state = beside(config.folder, "tune")
     if Tuner.can_restore(state):
         return Tuner.restore(state, trainable, resume_unfinished=True, restart_errored=True)
@@ -118,10 +105,10 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
         storage_path=config.folder,
         # A trial is started again where its driver was lost with a node; what it finds wrong itself it reports.
         failure_config=FailureConfig(max_failures=config.max_failures),
-        callbacks=[SearchProgress(config, run, scheduler), JsonLoggerCallback()],
+        callbacks=[SearchProgress(scheduler), JsonLoggerCallback()],
         verbose=0,
     )
-    legs = SuccessiveHalving(config)
+    legs = SuccessiveHalving(TuneConfig.from_dict(config.to_dict()))  # Ray Tune keeps it: without the secrets of URLs
     tune_config = tune.TuneConfig(
         metric=config.metric,
         mode="min",
@@ -140,15 +127,18 @@ def _scheduler(config: TuneConfig) -> TrialScheduler:
 
 
 class SearchProgress(Callback):
-    """In the search's own process: a line for each validation and for each trial's end.
+    """In the search's own process: a line for each validation and for each trial's end, and now and then between them.
 
     After an interruption it tells the scheduler again what every trial has reported, which Ray Tune does not: the trials
     that are left would be compared with each other only.
     """
 
-    def __init__(self, config: TuneConfig, run: TrackedRun, scheduler: TrialScheduler) -> None:
-        self.config = config
-        self.run = run
+    config: ClassVar[TuneConfig]
+    run: ClassVar[TrackedRun]
+    """The class's, set at each start: Ray Tune writes down what an object has, and their URLs may hold passwords."""
+    said_at: ClassVar[float] = 0.0
+
+    def __init__(self, scheduler: TrialScheduler) -> None:
         self.scheduler = scheduler
         self.best = math.inf
         self.heard: set[tuple[int, float]] = set()
@@ -172,6 +162,16 @@ class SearchProgress(Callback):
             if trial_id in known:
                 self.scheduler.on_trial_result(None, known[trial_id], result)
         self.untold = []
+        if time.monotonic() > self.said_at + QUIET_S:
+            self._say_running(trials)
+
+    def _say_running(self, trials: list[Any]) -> None:
+        """That the search is alive, where its validations are far apart."""
+        running = [trial for trial in trials if trial.status == "RUNNING"]
+        if running and self.said_at:
+            names = ", ".join(str(self._training(trial).name) for trial in running)
+            print(f"search {self.config.name}: {len(running)} trials are training: {names}", flush=True)
+        type(self).said_at = time.monotonic()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A validation, or what a leg returned at its end."""
@@ -205,6 +205,7 @@ class SearchProgress(Callback):
 
     def _say(self, trial: Any, what: str) -> None:
         print(f"trial {self._training(trial).name}: {what}", flush=True)
+        type(self).said_at = time.monotonic()
 
 
 def _trials(config: TuneConfig, legs: Iterable[Any]) -> list[Trial]:

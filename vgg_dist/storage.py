@@ -51,13 +51,30 @@ def absolute(location: str) -> str:
 
 
 def check_writable(folder: str) -> None:
-    """Makes the folder if need be, and tries it. OSError or ValueError where nothing can be written."""
+    """Tries to write there; on this machine nothing is left of that, not even the folder. OSError or ValueError."""
     filesystem, path = fs.FileSystem.from_uri(folder)  # at once: a mistake is to be told in seconds
-    filesystem.create_dir(path, recursive=True)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        while not os.path.lexists(path):  # it is made in the first of those above it that is there
+            path = os.path.dirname(path)
+    else:
+        filesystem.create_dir(path, recursive=True)
     probe = f"{path}/.vgg_dist-{os.getpid()}"
-    with filesystem.open_output_stream(probe) as stream:
-        stream.write(b"writable")
-    filesystem.delete_file(probe)
+    try:
+        with filesystem.open_output_stream(probe) as stream:
+            stream.write(b"writable")
+    finally:
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(probe)
+
+
+def check_storage(storage_path: str) -> None:
+    """ValueError, one line, if nothing can be written there."""
+    try:
+        check_writable(storage_path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--storage-path {masked(storage_path)}: cannot be written: {' '.join(str(error).split())}"
+        ) from None
 
 
 def beside(folder: str, name: str) -> str:

@@ -3,18 +3,19 @@
     python -m vgg_dist.train --arch E --data /data/imagenet
     ray job submit -- python -m vgg_dist.train --arch E --data s3://bucket/imagenet --storage-path s3://bucket/runs
 
-The same --storage-path and --name again resume a run from its last checkpoint.
+The same --storage-path and --name again resume a run from its last checkpoint, with its settings where none are given:
+
+    python -m vgg_dist.train --name first
 """
 
 from __future__ import annotations
 
-import os
-
-import tyro
-
 from pipelines.command import fail, one_line_errors
 from pipelines.store import open_splits
+from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.config.command_line import parse_resuming
+from vgg_dist.outcome import find_run
 from vgg_dist.phases import mark
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     """The command line."""
     mark("Python started")
     with one_line_errors("vgg_dist.train"):
-        config = tyro.cli(TrainConfig, prog="python -m vgg_dist.train", description=__doc__)
+        config = parse_resuming(TrainConfig, "python -m vgg_dist.train", __doc__, find_run)
     try:
         train(config)
     except (ValueError, TrainingError) as error:
@@ -37,9 +38,12 @@ def train(config: TrainConfig) -> dict[str, float]:
     """
     config = config.resolved()
     class_names = None
-    if "RAY_ADDRESS" not in os.environ:  # on a cluster the data may be where the workers are, and only there
+    if not cluster_named():  # on a cluster the data may be where the workers are, and only there
         class_names = open_splits(config.data, quarantine=config.quarantine)[0].class_names
-    # In here, so that --help and mistakes do not wait for the import of torch and Ray.
+    # In here, so that --help does not wait for these imports, nor a mistake for those of torch and Ray Train.
+    from vgg_dist.preflight import check_training
+
+    check_training(config, class_names)
     from vgg_dist.driver import run_training
 
     mark("imports done")

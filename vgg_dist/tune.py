@@ -4,27 +4,28 @@
     python -m vgg_dist.tune --arch D --data DIR --search grid --search-lr 1e-3 1e-2 1e-1 --search-train-scale 256 384 256-512
     ray job submit -- python -m vgg_dist.tune --data s3://bucket/imagenet --storage-path s3://bucket/runs --num-workers 4
 
-Trials are runs in --storage-path/--name, nested in MLflow under one run; the same command again goes on with a search that
-was interrupted. At the end: a table, pictures, and the vgg_dist.train command of the best.
+Trials are runs in --storage-path/--name, nested in MLflow under one run; the same command again, or --name alone, goes on
+with a search that was interrupted. At the end: a table, pictures, and the vgg_dist.train command of the best.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-
-import tyro
+import math
 
 from pipelines.command import fail, one_line_errors
 from pipelines.secrets import masked
 from pipelines.store import open_splits
-from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
+from vgg_dist.cluster_address import cluster_named
+from vgg_dist.config import Choices, Range, TrainConfig, TrainingError, TuneConfig, flag
+from vgg_dist.config.command_line import parse_resuming
+from vgg_dist.settings_file import SEARCH, find_settings
 
 
 def main() -> None:
     """The command line."""
     with one_line_errors("vgg_dist.tune"):
-        config = tyro.cli(TuneConfig, prog="python -m vgg_dist.tune", description=__doc__)
+        config = parse_resuming(TuneConfig, "python -m vgg_dist.tune", __doc__, find_settings(SEARCH))
     try:
         search(config)
     except (ValueError, TrainingError) as error:
@@ -37,11 +38,19 @@ def search(config: TuneConfig) -> TrainConfig:
     ValueError for a setting or data that cannot be, before anything is started; TrainingError for a search without a result.
     """
     config = config.resolved()
-    if "RAY_ADDRESS" not in os.environ:  # on a cluster the data may be where the workers are, and only there
-        classes = len(open_splits(config.data, quarantine=config.quarantine)[0].class_names)
+    images = ""
+    if not cluster_named():  # on a cluster the data may be where the workers are, and only there
+        train, val = open_splits(config.data, quarantine=config.quarantine)
+        classes = len(train.class_names)
+        steps = math.ceil(len(train) / config.global_batch)
+        images = f"; an epoch has {steps} steps ({len(train)} images), and a validation of {len(val)} images"
         if config.metric == "top5_error" and classes <= 5:
             raise ValueError(f"--metric top5_error: is 0 for every net, as the data has {classes} classes; use top1_error")
-    # In here, so that --help and mistakes do not wait for the import of torch and Ray.
+    # In here, so that --help does not wait for these imports, nor a mistake for those of torch and Ray Tune.
+    from vgg_dist.preflight import check_search
+
+    check_search(config)
+    print(f"vgg_dist.tune: {describe(config)}{images}", flush=True)
     from vgg_dist.comparison import compare, draw_curves, draw_parallel, encode, to_html
     from vgg_dist.search import run_search
     from vgg_dist.storage import beside, replace_file
@@ -67,6 +76,30 @@ def search(config: TuneConfig) -> TrainConfig:
         f"train it: {command}\nreport: {masked(beside(config.folder, 'search.html'))}\n{ui_hint(found.run)}"
     )
     return best.config
+
+
+def describe(config: TuneConfig) -> str:
+    """What a search will do, for people."""
+    space = config.space()
+    of = ", ".join(f"{flag(f'search_{field}')} {_values(values)}" for field, values in space.items())
+    kind = {"grid": "all combinations", "random": "drawn", "bayesian": "chosen by Optuna"}[config.search]
+    stopping = {
+        "asha": f"; only the best quarter goes on after epoch {config.grace_epochs}, {4 * config.grace_epochs}, ...",
+        "median": f"; those above the median are stopped, from epoch {config.grace_epochs} on",
+        "none": "",
+    }[config.early_stopping]
+    if config.epochs <= config.grace_epochs:
+        stopping = ""
+    return (
+        f"search {config.name}: {config.num_trials()} trials of {config.arch} on {masked(config.data)} ({kind}: {of});"
+        f" each trains {config.epochs} epochs at most{stopping}"
+    )
+
+
+def _values(values: Range | Choices) -> str:
+    if isinstance(values, Range):
+        return f"from {values.low:g} to {values.high:g}"
+    return " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values.values)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,8 @@ class TrainConfig(Config):
     storage_path: str = "runs"
     """Folder or URL (s3://, gs://, ...) for checkpoints; on several nodes one that all of them see."""
     name: str | None = None
-    """Name of the run. The same --storage-path and --name again resume it. Default: arch and time."""
+    """Name of the run. The same --storage-path and --name again resume it, with its settings where no others are given.
+    Default: arch and time."""
     experiment: str = "vgg_dist"
     """MLflow experiment."""
     tracking_uri: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sqlite3
 import time
 import uuid
@@ -15,7 +16,8 @@ from urllib.parse import urlsplit
 
 from pipelines.remote import is_remote
 from pipelines.secrets import masked
-from vgg_dist.storage import absolute
+from vgg_dist.proxies import bypass_proxies, describe_proxy
+from vgg_dist.storage import absolute, check_writable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +27,7 @@ _logger = logging.getLogger(__name__)
 # Limits of MLflow's API.
 METRICS_A_REQUEST, PARAMS_A_REQUEST, PARAM_LENGTH = 1000, 100, 6000
 # mlflow's own seven retries of 120 s would hold up a start for minutes; here the outbox retries. A user's settings win.
+CONNECT_S = 5.0
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -47,9 +50,10 @@ def resolve_tracking_uri(tracking_uri: str | None, storage_path: str) -> str:
     if not tracking_uri:
         folder = Path.cwd() if is_remote(storage_path) else Path(absolute(storage_path))
         return f"sqlite:///{folder / 'mlflow.db'}"
-    parts = urlsplit(tracking_uri)
-    if parts.scheme in ("http", "https") and parts.hostname:
-        return tracking_uri.rstrip("/")
+    with contextlib.suppress(ValueError):  # a port that is none
+        parts = urlsplit(tracking_uri)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return tracking_uri.rstrip("/")
     path = tracking_uri.removeprefix("sqlite:///")
     if path in ("", tracking_uri):
         allowed = "http://HOST:PORT, https://HOST or sqlite:///FILE"
@@ -63,7 +67,8 @@ def database(tracking_uri: str) -> Path | None:
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """A client whose requests answer or fail within seconds."""
+    """A client whose requests answer or fail within seconds, and for a server on this machine go through no proxy."""
+    bypass_proxies()
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     for logger in ("mlflow.store.db.utils", "alembic"):
@@ -93,13 +98,27 @@ def prepare_database(path: Path) -> None:
         opened.rollback()
 
 
-def check_store(tracking_uri: str) -> None:
-    """TrackingError, within seconds, where the server or database refuses; a missing database is made."""
+def check_store(tracking_uri: str, make: bool = True) -> None:
+    """TrackingError, within seconds, where the server or database refuses. A missing database is made, if it is to be."""
     with tracking_errors(tracking_uri):
         if file := database(tracking_uri):
-            prepare_database(file)
+            if make or file.exists():
+                prepare_database(file)
+            else:
+                check_writable(str(file.parent))
         else:
+            _reach(tracking_uri)
             connect(tracking_uri).search_experiments(max_results=1)
+
+
+def _reach(url: str) -> None:
+    """OSError where nothing listens at the server's address: known before mlflow is imported, which takes seconds."""
+    bypass_proxies()
+    if describe_proxy(url):
+        return
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    socket.create_connection((str(parts.hostname), port), timeout=CONNECT_S).close()
 
 
 def await_store(tracking_uri: str, wait_s: float) -> None:
@@ -159,7 +178,8 @@ def tracking_errors(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise TrackingError(f"--tracking-uri {masked(tracking_uri)}: {reason(error)}") from error
+        proxy = "" if database(tracking_uri) else describe_proxy(tracking_uri)
+        raise TrackingError(f"--tracking-uri {masked(tracking_uri)}: {reason(error)}{proxy}") from error
 
 
 @contextlib.contextmanager

@@ -1,0 +1,61 @@
+"""What can be found wrong before a command starts Ray, and before it imports torch: in seconds, and nothing is changed.
+
+A run that is refused keeps its record: MLflow, the run's folder and Ray hear of a command once it has passed.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pipelines.remote import is_remote
+from vgg_dist.checkpoint_folder import find_checkpoints
+from vgg_dist.cluster_address import cluster_named
+from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig
+from vgg_dist.nodes import check_cluster
+from vgg_dist.outcome import Earlier, read_earlier
+from vgg_dist.search_folder import refuse_other_search
+from vgg_dist.storage import check_storage
+from vgg_dist.tracking import check_store, resolve_tracking_uri
+
+
+def check_training(config: TrainConfig, class_names: list[str] | None = None) -> Earlier | None:
+    """What there is of the run already. `class_names`: the data's, where they are known.
+
+    ValueError, one line that names the flag: for settings that the run cannot be resumed with, or an --init-from that is no
+    checkpoint, and as `check_place`. One that has nothing left to train needs no cluster and no server.
+    """
+    check_storage(config.storage_path)
+    earlier = read_earlier(config)
+    if earlier is not None:
+        earlier.check(config, class_names)
+        if earlier.is_all(config):
+            return earlier
+    if config.init_from is not None and not cluster_named():  # it may be where the workers are, and only there
+        find_checkpoints(config.init_from, "--init-from")
+    check_place(config.storage_path, config.tracking_uri, config.num_workers)
+    return earlier
+
+
+def check_search(config: TuneConfig) -> None:
+    """ValueError, one line, where --name is another search, and as `check_place`."""
+    check_storage(config.storage_path)
+    refuse_other_search(config)
+    check_place(config.storage_path, config.tracking_uri, config.num_workers)
+
+
+def check_evaluation(config: EvalConfig) -> None:
+    """ValueError, one line, where a net or the data is not there, and as `check_place`."""
+    for net in config.nets:
+        if not net.startswith("torchvision://") and not is_remote(net) and not os.path.isfile(net):
+            find_checkpoints(net, "net")
+    check_place(config.storage_path, config.tracking_uri, config.num_workers)
+
+
+def check_place(storage_path: str, tracking_uri: str | None, num_workers: int | None) -> None:
+    """ValueError, one line, for storage that cannot be written, a cluster or a tracking server that does not answer, or
+    more workers than this machine can run where it is the cluster.
+    """
+    uri = resolve_tracking_uri(tracking_uri, storage_path)
+    check_storage(storage_path)
+    check_cluster(num_workers)
+    check_store(uri, make=False)

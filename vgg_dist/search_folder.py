@@ -1,0 +1,22 @@
+"""Which search is in a folder: the same command goes on with it, and another one is refused."""
+
+from __future__ import annotations
+
+import json
+
+from vgg_dist.config import TuneConfig
+from vgg_dist.settings_file import SEARCH, kept_settings
+
+MAY_CHANGE = {"storage_path", "tracking_uri", "experiment", "trials_at_once", "num_workers", "max_failures"}
+
+
+def refuse_other_search(config: TuneConfig) -> None:
+    """ValueError, one line, where the folder holds another search."""
+    settings = json.loads(json.dumps(config.to_dict()))
+    earlier = kept_settings(config.folder, SEARCH) or settings
+    if changed := sorted(name for name in settings.keys() - MAY_CHANGE if earlier.get(name) != settings[name]):
+        name = changed[0]
+        raise ValueError(
+            f"--name {config.name}: is a search with {name} {earlier.get(name)}, not {settings[name]};"
+            " give the same settings, or another --name"
+        )
