@@ -18,6 +18,7 @@ import ray
 from ray._common.utils import reset_ray_address
 from ray._private.services import find_bootstrap_address
 
+from vgg_dist.ray_signals import unreached_by_signals
 from vgg_dist.storage import check_writable
 
 WAIT_S = 600.0  # on a cluster; a new node has to be had, and to load an image of several GB
@@ -25,6 +26,7 @@ POLL_S = 5.0
 SAY_EVERY_S = 30.0
 
 
+@unreached_by_signals()
 def start_ray() -> None:
     """Connects to the cluster that RAY_ADDRESS or an earlier `ray start` tells of, or starts one on this machine.
 

@@ -27,9 +27,10 @@ from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialSchedule
 
 from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
-from vgg_dist.driver import DRIVER_MEMORY, open_training
+from vgg_dist.driver import DRIVER_MEMORY
 from vgg_dist.halving import SuccessiveHalving
 from vgg_dist.nodes import check_storage, groups_at_once, start_ray, worker_resources
+from vgg_dist.run_record import open_training
 from vgg_dist.storage import beside, read_file, replace_file
 from vgg_dist.tracking import TrackedRun, check_store, finish_run, open_run, resolve_tracking_uri
 from vgg_dist.trial import leg_training, run_leg

@@ -13,8 +13,10 @@ import os
 import tyro
 
 from pipelines.command import fail, one_line_errors
+from pipelines.signals import end_with
 from pipelines.store import open_splits
 from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.ending import stoppable_runs
 from vgg_dist.phases import mark
 
 
@@ -24,7 +26,8 @@ def main() -> None:
     with one_line_errors("vgg_dist.train"):
         config = tyro.cli(TrainConfig, prog="python -m vgg_dist.train", description=__doc__)
     try:
-        train(config)
+        with stoppable_runs("vgg_dist.train"):
+            train(config)
     except (ValueError, TrainingError) as error:
         fail("vgg_dist.train", error)
 
@@ -36,6 +39,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     before anything is started.
     """
     config = config.resolved()
+    end_with(f" before its first step; the same command with --name {config.name} begins it")
     class_names = None
     if "RAY_ADDRESS" not in os.environ:  # on a cluster the data may be where the workers are, and only there
         class_names = open_splits(config.data)[0].class_names
