@@ -48,7 +48,7 @@ class _Process:
         self.caught_at = 0.0
         self.raised = False
         self.told = False
-        self.last_act: Callable[[], None] | None = None
+        self.last_acts: list[Callable[[], None]] = []
         self.earlier: dict[signal.Signals, object] = {}
 
     def install(self, command: str) -> None:
@@ -112,10 +112,12 @@ class _Process:
                 self.end_now()
 
     def end_now(self) -> None:
-        if self.last_act is not None:
-            act = threading.Thread(target=self.last_act, daemon=True)
+        acts = [threading.Thread(target=act, daemon=True) for act in self.last_acts]
+        for act in acts:
             act.start()
-            act.join(LAST_S)
+        until = time.monotonic() + LAST_S
+        for act in acts:
+            act.join(max(0.0, until - time.monotonic()))
         assert self.caught is not None
         self.tell(self.ending)
         os._exit(128 + self.caught)
@@ -159,12 +161,19 @@ def stoppable(command: str, ending: str = "", in_order: bool = True) -> Iterator
             _process.uninstall()
 
 
-def end_with(ending: str, last_act: Callable[[], None] | None = None) -> None:
-    """What follows "stopped by SIGTERM" in the line of a process that is ended at once, or whose time is over.
+def end_with(ending: str) -> None:
+    """What follows "stopped by SIGTERM" in the line of a process that is ended at once, or whose time is over."""
+    _process.ending = ending
 
-    `last_act` is called before, in a thread, for LAST_S seconds at most.
-    """
-    _process.ending, _process.last_act = ending, last_act
+
+@contextlib.contextmanager
+def at_last(act: Callable[[], None]) -> Iterator[None]:
+    """For the while, what such a process does before: in a thread, for LAST_S seconds at most."""
+    _process.last_acts.append(act)
+    try:
+        yield
+    finally:
+        _process.last_acts.remove(act)
 
 
 def retake() -> None:

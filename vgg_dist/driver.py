@@ -89,14 +89,14 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
     resources = part.resources if part else worker_resources(config.num_workers)
     config = config.with_workers(len(resources))
     messages = JobMessages()
-    refuse_stopped(messages, BEFORE + resumes(config))
+    refuse_stopped(messages, BEFORE + resumes(config.name))
     with signals.holding():  # from here on there is something to end in order
         run = open_training(replace(config, epochs=whole.epochs), part.parent if part else None)
         mark("MLflow run open")
-        set_killed = partial(finish_run, run, "KILLED", quick=True)
-        signals.end_with(f"; {resumes(config)} from its last checkpoint", set_killed)
+        signals.end_with(f"; {resumes(config.name)} from its last checkpoint")
         try:
-            outcome = _train(config, resources, run, messages, part)
+            with signals.at_last(partial(finish_run, run, "KILLED", quick=True)):
+                outcome = _train(config, resources, run, messages, part)
         except BaseException as error:
             end_record(run, error)
             raise
@@ -151,7 +151,7 @@ def _train(
                 keep_model(run, config, result.checkpoint, result.return_value["step"])
     except signals.Stopped as stopped:
         by = signals.name_of(stopped.signum)
-        raise Interrupted(by, f" after its last step; {resumes(config, 'finishes')}") from None
+        raise Interrupted(by, f" after its last step; {resumes(config.name, 'finishes')}") from None
     return result.return_value | {"checkpoint": result.checkpoint.path}
 
 

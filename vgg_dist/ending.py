@@ -1,7 +1,7 @@
 """How a command that trains ends when it is told to stop: its runs have ended, and one line says how to go on.
 
-Ray is not shut down for that: with a thread that waits for it, it may abort with a page of stack trace. What this process has
-started ends with it, by the kernel's word; of a cluster's processes those that worked for it.
+Ray is not shut down for that: with a thread that waits for it, it may abort with a page of stack trace. What this process
+has started ends with it, by the kernel's word; of a cluster's processes those that worked for it.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from vgg_dist.stopping import WISH, Interrupted, training_key
 
 POLL_S = 0.5
 BEFORE = " before it trained; "
-CLOSING_S = 8.0  # of the time after a signal, what MLflow and Ray need to end
+CLOSING_S = 8.0  # of the time after a signal, what the end of a run needs
+LEAVING_S = 3.0  # and what the end of a command with several runs needs after them
 
 
 class NonFinite(TrainingError):
@@ -33,9 +34,9 @@ def refuse_stopped(messages: JobMessages, how: str) -> None:
         raise Interrupted(by, how)
 
 
-def resumes(config: TrainConfig, verb: str = "resumes") -> str:
-    """How to go on with a run."""
-    return f"the same command with --name {config.name} {verb} it"
+def resumes(name: str | None, verb: str = "resumes") -> str:
+    """How to go on with a run, a search or a programme."""
+    return f"the same command with --name {name} {verb} it"
 
 
 def fit(trainer: TorchTrainer, config: TrainConfig, messages: JobMessages, silent: bool) -> ray.train.Result:
@@ -59,7 +60,7 @@ def fit(trainer: TorchTrainer, config: TrainConfig, messages: JobMessages, silen
     except Interrupted as stop:
         _await_end(ended, config, messages, stop.by, silent)
         if errors:
-            raise Interrupted(stop.by, f", its workers with it; {resumes(config)} from its last checkpoint") from None
+            raise Interrupted(stop.by, f", its workers with it; {resumes(config.name)} from its last checkpoint") from None
     if errors:
         if isinstance(errors[0], ray.train.TrainingFailedError):
             raise TrainingError(root_cause(errors[0])) from None
@@ -77,7 +78,7 @@ def _await_end(ended: threading.Event, config: TrainConfig, messages: JobMessage
     """Waits for workers that train to stop. Interrupted where there are none, or they do not come to it in time."""
     limit = max(0.0, signals.left_s() - CLOSING_S)
     if messages.get(training_key(str(config.name))) is None:
-        raise Interrupted(by, BEFORE + resumes(config))
+        raise Interrupted(by, BEFORE + resumes(config.name))
     if not silent:
         signals.say(
             f"vgg_dist.train: {by}: stops after this step, for {limit:.0f} s at most; a second signal ends it at once"
@@ -86,14 +87,14 @@ def _await_end(ended: threading.Event, config: TrainConfig, messages: JobMessage
         raise Interrupted(
             by,
             f"; no checkpoint within {limit:.0f} s ({signals.VARIABLE} {signals.limit_s():.0f});"
-            f" {resumes(config)} from its last one",
+            f" {resumes(config.name)} from its last one",
         )
 
 
 def _how_stopped(config: TrainConfig, value: dict[str, int | str]) -> str:
     step = value["stopped"]
     if value["unsaved"]:
-        return f" at step {step}; {value['unsaved']}; {resumes(config)} from its last checkpoint"
+        return f" at step {step}; {value['unsaved']}; {resumes(config.name)} from its last checkpoint"
     if not step:
-        return BEFORE + resumes(config)
-    return f" at step {step}, checkpoint written; {resumes(config)}"
+        return BEFORE + resumes(config.name)
+    return f" at step {step}, checkpoint written; {resumes(config.name)}"

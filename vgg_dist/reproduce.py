@@ -11,13 +11,17 @@ Runs that do not need each other go in parallel where the cluster has room for s
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import tyro
 
+from pipelines import signals
 from pipelines.command import fail, one_line_errors
 from pipelines.store import open_splits
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainingError
+from vgg_dist.ending import stoppable_runs
+from vgg_dist.stopping import Interrupted
 from vgg_dist.storage import beside
 
 if TYPE_CHECKING:
@@ -32,16 +36,16 @@ def main() -> None:
     with one_line_errors("vgg_dist.reproduce"):
         config = tyro.cli(ReproduceConfig, prog="python -m vgg_dist.reproduce", description=__doc__)
     try:
-        reproduce(config)
+        with stoppable_runs("vgg_dist.reproduce"):
+            reproduce(config)
     except (ValueError, OSError, TrainingError) as error:
         fail("vgg_dist.reproduce", error)
-    except KeyboardInterrupt:
-        fail("vgg_dist.reproduce", f"interrupted; --name {config.name or 'reproduction'} goes on with it")
 
 
 def reproduce(config: ReproduceConfig) -> None:
     """Runs the programme, or prints its plan. ValueError, OSError or TrainingError, one line, for whatever stops it."""
     config = config.resolved()
+    signals.end_with(f"; the same command with --name {config.name} resumes it")
     splits = open_splits(config.data) if config.plan or "RAY_ADDRESS" not in os.environ else None
     # In here, so that --help and mistakes do not wait for the import of torch and Ray.
     from vgg_dist.programme import programme
@@ -61,14 +65,20 @@ def reproduce(config: ReproduceConfig) -> None:
         check_earlier(run.config, splits[0].class_names if splits else None)
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     tags = {"mlflow.source.name": "vgg_dist.reproduce"}
-    parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
-    status = "FAILED"
-    try:
-        run_all(config, runs, parent)
-        evaluate_all(config, runs, parent)
-        status = "FINISHED"
-    finally:
-        finish_run(parent, status)
+    with signals.holding():
+        parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
+        status = "FAILED"
+        try:
+            with signals.at_last(partial(finish_run, parent, "KILLED", quick=True)):
+                run_all(config, runs, parent)
+                with signals.raising():
+                    evaluate_all(config, runs, parent)
+            status = "FINISHED"
+        except (Interrupted, signals.Stopped):
+            status = "KILLED"
+            raise
+        finally:
+            finish_run(parent, status, quick=True)
 
 
 def plan(config: ReproduceConfig, runs: list[Run], images: tuple[int, int], num_classes: int) -> str:

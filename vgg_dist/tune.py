@@ -17,8 +17,10 @@ import tyro
 
 from pipelines.command import fail, one_line_errors
 from pipelines.secrets import masked
+from pipelines.signals import end_with
 from pipelines.store import open_splits
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
+from vgg_dist.ending import stoppable_runs
 
 
 def main() -> None:
@@ -26,7 +28,8 @@ def main() -> None:
     with one_line_errors("vgg_dist.tune"):
         config = tyro.cli(TuneConfig, prog="python -m vgg_dist.tune", description=__doc__)
     try:
-        search(config)
+        with stoppable_runs("vgg_dist.tune"):
+            search(config)
     except (ValueError, TrainingError) as error:
         fail("vgg_dist.tune", error)
 
@@ -37,6 +40,7 @@ def search(config: TuneConfig) -> TrainConfig:
     ValueError for a setting or data that cannot be, before anything is started; TrainingError for a search without a result.
     """
     config = config.resolved()
+    end_with(f"; the same command with --name {config.name} resumes it")
     if "RAY_ADDRESS" not in os.environ:  # on a cluster the data may be where the workers are, and only there
         classes = len(open_splits(config.data)[0].class_names)
         if config.metric == "top5_error" and classes <= 5:
