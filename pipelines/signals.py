@@ -127,6 +127,8 @@ class _Process:
             return
         self.told = True
         line = f"{self.command}: stopped by {signal.Signals(self.caught).name}{how}\n"
+        if os.isatty(2):  # which shows ^C, or a progress bar
+            line = "\n" + line
         with contextlib.suppress(OSError):  # a terminal that is closed
             sys.stdout.flush()
         with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from vgg_dist.config import TrainingError
@@ -76,19 +76,17 @@ class StopAgreement:
     @contextmanager
     def watching(self, key: str) -> Iterator[None]:
         """For the while that the worker trains; the first one leaves a message under `key` for that while."""
-        messages = self.messages
-        if messages is None:
+        if self.messages is None:
             yield
             return
-        threading.Thread(target=self._watch, name="stop-watch", daemon=True).start()
-        if not self.rank:
-            messages.put(key, self.group)
+        threading.Thread(target=self._watch, args=(key,), name="stop-watch", daemon=True).start()
         try:
             yield
         finally:
             self._over.set()
             if not self.rank:
-                messages.remove(key)
+                with suppress(Exception):  # the head may be away for a while
+                    self.messages.remove(key)
 
     def begin(self) -> None:
         """Before work that all workers take part in. Raises AllStop where they stop before it."""
@@ -107,23 +105,35 @@ class StopAgreement:
         if self._begun >= self._last:
             raise AllStop
 
-    def _watch(self) -> None:
-        assert self.messages is not None
-        while not self._over.wait(ANSWERS_POLL_S if self._wished else self.poll_s):
+    def _watch(self, key: str) -> None:
+        told = self.rank > 0
+        while not self._agreed.is_set():
             try:
-                if not self._wished and self.messages.get(WISH) is None:
-                    continue
-                with self._lock:
-                    self._wished = True
-                self.messages.put(self._key(self.rank), str(self._begun))
-                answers = [self.messages.get(self._key(rank)) for rank in range(self.world_size)]
-            except Exception:
-                continue
-            known = [int(answer) for answer in answers if answer is not None]
-            if len(known) == self.world_size:
-                self._last = max(known)
-                self._agreed.set()
+                if not told:
+                    self._messages.put(key, self.group)
+                    told = True
+                if self._wished or self._messages.get(WISH) is not None:
+                    self._answer()
+            except Exception:  # the head may be away for a while; training goes on
+                pass
+            if self._over.wait(ANSWERS_POLL_S if self._wished else self.poll_s):
                 return
+
+    def _answer(self) -> None:
+        """Says what this worker has begun, and learns what the last of all is, once all have said it."""
+        with self._lock:
+            self._wished = True
+        self._messages.put(self._key(self.rank), str(self._begun))
+        answers = [self._messages.get(self._key(rank)) for rank in range(self.world_size)]
+        known = [int(answer) for answer in answers if answer is not None]
+        if len(known) == self.world_size:
+            self._last = max(known)
+            self._agreed.set()
+
+    @property
+    def _messages(self) -> Messages:
+        assert self.messages is not None
+        return self.messages
 
     def _key(self, rank: int) -> str:
         return f"stop/{self.group}/{rank}"
