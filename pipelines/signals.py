@@ -76,7 +76,7 @@ class _Process:
         with contextlib.suppress(OSError):
             os.close(signal.set_wakeup_fd(-1))
         for signum, handler in self.earlier.items():
-            signal.signal(signum, handler)  # type: ignore[arg-type]
+            signal.signal(signum, handler or signal.SIG_DFL)  # type: ignore[arg-type]
         self.__init__()  # type: ignore[misc]
 
     def handle(self, signum: int, frame: object) -> None:
@@ -138,11 +138,14 @@ class _Process:
 _process = _Process()
 
 
-def begin_command() -> None:
+def begin_command(package: str) -> None:
     """For a package's `__init__`: takes the signals if `python -m` is about to run one of its commands."""
-    if sys.argv[:1] == ["-m"] and not _process.earlier:  # that is what argv begins with until the command is found
-        arguments = sys.orig_argv
-        _process.install(arguments[arguments.index("-m") + 1] if "-m" in arguments else "python")
+    arguments = sys.orig_argv
+    if sys.argv[:1] != ["-m"] or "-m" not in arguments or _process.earlier:  # argv begins so until the command is found
+        return
+    module = arguments[arguments.index("-m") + 1]
+    if module.partition(".")[0] == package:
+        _process.install(module)
 
 
 @contextlib.contextmanager

@@ -193,7 +193,7 @@ with signals.stoppable("work"):
 # A training, a search.
 
 FLAGS = """
-    --arch lenet5 --data synthetic:train=1600,val=4000,size=40 --global-batch 8 --micro-batch 8 --lr 0.001 --precision fp32
+    --arch lenet5 --data synthetic:train=1600,val=4000,size=40 --global-batch 8 --micro-batch 8 --precision fp32
     --log-every 1 --loader-threads 1 --epochs 20
 """.split()  # noqa: SIM905
 
@@ -212,7 +212,19 @@ def steps(storage: Path, name: str, metric: str) -> list[int]:
 @pytest.mark.slow
 def test_a_training_told_to_stop_saves_what_it_has_trained(cluster: dict[str, str], start: Start, tmp_path: Path) -> None:
     """First on a Ray of its own, by a signal to the whole process group in a step; then on a cluster, in a validation."""
-    flags = ["-m", "vgg_dist.train", *FLAGS, "--num-workers", "2", "--storage-path", str(tmp_path), "--name", "first"]
+    flags = [
+        "-m",
+        "vgg_dist.train",
+        *FLAGS,
+        "--lr",
+        "0.001",
+        "--num-workers",
+        "2",
+        "--storage-path",
+        str(tmp_path),
+        "--name",
+        "first",
+    ]
     first = start(*flags)
     first.await_line(r"step +\d+ ")
     first.send(signal.SIGHUP, group=True)

@@ -2,4 +2,4 @@
 
 from pipelines.signals import begin_command
 
-begin_command()
+begin_command(__name__)

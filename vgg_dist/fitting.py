@@ -6,6 +6,7 @@ Ray Train runs in a thread, so that the main thread hears of signals, and Ray Tr
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 import ray.train
 from ray.train.torch import TorchTrainer
@@ -26,11 +27,19 @@ class NonFinite(TrainingError):
     """A run whose loss became infinite or not a number."""
 
 
-def refuse_stopped(messages: JobMessages, how: str) -> None:
-    """Interrupted if the command that this process belongs to was told to stop; passes that on to all that belongs to it."""
-    if signum := signals.caught():
+def told_by(messages: JobMessages) -> str | None:
+    """The signal by which the command that this process belongs to was told to stop; told to all that belongs to it."""
+    signum = signals.caught()
+    with suppress(Exception):  # Ray's head may be away
+        if signum is None:
+            return messages.get(WISH)
         messages.put(WISH, signals.name_of(signum))
-    if by := messages.get(WISH):
+    return None if signum is None else signals.name_of(signum)
+
+
+def refuse_stopped(messages: JobMessages, how: str) -> None:
+    """Interrupted if the command that this process belongs to was told to stop."""
+    if by := told_by(messages):
         raise Interrupted(by, how)
 
 
@@ -72,7 +81,7 @@ def fit(trainer: TorchTrainer, config: TrainConfig, messages: JobMessages, silen
     [result] = results
     value = result.return_value or {}
     if "stopped" in value:
-        raise Interrupted(messages.get(WISH) or "", _how_stopped(config, value))
+        raise Interrupted(told_by(messages) or "SIGTERM", _how_stopped(config, value))
     if "error" in value:
         raise (NonFinite if value.get("non_finite") else TrainingError)(value["error"])
     return result

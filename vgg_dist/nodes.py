@@ -55,7 +55,7 @@ def _join(address: str) -> None:
     # it twice.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     known = job.get("env_vars") or {}
-    passed = "MLFLOW_", "VGG_DIST_PHASES"  # not VGG_DIST_CACHE, which is each node's own
+    passed = "MLFLOW_", "VGG_DIST_PHASES", "VGG_DIST_STOP_S"  # not VGG_DIST_CACHE, which is each node's own
     told = {key: value for key, value in os.environ.items() if key.startswith(passed)} | {"RAY_ADDRESS": address}
     try:
         ray.init(runtime_env={"env_vars": {key: value for key, value in told.items() if key not in known}})

@@ -12,11 +12,11 @@ import ray
 from pipelines import signals
 from vgg_dist.config import ReproduceConfig, TrainConfig, TrainingError
 from vgg_dist.driver import DRIVER_MEMORY, Part, run_training
-from vgg_dist.fitting import LEAVING_S, POLL_S, resumes
+from vgg_dist.fitting import LEAVING_S, POLL_S, resumes, told_by
 from vgg_dist.job_messages import JobMessages
 from vgg_dist.nodes import groups_at_once, start_ray, worker_resources
 from vgg_dist.programme import Run, longest_first
-from vgg_dist.stopping import WISH, Interrupted
+from vgg_dist.stopping import Interrupted
 from vgg_dist.tracking import TrackedRun
 
 
@@ -78,9 +78,7 @@ class _Stop:
 
     def is_over(self) -> bool:
         """Looks for a signal; whether there is no more time for the runs."""
-        if not self.wished and (signum := signals.caught()):
-            self.wished = signals.name_of(signum)
-            JobMessages().put(WISH, self.wished)
+        self.wished = self.wished or told_by(JobMessages()) or ""
         return bool(self.wished) and signals.left_s() < LEAVING_S
 
 

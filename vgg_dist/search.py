@@ -32,12 +32,12 @@ from pipelines import signals
 from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
 from vgg_dist.driver import DRIVER_MEMORY
-from vgg_dist.fitting import CLOSING_S, resumes
+from vgg_dist.fitting import CLOSING_S, resumes, told_by
 from vgg_dist.halving import SuccessiveHalving
 from vgg_dist.job_messages import JobMessages
 from vgg_dist.nodes import check_storage, groups_at_once, start_ray, worker_resources
 from vgg_dist.run_record import open_training
-from vgg_dist.stopping import WISH, Interrupted
+from vgg_dist.stopping import Interrupted
 from vgg_dist.storage import beside, read_file, replace_file
 from vgg_dist.tracking import TrackedRun, check_store, finish_run, open_run, resolve_tracking_uri
 from vgg_dist.trial import leg_training, run_leg, stopped_key
@@ -216,10 +216,10 @@ class SearchProgress(Callback):
 
     def _look_for_signal(self, trials: list[Any]) -> None:
         """Passes it on to the trials; when they have stopped, or there is no more time for them, Ray Tune ends."""
-        if self.ending or not (signum := signals.caught()):
+        if self.ending or signals.caught() is None:
             return
         messages = JobMessages()
-        messages.put(WISH, signals.name_of(signum))
+        told_by(messages)
         running = [self._training(trial).name for trial in trials if trial.status == "RUNNING"]
         left = [name for name in running if messages.get(stopped_key(str(name))) is None]
         if not left or signals.left_s() < CLOSING_S:
