@@ -28,6 +28,7 @@ from pipelines.quarantine import UNREADABLE, find_list, update_quarantine
 from pipelines.quoting import one_line, quoted
 from pipelines.samples import SampleStore
 from pipelines.shard_writer import write_shards
+from pipelines.signals import stoppable
 from pipelines.store import open_splits, open_unchecked
 from pipelines.synthetic import SyntheticSpec, SyntheticStore
 
@@ -204,15 +205,13 @@ def main(arguments: list[str] | None = None) -> int:
         "synthetic": synthetic,
     }
     try:
-        return tyro.extras.subcommand_cli_from_dict(
-            commands, prog="python -m pipelines.prepare", description=__doc__, args=arguments
-        )
+        with stoppable("prepare", "; the same command goes on from here", in_order=False):
+            return tyro.extras.subcommand_cli_from_dict(
+                commands, prog="python -m pipelines.prepare", description=__doc__, args=arguments
+            )
     except (ValueError, OSError) as error:
         print(f"prepare: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("prepare: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":

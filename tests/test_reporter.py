@@ -23,6 +23,7 @@ from vgg_dist.engine import Worker, build_state
 from vgg_dist.exchange import Exchange
 from vgg_dist.preparation import Node, prepare
 from vgg_dist.reporter import Reporter
+from vgg_dist.stopping import StopAgreement
 from vgg_dist.storage import write_folder
 from vgg_dist.worker import train
 
@@ -59,6 +60,7 @@ class Training(Reporter):
         saved: Path | None = None,
         while_writing: Callable[[int], None] = nothing,
         trained: Callable[[int], None] = nothing,
+        stop: StopAgreement | None = None,
     ) -> None:
         self.folder, self.while_writing, self.trained = folder, while_writing, trained
         self.events: list[str] = []
@@ -68,7 +70,14 @@ class Training(Reporter):
         restored = None if saved is None else lambda: contextlib.nullcontext(saved)
         prepared = prepare(config, Worker(), Node(), exchange, restored)
         super().__init__(Worker(), Node(), exchange, prepared, self.take, self.write)
-        self.outcome = train(prepared, Worker(), self)
+        self.outcome = train(prepared, Worker(), self, stop)
+
+    def catch_up(self) -> None:
+        self.begin()
+        super().catch_up()
+
+    def begin(self) -> None:
+        """For what a test changes once all is set up."""
 
     def take(self, payload: dict[str, Any], checkpoint: str | None) -> None:
         self.sent += payload["records"]

@@ -18,7 +18,7 @@ import pytest
 from mlflow_server import PATIENCE_S, Server, wait_for
 
 from vgg_dist.config import Arch, TrainConfig
-from vgg_dist.driver import open_training
+from vgg_dist.run_record import open_training
 from vgg_dist.tracking import TrackedRun, Tracker, finish_run, log_report, open_run
 
 ARCHS: tuple[Arch, ...] = "A", "A-LRN", "B", "C", "D", "E"

@@ -49,6 +49,11 @@ class TrainState:
 
     COUNTERS = ("step", "epoch", "samples", "bad_images", "epoch_sums")
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Where in the run it is. At the end of an epoch, before and after its validation are two places."""
+        return self.step, self.epoch, self.samples
+
     def save(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
         """Writes the checkpoint's files into an existing folder."""
         Snapshot(dict(self.model.state_dict()), self._rest()).write(folder, config, class_names)

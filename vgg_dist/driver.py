@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from vgg_dist.cluster_address import cluster_named
@@ -23,36 +22,29 @@ if not cluster_named():
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 import ray
-import ray.exceptions
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from pipelines import signals
 from pipelines.secrets import masked
-from vgg_dist.config import TrainConfig, TrainingError, scale_word
+from vgg_dist.config import TrainConfig
 from vgg_dist.exchange import GRADIENTS_WAIT_S
+from vgg_dist.fitting import BEFORE, NonFinite, fit, refuse_stopped, resumes
 from vgg_dist.gauges import Gauges
-from vgg_dist.monitor import SERVER_WAIT_S, Monitor, root_cause
+from vgg_dist.job_messages import JobMessages
+from vgg_dist.monitor import Monitor
 from vgg_dist.nodes import describe_workers, worker_resources
 from vgg_dist.outcome import Earlier, write_outcome
 from vgg_dist.phases import mark
 from vgg_dist.preflight import check_training
-from vgg_dist.ray_start import describe_loss, start_ray
+from vgg_dist.ray_start import start_ray
+from vgg_dist.run_record import end_record, keep_model, log_the_rest, open_training
 from vgg_dist.settings_file import keep_settings
-from vgg_dist.storage import beside, last_part, open_storage
-from vgg_dist.tracking import (
-    TrackedRun,
-    Tracker,
-    TrackingError,
-    await_store,
-    finish_run,
-    log_model,
-    open_run,
-    resolve_tracking_uri,
-    ui_hint,
-)
+from vgg_dist.stopping import Interrupted
+from vgg_dist.storage import beside, open_storage
+from vgg_dist.tracking import TrackedRun, finish_run, ui_hint
 
-TRACKING_WAIT_S = 600.0  # for a tracking server that is away when a run has come to its end
 DRIVER_MEMORY = 1e9  # bytes that this and Ray Train's controller take, where a training is a part of something
 
 
@@ -94,9 +86,33 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
     mark("Ray up")
     resources = part.resources if part else worker_resources(config.num_workers)
     asked, config = replace(config, epochs=whole.epochs), config.with_workers(len(resources))
-    run = open_training(replace(config, epochs=whole.epochs), part.parent if part else None)
-    mark("MLflow run open")
-    keep_settings(beside(config.storage_path, str(config.name)), asked)
+    messages = JobMessages()
+    refuse_stopped(messages, BEFORE + resumes(config.name))
+    with signals.holding():  # from here on there is something to end in order
+        run = open_training(replace(config, epochs=whole.epochs), part.parent if part else None)
+        mark("MLflow run open")
+        keep_settings(beside(config.storage_path, str(config.name)), asked)
+        signals.end_with(f"; {resumes(config.name)} from its last checkpoint")
+        try:
+            with signals.at_last(partial(finish_run, run, "KILLED", quick=True)):
+                outcome = _train(config, resources, run, messages, part)
+        except BaseException as error:
+            end_record(run, error)
+            raise
+        if part is not None and part.waits(whole, outcome["metrics"]):  # it may be for good
+            finish_run(run, "KILLED", f"stopped early at epoch {config.epochs}")
+        else:
+            finish_run(run, "FINISHED")
+        write_outcome(config, outcome)
+        _say(silent, f"run {config.name} finished{_result(outcome)}\n{ui_hint(run)}")
+        return outcome["metrics"]
+
+
+def _train(
+    config: TrainConfig, resources: list[dict[str, float]], run: TrackedRun, messages: JobMessages, part: Part | None
+) -> dict[str, Any]:
+    """Trains, with `run` as the record; returns what `worker.train` does, and where the last checkpoint is."""
+    silent = part is not None and part.is_trial
     prefix = None if silent else f"{config.name}  " if part else ""
     gauges = Gauges(str(config.name))
     filesystem, path = open_storage(config.storage_path)
@@ -123,72 +139,19 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
     _say(silent, f"run {config.name}, {describe_workers(resources)}; metrics every {config.log_every}{steps}")
     try:
         with gauges.running():
-            result = _fit(trainer, config)
-    except BaseException as error:
-        if isinstance(error, NonFinite):
-            gauges.add("non_finite")
-        Tracker(run).close(SERVER_WAIT_S)
-        finish_run(run, "KILLED" if isinstance(error, Interrupted) else "FAILED", " ".join(str(error).split())[:500])
+            result = fit(trainer, config, messages, silent)
+    except NonFinite:
+        gauges.add("non_finite")
         raise
-    _log_the_rest(run)
-    outcome = result.return_value | {"checkpoint": result.checkpoint.path}
-    if not silent:
-        _keep_model(run, config, result.checkpoint, outcome["step"])
-    if part is not None and part.waits(whole, outcome["metrics"]):  # it may be for good
-        finish_run(run, "KILLED", f"stopped early at epoch {config.epochs}")
-    else:
-        finish_run(run, "FINISHED")
-    write_outcome(config, outcome)
-    _say(silent, f"run {config.name} finished{_result(outcome)}\n{ui_hint(run)}")
-    return outcome["metrics"]
-
-
-def _log_the_rest(run: TrackedRun) -> None:
-    """What MLflow has not been told yet; TrainingError if it stays away. Here that holds up no GPU any more."""
     try:
-        await_store(run.tracking_uri, TRACKING_WAIT_S)
-    except TrackingError as error:
-        raise TrainingError(f"{error}; the run is whole, and the same command logs what is missing") from None
-    Tracker(run).close(SERVER_WAIT_S)
-
-
-class Interrupted(TrainingError):
-    """A run that its user stopped."""
-
-
-class NonFinite(TrainingError):
-    """A run whose loss became infinite or not a number."""
-
-
-def _fit(trainer: TorchTrainer, config: TrainConfig) -> ray.train.Result:
-    """The training's own result, or its failure as a TrainingError."""
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise TrainingError(root_cause(error)) from None
-    except ray.exceptions.RayError as error:
-        raise TrainingError(describe_loss(error, "Ray Train's controller", f"--name {config.name}")) from None
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; --name {config.name} resumes it") from None
-    if result.return_value and "error" in result.return_value:
-        kind = NonFinite if result.return_value.get("non_finite") else TrainingError
-        raise kind(result.return_value["error"])
-    return result
-
-
-def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> TrackedRun:
-    """The MLflow run of a training, with the tags by which runs are told apart."""
-    origin = None if config.init_from is None else last_part(config.init_from)
-    tags = {
-        "arch": config.arch,
-        "train_scale": scale_word(config.train_scale or ()),
-        "init": config.init if origin is None else f"from {origin}",
-    }
-    # MLflow's compare page plots the first settings that differ: the name, which it shows anyhow, is not to be among them,
-    # and of a path it would show the first letters.
-    params = {name: value for name, value in config.to_dict().items() if name != "name"} | {"init_from": origin}
-    uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
-    return open_run(uri, config.experiment, config.storage_path, config.name or "", params, tags, parent)
+        with signals.raising():
+            log_the_rest(run)
+            if not silent:
+                keep_model(run, config, result.checkpoint, result.return_value["step"])
+    except signals.Stopped as stopped:
+        by = signals.name_of(stopped.signum)
+        raise Interrupted(by, f" after its last step; {resumes(config.name, 'finishes')}") from None
+    return result.return_value | {"checkpoint": result.checkpoint.path}
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -222,24 +185,3 @@ def _result(outcome: dict[str, Any]) -> str:
     top5 = f", top-5 error {metrics['val/top5_error']:.2f} %" if "val/top5_error" in metrics else ""
     top1 = f"validation top-1 error {metrics['val/top1_error']:.2f} %"
     return f" at step {outcome['step']}: {top1}{top5}\ncheckpoint: {outcome['checkpoint']}"
-
-
-def _keep_model(run: TrackedRun, config: TrainConfig, checkpoint: Checkpoint, step: int) -> None:
-    """The final checkpoint as a model in MLflow."""
-    import torch
-
-    from vgg_dist.checkpoint import read_description, read_weights
-    from vgg_dist.models import MODELS, build_model
-
-    with checkpoint.as_directory() as folder:
-        _, class_names = read_description(Path(folder))
-        model = build_model(
-            config.arch,
-            num_classes=len(class_names),
-            batch_norm=config.batch_norm,
-            head=config.head,
-            image_size=config.image_size,
-        )
-        model.load_state_dict(read_weights(Path(folder)))
-    size = config.image_size or 0
-    log_model(run, model.eval(), torch.zeros(1, MODELS[config.arch].in_channels, size, size), step)

@@ -6,22 +6,20 @@ group, or alone; randomness comes from the plan and from seeds per step, so it d
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipelines.batch import IGNORED_LABEL, Batch, Loader
-from pipelines.plan import Augmentation, EpochPlan, Samples, Step, evaluation_samples, filled
+from pipelines.plan import Augmentation, EpochPlan, Step, filled
 from vgg_dist.bad_images import describe_bad
 from vgg_dist.checkpoint import TrainState, local_checkpoint, read_weights
 from vgg_dist.config import TrainConfig
@@ -37,10 +35,10 @@ from vgg_dist.models.precision import (
     resolve_precision,
 )
 from vgg_dist.optim import PlateauSchedule, build_optimizer
-from vgg_dist.parallelism import share_buffers, wrap
+from vgg_dist.parallelism import Worker, wrap
+from vgg_dist.stopping import AllStop, StopAgreement
 from vgg_dist.throughput import DataWait, Pace, measure_loader
-
-_logger = logging.getLogger(__name__)
+from vgg_dist.validation import validate
 
 Record = dict[str, float]
 Report = Callable[[Record, bool], None]
@@ -49,15 +47,6 @@ Report = Callable[[Record, bool], None]
 
 FEW = 8  # a micro-batch that lacks an eighth at most is filled up to the shape of the others
 SETTLED = 4  # the look at which kernels are tuned: then the verdict is given, which of loader and step limits the run
-
-
-@dataclass(frozen=True)
-class Worker:
-    """Which part of the work this process does, and where."""
-
-    rank: int = 0
-    world_size: int = 1
-    device: torch.device = torch.device("cpu")  # noqa: RUF009  a torch.device is immutable
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -83,47 +72,6 @@ def build_state(config: TrainConfig, num_classes: int, device: torch.device) -> 
     return TrainState(model, build_optimizer(model, config), schedule)
 
 
-def validate(model: nn.Module, loader: Loader, config: TrainConfig, worker: Worker) -> dict[str, float]:
-    """Loss and errors over all images of the loader's store, each counted exactly once, on whatever number of workers.
-
-    With rank 0's batch-norm statistics, so that the errors are the checkpoint's. Images that cannot be decoded are left out
-    and counted, over all workers, as `bad_images` where there are any. ValueError, on all workers alike, if there are more
-    than --max-bad-images, or no others.
-    """
-    share_buffers(model)
-    count = len(loader.store)
-    first, last = (count * r // worker.world_size for r in (worker.rank, worker.rank + 1))
-    sums = ErrorSums(worker.device)
-    dtype = autocast_dtype(config.precision, worker.device)
-    samples = evaluation_samples(np.arange(first, last), config.val_scale or 0)
-    model.eval()
-    with torch.no_grad():
-        size = config.micro_batch or 0
-        for batch in loader.batches(_micro_batches(samples, size, 0 if worker.device.type == "cpu" else size)):
-            with autocast(worker.device, dtype):
-                logits = model(batch.images).float()
-            sums.add(logits, batch.labels, cross_entropy(logits, batch.labels, reduction="sum"))
-    model.train()
-    total = sums.reduce()
-    bad = count - int(total.sums[-1])
-    if not bad:
-        return total.result()
-    names = describe_bad(loader.bad_images, worker.device)
-    which = f"{bad} of {count} validation images cannot be decoded"
-    if bad > config.max_bad_images:
-        raise ValueError(f"--max-bad-images {config.max_bad_images}: {which}: {names}")
-    if bad == count:
-        raise ValueError(f"--data {config.data}: {which}: {names}")
-    if worker.rank == 0:
-        _logger.warning("%s and are left out of the errors: %s", which, names)
-    return total.result() | {"bad_images": float(bad)}
-
-
-def _micro_batches(samples: Samples, size: int, fill: int) -> Iterator[Samples]:
-    for start in range(0, len(samples), size):
-        yield filled(samples[start : start + size], fill)
-
-
 class Trainer:
     """Takes a run from where its state stands to its end."""
 
@@ -135,7 +83,9 @@ class Trainer:
         val_loader: Loader,
         worker: Worker,
         report: Report,
+        stop: StopAgreement | None = None,
     ) -> None:
+        self.stop = stop or StopAgreement()
         self.config = config
         self.state = state
         self.train_loader = train_loader
@@ -155,7 +105,7 @@ class Trainer:
         self.one_shape = worker.device.type != "cpu" and not config.batch_norm
         intervals = (Interval.parse(field, getattr(config, field)) for field in ("log_every", "checkpoint_every"))
         self.pace = Pace(*intervals)
-        self.saved = time.monotonic()
+        self.saved, self.saved_place = time.monotonic(), state.place  # what is restored is saved already
         self.data_wait = DataWait(worker.device)
         self.next_plan: tuple[int, Future[EpochPlan]] | None = None
         self.loader_rate: float | None = None if self.on_gpu else 0.0  # images/s of this worker's loader alone; 0: not known
@@ -166,14 +116,27 @@ class Trainer:
         self._restart_clock()
 
     def run(self) -> None:
-        """Trains until the last epoch, the last step, or the end of the schedule. Raises NonFiniteLoss."""
+        """Trains until the last epoch, the last step, or the end of the schedule. Raises NonFiniteLoss.
+
+        AllStop where all workers are to stop before that; what they have trained is reported, to be saved.
+        """
+        try:
+            self._run()
+        except AllStop:
+            if self.state.step > self.first_step:
+                self._log(True, False)
+            elif self.state.place != self.saved_place:
+                self._save({})
+            raise
+
+    def _run(self) -> None:
         if self.done:  # taken up again after its end
-            validation = validate(self.state.model, self.val_loader, self.config, self.worker)
+            validation = self._validate()
             self.report({f"val/{key}": value for key, value in validation.items()}, False)
         while not self.done:
             self._train_epoch()
             if self.state.samples < self.num_images:  # stopped within the epoch by max_steps
-                self._finish(validate(self.state.model, self.val_loader, self.config, self.worker))
+                self._finish(self._validate())
                 return
             self._end_epoch()
 
@@ -196,11 +159,12 @@ class Trainer:
         if self.worker.rank:  # what was summed before a restart counts once
             self.epoch_sums.sums.zero_()
         micro_batches = (micro for step in steps for micro in step.micro_batches)
-        if self.loader_rate is None:
+        if self.loader_rate is None and steps:  # none where only the validation is left
             self.loader_rate = measure_loader(self.train_loader, steps)
         batches = self.train_loader.batches(micro_batches)
         self._restart_clock()
         for step in steps:
+            self.stop.begin()
             self._train_step(step, batches)
             last = step is steps[-1]
             saving = self.pace.save_due(state.step)
@@ -308,10 +272,20 @@ class Trainer:
         due = self.pace.looked(state.step, total / self.worker.world_size / steps, since_save)
         save = (save or due) and not last
         if save:
-            self.saved = time.monotonic()
-            state.epoch_sums = self.epoch_sums.reduce().sums.tolist()
-        self.report(metrics, save)
+            self._save(metrics)
+        else:
+            self.report(metrics, False)
         self._restart_clock()
+
+    def _save(self, metrics: Record) -> None:
+        """Reports with a checkpoint."""
+        self.saved, self.saved_place = time.monotonic(), self.state.place
+        if self.state.samples:  # within an epoch
+            self.state.epoch_sums = self.epoch_sums.reduce().sums.tolist()
+        self.report(metrics, True)
+
+    def _validate(self) -> dict[str, float]:
+        return validate(self.state.model, self.val_loader, self.config, self.worker, self.stop)
 
     def _lr(self) -> float:
         return self.state.optimizer.param_groups[0]["lr"]
@@ -330,17 +304,14 @@ class Trainer:
         result = self.epoch_sums.reduce().result()
         metrics = {f"epoch/train_{key}": value for key, value in result.items()}
         metrics["epoch/bad_images"] = float(state.bad_images)
-        validation = validate(state.model, self.val_loader, self.config, self.worker)
+        validation = self._validate()
         state.schedule.epoch_ended(validation["top1_error"])
         state.epoch, state.samples, state.bad_images = state.epoch + 1, 0, 0
         state.epoch_sums = [0.0] * len(ErrorSums.FIELDS)
         self._finish(validation, metrics)
 
     def _finish(self, validation: dict[str, float], metrics: Record | None = None) -> None:
-        if self.state.samples:  # within an epoch
-            self.state.epoch_sums = self.epoch_sums.reduce().sums.tolist()
-        self.saved = time.monotonic()
-        self.report((metrics or {}) | {f"val/{key}": value for key, value in validation.items()}, True)
+        self._save((metrics or {}) | {f"val/{key}": value for key, value in validation.items()})
 
 
 def augmentation(config: TrainConfig) -> Augmentation:

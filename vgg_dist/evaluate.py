@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from pipelines import signals
 from pipelines.command import fail, one_line_errors
 from pipelines.quoting import one_line, quoted
 from pipelines.secrets import masked
@@ -36,14 +38,14 @@ def main() -> None:
     """The command line."""
     with one_line_errors("vgg_dist.evaluate"):
         config = tyro.cli(EvalConfig, prog="python -m vgg_dist.evaluate", description=__doc__)
+    ending = "" if config.predict else f"; the same command with --name {config.name} resumes it"
     try:
-        if config.predict:
-            sys.exit(0 if print_predictions(config.resolved()) else 1)
-        evaluate(config)
+        with signals.stoppable("vgg_dist.evaluate", ending, in_order=False):
+            if config.predict:
+                sys.exit(0 if print_predictions(config.resolved()) else 1)
+            evaluate(config)
     except (ValueError, OSError) as error:
         fail("vgg_dist.evaluate", error)
-    except KeyboardInterrupt:
-        fail("vgg_dist.evaluate", f"interrupted; --name {config.name} goes on with it")
 
 
 def evaluate(config: EvalConfig, wanted: Wanted | None = None, parent: TrackedRun | None = None) -> Report | None:
@@ -65,16 +67,21 @@ def evaluate(config: EvalConfig, wanted: Wanted | None = None, parent: TrackedRu
         raise ValueError(f"--data {config.data}: a folder of images without classes needs --labels, or --submission")
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     tags = {"mlflow.source.name": "vgg_dist.evaluate"}
-    run = open_run(uri, config.experiment, config.storage_path, config.name, config.to_dict(), tags, parent)
-    status = "FAILED"
-    try:
-        compute(evaluation, config)
-        if config.submission is not None:
-            submit(evaluation, config)
-        report = write_report(evaluation, run) if config.report and labelled else None
-        status = "FINISHED"
-    finally:
-        finish_run(run, status)
+    with signals.holding():
+        run = open_run(uri, config.experiment, config.storage_path, config.name, config.to_dict(), tags, parent)
+        status = "FAILED"
+        try:
+            with signals.at_last(partial(finish_run, run, "KILLED", quick=True)), signals.raising():
+                compute(evaluation, config)
+                if config.submission is not None:
+                    submit(evaluation, config)
+                report = write_report(evaluation, run) if config.report and labelled else None
+            status = "FINISHED"
+        except signals.Stopped:
+            status = "KILLED"
+            raise
+        finally:
+            finish_run(run, status, quick=True)
     return report
 
 

@@ -9,11 +9,15 @@ from collections.abc import Sequence
 
 import ray
 
+from pipelines import signals
 from vgg_dist.config import ReproduceConfig, TrainConfig, TrainingError
 from vgg_dist.driver import DRIVER_MEMORY, Part, run_training
+from vgg_dist.fitting import LEAVING_S, POLL_S, resumes, told_by
+from vgg_dist.job_messages import JobMessages
 from vgg_dist.nodes import groups_at_once, worker_resources
 from vgg_dist.programme import Run, longest_first
 from vgg_dist.ray_start import start_ray
+from vgg_dist.stopping import Interrupted
 from vgg_dist.tracking import TrackedRun
 
 
@@ -21,7 +25,7 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) ->
     """Runs them all, `config` being resolved; those that are finished are found by name and not run again.
 
     `parent` is the run in MLflow that they are nested in. ValueError for a cluster that has no room; TrainingError, with all
-    the reasons, once nothing more can run.
+    the reasons, once nothing more can run; Interrupted once all that ran have stopped.
     """
     print("vgg_dist.reproduce: starting Ray", flush=True)
     start_ray()
@@ -34,25 +38,49 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) ->
     running: dict[ray.ObjectRef, Run] = {}
     done: set[str | None] = {None}
     failures: dict[str, str] = {}
-    while waiting or running:
-        for run in [run for run in waiting if run.after in done][: at_once - len(running)]:
+    stop = _Stop()
+    while (waiting and not stop.wished) or running:
+        ready = [] if stop.wished else [run for run in waiting if run.after in done]
+        for run in ready[: at_once - len(running)]:
             waiting.remove(run)
             running[train.remote(_with_uri(run.config, parent.tracking_uri), Part(parent, resources))] = run
             print(f"vgg_dist.reproduce: {run.name} (run {len(runs) - len(waiting)} of {len(runs)})", flush=True)
         if not running:  # the others start from runs that failed
             break
-        [finished], _ = ray.wait(list(running))
-        run = running.pop(finished)
-        try:
-            ray.get(finished)
-            done.add(run.name)
-        except ray.exceptions.RayTaskError as error:
-            if not isinstance(error.cause, ValueError | TrainingError):
-                raise
-            failures[run.name] = str(error.cause)
-            print(f"vgg_dist.reproduce: {run.name} failed: {error.cause}", flush=True)
+        finished, _ = ray.wait(list(running), timeout=POLL_S)
+        if stop.is_over():
+            break
+        for run, reference in [(running.pop(reference), reference) for reference in finished]:
+            try:
+                ray.get(reference)
+                done.add(run.name)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, Interrupted):
+                    stop.ended.append(f"{run.name}{error.cause.how.partition(';')[0]}")
+                    continue
+                if not isinstance(error.cause, ValueError | TrainingError):
+                    raise
+                failures[run.name] = str(error.cause)
+                print(f"vgg_dist.reproduce: {run.name} failed: {error.cause}", flush=True)
+    if stop.wished:
+        raise Interrupted(stop.wished, "".join(f", {ended}" for ended in stop.ended) + f"; {resumes(config.name)}")
     if failures:
         raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in failures.items()))
+
+
+class _Stop:
+    """What the command does once it is told to stop: passes that on to its runs, and waits for them to stop."""
+
+    def __init__(self) -> None:
+        self.wished = ""
+        """The signal by which."""
+        self.ended: list[str] = []
+        """The runs that have stopped, and where."""
+
+    def is_over(self) -> bool:
+        """Looks for a signal; whether there is no more time for the runs."""
+        self.wished = self.wished or told_by(JobMessages()) or ""
+        return bool(self.wished) and signals.left_s() < LEAVING_S
 
 
 def _with_uri(config: TrainConfig, tracking_uri: str) -> TrainConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,15 @@ from vgg_dist.config import TrainConfig
 # Its name since torch 2.15, and before.
 _NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
 _SYNC_BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in _NAMES)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Which part of the work this process does, and where."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")  # noqa: RUF009  a torch.device is immutable
 
 
 def wrap(model: nn.Module, config: TrainConfig, world_size: int) -> tuple[nn.Module, DistributedDataParallel | None]:

@@ -16,11 +16,13 @@ from ray._private.services import find_bootstrap_address
 from pipelines.failures import what_failed
 from vgg_dist.cluster_address import find_cluster, no_answer
 from vgg_dist.proxies import bypass_proxies
+from vgg_dist.ray_signals import unreached_by_signals
 
 START_S = {"RAY_gcs_server_port_wait_time_s": "120", "RAY_worker_register_timeout_seconds": "300"}
 """How long Ray waits for its own processes where it is started here; its 30 s and 60 s are too short for a busy laptop."""
 
 
+@unreached_by_signals()
 def start_ray() -> None:
     """Connects to the cluster that RAY_ADDRESS or an earlier `ray start` tells of, or starts one on this machine.
 
@@ -76,7 +78,7 @@ def _join(address: str) -> None:
     # it twice.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     known = job.get("env_vars") or {}
-    passed = "MLFLOW_", "VGG_DIST_PHASES"  # not VGG_DIST_CACHE, which is each node's own
+    passed = "MLFLOW_", "VGG_DIST_PHASES", "VGG_DIST_STOP_S"  # not VGG_DIST_CACHE, which is each node's own
     told = {key: value for key, value in os.environ.items() if key.startswith(passed)} | {"RAY_ADDRESS": address}
     if os.environ.get("RAY_ADDRESS", "").strip():  # where it is unset, Ray takes this machine's token
         os.environ["RAY_ADDRESS"] = address

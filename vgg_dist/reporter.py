@@ -69,9 +69,10 @@ class Reporter:
         mark("first step done")
         metrics = telling(metrics, len(self.prepared.class_names))
         self.validation |= {key: value for key, value in metrics.items() if key.startswith("val/")}
-        record = {"step": self.trainer.state.step, "time": time.time(), "metrics": metrics}
-        self.records.append(record)
-        self.unsaved.append(record)
+        if metrics:
+            record = {"step": self.trainer.state.step, "time": time.time(), "metrics": metrics}
+            self.records.append(record)
+            self.unsaved.append(record)
         if save:
             self._save()
         elif self._first(time.monotonic() - self.last_report > REPORT_EVERY_S).due:
@@ -87,10 +88,11 @@ class Reporter:
             validated = {key: value for key, value in record["metrics"].items() if key.startswith("val/")}
             self.validation |= telling(validated, len(self.prepared.class_names))
         if kept:
-            self.send({"records": [], "earlier": kept, "system": {}, "done": False}, None)
+            self.send({"records": [], "earlier": kept, "system": {}, "done": False, "notes": self.notes}, None)
+            self.notes = []
 
     def close(self) -> None:
-        """Reports what is not reported yet, once it is written: for a training that all workers end before its end."""
+        """Reports what is not reported yet, once it is written: for a training that all workers end."""
         if self.writer.error is None:
             self.writer.wait()
         if self._first(check=False).written or self.records:
@@ -102,10 +104,14 @@ class Reporter:
         first = _OfFirst(*map(bool, self.exchange.of_first(due, self.writer.error is not None, self.writer.has_written)))
         if first.failed and check:
             self._report(None)  # the metrics are not lost
-            raise ValueError(self.exchange.gather(self._storage_error())[0])
+            raise ValueError(self.exchange.gather(self.storage_error)[0])
         return first
 
-    def _storage_error(self) -> str:
+    @property
+    def storage_error(self) -> str:
+        """Why the last checkpoint is not written, on the first worker; empty where it is."""
+        if self.writer.error is None:
+            return ""
         storage = self.prepared.config.storage_path
         return f"--storage-path {storage}: checkpoint of step {self.written_step} not written: {self.writer.error}"
 

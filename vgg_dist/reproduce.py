@@ -11,14 +11,18 @@ Runs that do not need each other go in parallel where the cluster has room for s
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from pipelines import signals
 from pipelines.command import fail, one_line_errors
 from pipelines.store import open_splits
 from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainingError
 from vgg_dist.config.command_line import parse_resuming
+from vgg_dist.ending import stoppable_runs
 from vgg_dist.settings_file import PROGRAMME, find_settings, keep_settings
+from vgg_dist.stopping import Interrupted
 from vgg_dist.storage import beside
 
 if TYPE_CHECKING:
@@ -33,16 +37,16 @@ def main() -> None:
     with one_line_errors("vgg_dist.reproduce"):
         config = parse_resuming(ReproduceConfig, "python -m vgg_dist.reproduce", __doc__, find_settings(PROGRAMME))
     try:
-        reproduce(config)
+        with stoppable_runs("vgg_dist.reproduce"):
+            reproduce(config)
     except (ValueError, OSError, TrainingError) as error:
         fail("vgg_dist.reproduce", error)
-    except KeyboardInterrupt:
-        fail("vgg_dist.reproduce", f"interrupted; --name {config.name or 'reproduction'} goes on with it")
 
 
 def reproduce(config: ReproduceConfig) -> None:
     """Runs the programme, or prints its plan. ValueError, OSError or TrainingError, one line, for whatever stops it."""
     config = config.resolved()
+    signals.end_with(f"; the same command with --name {config.name} resumes it")
     splits = open_splits(config.data, quarantine=config.quarantine) if config.plan or not cluster_named() else None
     # In here, so that --help does not wait for these imports, nor a mistake for that of torch.
     from vgg_dist.preflight import check_place
@@ -64,15 +68,21 @@ def reproduce(config: ReproduceConfig) -> None:
         check_earlier(run.config, splits[0].class_names if splits else None)
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     tags = {"mlflow.source.name": "vgg_dist.reproduce"}
-    parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
-    keep_settings(config.folder, config, PROGRAMME)
-    status = "FAILED"
-    try:
-        run_all(config, runs, parent)
-        evaluate_all(config, runs, parent)
-        status = "FINISHED"
-    finally:
-        finish_run(parent, status)
+    with signals.holding():
+        parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
+        keep_settings(config.folder, config, PROGRAMME)
+        status = "FAILED"
+        try:
+            with signals.at_last(partial(finish_run, parent, "KILLED", quick=True)):
+                run_all(config, runs, parent)
+                with signals.raising():
+                    evaluate_all(config, runs, parent)
+            status = "FINISHED"
+        except (Interrupted, signals.Stopped):
+            status = "KILLED"
+            raise
+        finally:
+            finish_run(parent, status, quick=True)
 
 
 def plan(config: ReproduceConfig, runs: list[Run], images: tuple[int, int], num_classes: int) -> str:

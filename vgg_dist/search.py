@@ -11,30 +11,38 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
-# Ray Tune's own output (a box at the start) and its files for TensorBoard and others; read when it is imported.
+# Ray Tune's own output (a box at the start), its files for TensorBoard and others, and its handler of Ctrl-C.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, Tuner
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 
+from pipelines import signals
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
-from vgg_dist.driver import DRIVER_MEMORY, open_training
+from vgg_dist.driver import DRIVER_MEMORY
+from vgg_dist.fitting import CLOSING_S, resumes, told_by
 from vgg_dist.halving import SuccessiveHalving
+from vgg_dist.job_messages import JobMessages
 from vgg_dist.nodes import describe_workers, groups_at_once, worker_resources
 from vgg_dist.preflight import check_search
 from vgg_dist.ray_start import start_ray
+from vgg_dist.run_record import open_training
 from vgg_dist.settings_file import SEARCH, keep_settings
+from vgg_dist.stopping import Interrupted
 from vgg_dist.storage import beside
 from vgg_dist.tracking import TrackedRun, finish_run, open_run, resolve_tracking_uri
-from vgg_dist.trial import leg_training, run_leg
+from vgg_dist.trial import leg_training, run_leg, stopped_key
 
 QUIET_S = 60.0  # after so long without a validation, a line says what is running
 
@@ -62,7 +70,8 @@ class SearchResult:
 def run_search(config: TuneConfig) -> SearchResult:
     """Runs a search, `config` being resolved, to its end, or on from where it was.
 
-    ValueError for settings, data or a cluster that cannot be; TrainingError where no trial came to a result.
+    ValueError for settings, data or a cluster that cannot be; TrainingError where no trial came to a result; Interrupted
+    once all trials have stopped, as they were told.
     """
     check_search(config)
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
@@ -75,18 +84,21 @@ def run_search(config: TuneConfig) -> SearchResult:
     keep_settings(config.folder, config, SEARCH)
     print(f"vgg_dist.tune: {at_once} trials at once, each on {describe_workers(resources)}; a line for each validation")
     tags = {"mlflow.source.name": "vgg_dist.tune", "arch": config.arch}
-    run = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
     status = "FAILED"
-    try:
-        found = _tuner(config, run, resources, at_once).fit()
-        trials = sorted(_trials(config, found), key=lambda trial: trial.error)
-        if found.num_terminated + found.num_errors < len(found) or len(trials) < config.num_trials():
-            raise TrainingError(f"interrupted; --name {config.name} goes on with it")  # Ray Tune ends so at Ctrl-C
-        if math.isinf(trials[0].error):
-            raise TrainingError(f"no trial came to a result: {'; '.join(sorted({trial.ended for trial in trials}))}")
-        status = "FINISHED"
-    finally:
-        finish_run(run, status)
+    with signals.holding():
+        run = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
+        try:
+            with signals.at_last(partial(finish_run, run, "KILLED", quick=True)):
+                found = _tuner(config, run, resources, at_once).fit()
+            if signum := signals.caught():
+                status = "KILLED"
+                raise Interrupted(signals.name_of(signum), f"; {resumes(config.name)}, each trial from its last checkpoint")
+            trials = sorted(_trials(config, found), key=lambda trial: trial.error)
+            if math.isinf(trials[0].error):
+                raise TrainingError(f"no trial came to a result: {'; '.join(sorted({trial.ended for trial in trials}))}")
+            status = "FINISHED"
+        finally:
+            finish_run(run, status, quick=True)
     return SearchResult(run, trials)
 
 
@@ -140,6 +152,7 @@ class SearchProgress(Callback):
 
     def __init__(self, scheduler: TrialScheduler) -> None:
         self.scheduler = scheduler
+        self.ending = False
         self.best = math.inf
         self.heard: set[tuple[int, float]] = set()
         """Trials and epochs of the validations so far."""
@@ -156,7 +169,8 @@ class SearchProgress(Callback):
         self.untold = list(self.results)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """The first time after an interruption: the scheduler's memory."""
+        """The first time after an interruption: the scheduler's memory. And a look for a signal to the command."""
+        self._look_for_signal(trials)
         known = {trial.trial_id: trial for trial in trials}
         for trial_id, result in self.untold:
             if trial_id in known:
@@ -199,6 +213,19 @@ class SearchProgress(Callback):
         """A trial whose process was lost too often."""
         finish_run(open_training(self._training(trial), self.run), "FAILED", "its process was lost")
         self._say(trial, "failed: its process was lost")
+
+    def _look_for_signal(self, trials: list[Any]) -> None:
+        """Passes it on to the trials; when they have stopped, or there is no more time for them, Ray Tune ends."""
+        if self.ending or signals.caught() is None:
+            return
+        messages = JobMessages()
+        told_by(messages)
+        running = [self._training(trial).name for trial in trials if trial.status == "RUNNING"]
+        left = [name for name in running if messages.get(stopped_key(str(name))) is None]
+        if not left or signals.left_s() < CLOSING_S:
+            self.ending = True
+            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+            signal.raise_signal(signal.SIGUSR1)  # Ray Tune saves its state and ends
 
     def _training(self, trial: Any) -> TrainConfig:
         return leg_training(trial.config, self.config, self.run)

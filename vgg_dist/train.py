@@ -11,10 +11,12 @@ The same --storage-path and --name again resume a run from its last checkpoint, 
 from __future__ import annotations
 
 from pipelines.command import fail, one_line_errors
+from pipelines.signals import end_with
 from pipelines.store import open_splits
 from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.config.command_line import parse_resuming
+from vgg_dist.ending import stoppable_runs
 from vgg_dist.outcome import find_run
 from vgg_dist.phases import mark
 
@@ -25,7 +27,8 @@ def main() -> None:
     with one_line_errors("vgg_dist.train"):
         config = parse_resuming(TrainConfig, "python -m vgg_dist.train", __doc__, find_run)
     try:
-        train(config)
+        with stoppable_runs("vgg_dist.train"):
+            train(config)
     except (ValueError, TrainingError) as error:
         fail("vgg_dist.train", error)
 
@@ -37,6 +40,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     before anything is started.
     """
     config = config.resolved()
+    end_with(f" before its first step; the same command with --name {config.name} begins it")
     class_names = None
     if not cluster_named():  # on a cluster the data may be where the workers are, and only there
         class_names = open_splits(config.data, quarantine=config.quarantine)[0].class_names

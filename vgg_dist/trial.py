@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
 from vgg_dist.driver import Part, run_training
+from vgg_dist.job_messages import JobMessages
+from vgg_dist.stopping import Interrupted
 from vgg_dist.tracking import TrackedRun
 
 WORST = {"top1_error": 100.0, "top5_error": 100.0, "loss": math.inf}
@@ -22,6 +25,11 @@ def leg_training(leg: dict[str, Any], search: TuneConfig, parent: TrackedRun) ->
     return replace(search.trial(leg["values"], leg["number"]), tracking_uri=parent.tracking_uri)
 
 
+def stopped_key(name: str) -> str:
+    """The key of the message that a trial has stopped, as its search was told to."""
+    return f"stopped/{name}"
+
+
 def run_leg(
     leg: dict[str, Any], search: TuneConfig, parent: TrackedRun, resources: list[dict[str, float]]
 ) -> dict[str, Any]:
@@ -30,6 +38,10 @@ def run_leg(
     part = Part(parent, resources, is_trial=True, until=leg["until"], callbacks=(TrialReport(),))
     try:
         metrics = run_training(trial, part)
+    except Interrupted:  # the search is told to stop, and ends this process once all its trials have stopped
+        JobMessages().put(stopped_key(str(trial.name)), "")
+        threading.Event().wait()
+        raise
     except (ValueError, TrainingError) as error:  # the settings' own fault: the next start would end so too
         return {**WORST, "epoch": search.epochs, "ended": f"failed: {error}"}
     ended = "waits" if part.waits(trial, metrics) else "finished"

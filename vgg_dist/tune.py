@@ -15,10 +15,12 @@ import math
 
 from pipelines.command import fail, one_line_errors
 from pipelines.secrets import masked
+from pipelines.signals import end_with
 from pipelines.store import open_splits
 from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import Choices, Range, TrainConfig, TrainingError, TuneConfig, flag
 from vgg_dist.config.command_line import parse_resuming
+from vgg_dist.ending import stoppable_runs
 from vgg_dist.settings_file import SEARCH, find_settings
 
 
@@ -27,7 +29,8 @@ def main() -> None:
     with one_line_errors("vgg_dist.tune"):
         config = parse_resuming(TuneConfig, "python -m vgg_dist.tune", __doc__, find_settings(SEARCH))
     try:
-        search(config)
+        with stoppable_runs("vgg_dist.tune"):
+            search(config)
     except (ValueError, TrainingError) as error:
         fail("vgg_dist.tune", error)
 
@@ -38,6 +41,7 @@ def search(config: TuneConfig) -> TrainConfig:
     ValueError for a setting or data that cannot be, before anything is started; TrainingError for a search without a result.
     """
     config = config.resolved()
+    end_with(f"; the same command with --name {config.name} resumes it")
     images = ""
     if not cluster_named():  # on a cluster the data may be where the workers are, and only there
         train, val = open_splits(config.data, quarantine=config.quarantine)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import uuid
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,13 @@ from vgg_dist.checkpoint import CONFIG
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.engine import NonFiniteLoss, Trainer, Worker
 from vgg_dist.exchange import Exchange
+from vgg_dist.job_messages import JobMessages
 from vgg_dist.memory import explained_memory_errors
 from vgg_dist.phases import mark
 from vgg_dist.preparation import Node, Prepared, SavedFolder, prepare
 from vgg_dist.reporter import Reporter, Store
 from vgg_dist.run_folder import checkpoints_before, unused_name
+from vgg_dist.stopping import AllStop, StopAgreement, training_key
 from vgg_dist.storage import local_files, write_folder
 
 
@@ -39,6 +42,8 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     node = Node(context.get_local_rank(), context.get_local_world_size())
     exchange = Exchange()
+    messages, group = JobMessages(), exchange.gather(uuid.uuid4().hex)[0]
+    stop = StopAgreement(messages, group, worker.rank, worker.world_size)
     saved = ray.train.get_checkpoint()
     try:
         checkpoint = None if saved is None else partial(local_files, saved.filesystem, saved.path)
@@ -49,18 +54,22 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     mark("data and net ready")
     notes = [] if config.micro_batch else [f"--micro-batch {prepared.config.micro_batch}, by default"]
     notes += prepared.passed_over
-    reporter = Reporter(worker, node, exchange, prepared, _report, _storage(), notes)
+    if saved is not None:
+        notes.append(f"goes on from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
+    reporter = Reporter(worker, node, exchange, prepared, _report, _storage(saved), notes)
+    memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size)
     try:
-        with explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size):
-            return train(prepared, worker, reporter)
+        with memory, stop.watching(training_key(str(config.name))):
+            return train(prepared, worker, reporter, stop)
     except TrainingError:  # the driver says it in one line; Ray Train would print its traceback
         logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)
         raise
 
 
-def train(prepared: Prepared, worker: Worker, reporter: Reporter) -> dict[str, Any]:
+def train(prepared: Prepared, worker: Worker, reporter: Reporter, stop: StopAgreement | None = None) -> dict[str, Any]:
     """Trains to the end, and says how that went, as `run_worker` returns it."""
-    trainer = Trainer(prepared.config, prepared.state, prepared.train_loader, prepared.val_loader, worker, reporter)
+    loaders = prepared.train_loader, prepared.val_loader
+    trainer = Trainer(prepared.config, prepared.state, *loaders, worker, reporter, stop)
     reporter.trainer = trainer
     reporter.catch_up()
     # Where a run is stopped from outside in mid-step, Ray ends this process while the thread that trains is in torch, which,
@@ -68,12 +77,21 @@ def train(prepared: Prepared, worker: Worker, reporter: Reporter) -> dict[str, A
     atexit.register(os._exit, 0)
     try:
         trainer.run()
+        reporter.close()
+    except AllStop:
+        reporter.close()
+        return {"stopped": trainer.state.step, "unsaved": reporter.storage_error}
     except (ValueError, NonFiniteLoss) as wrong:  # raised by all workers alike
         reporter.close()
         return {"error": str(wrong), "non_finite": isinstance(wrong, NonFiniteLoss)}
     finally:
         atexit.unregister(os._exit)
     return {"metrics": reporter.validation | {"epoch": trainer.state.epoch}, "step": trainer.state.step}
+
+
+def epoch_of(prepared: Prepared) -> float:
+    """How many epochs are trained, with their fractions."""
+    return prepared.state.epoch + prepared.state.samples / len(prepared.train_loader.store)
 
 
 def _report(payload: dict[str, Any], checkpoint: Checkpoint | None) -> None:
@@ -87,8 +105,8 @@ def _earlier(saved: Checkpoint) -> dict[str, SavedFolder]:
     return {name: partial(local_files, saved.filesystem, f"{folder}/{name}") for name in names}
 
 
-def _storage() -> Store:
-    """Writes into the run's folder.
+def _storage(saved: Checkpoint | None) -> Store:
+    """Writes into the run's folder. `saved`, which the run goes on from, is not written over: Ray Train has it in its list.
 
     Ray's own asynchronous upload would hold back every report behind a checkpoint until that is written, and take a full
     disk for a worker's failure, to be tried again.
@@ -97,6 +115,8 @@ def _storage() -> Store:
     filesystem, folder = storage.storage_filesystem, storage.experiment_fs_path
 
     def store(name: str, write: Callable[[Path], None]) -> Checkpoint:
+        if saved is not None and saved.path == f"{folder}/{name}":  # it was stopped in the validation at the same step
+            name += "-again"
         name = unused_name(filesystem, folder, name)
         write_folder(filesystem, f"{folder}/{name}", write, CONFIG)
         return Checkpoint(f"{folder}/{name}", filesystem)

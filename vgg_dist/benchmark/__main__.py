@@ -6,6 +6,7 @@ import tyro
 
 import vgg_dist.benchmark
 from pipelines.command import fail, one_line_errors
+from pipelines.signals import stoppable
 from vgg_dist.benchmark.options import Benchmark, CheckpointBenchmark, EvaluationBenchmark, LoaderBenchmark, StepBenchmark
 
 
@@ -14,7 +15,8 @@ def main() -> None:
     with one_line_errors("vgg_dist.benchmark"):
         options = tyro.cli(Benchmark, prog="python -m vgg_dist.benchmark", description=vgg_dist.benchmark.__doc__)
     try:
-        run(options)
+        with stoppable("vgg_dist.benchmark"):
+            run(options)
     except ValueError as error:
         fail("vgg_dist.benchmark", error)
 

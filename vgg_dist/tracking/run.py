@@ -91,11 +91,21 @@ def open_run(
     return TrackedRun(tracking_uri, experiment_id, run.info.run_id, run.info.start_time / 1000, folder)
 
 
-def finish_run(run: TrackedRun, status: str, note: str = "") -> None:
+def finish_run(run: TrackedRun, status: str, note: str = "", quick: bool = False) -> None:
     """Log the learning curves as learning_curves.png and set the status: FINISHED, FAILED or KILLED, with a note on it.
 
-    What a gone server refuses is a logged warning.
+    What a gone server refuses is a logged warning. `quick`: without the curves.
     """
+    if not quick:
+        _log_curves(run)
+    with warned(f"the run's status is not set to {status}"):
+        client = connect(run.tracking_uri)
+        if note:
+            client.set_tag(run.run_id, NOTE_TAG, masked(note))
+        client.set_terminated(run.run_id, status)
+
+
+def _log_curves(run: TrackedRun) -> None:
     with warned("the learning curves are not drawn"):
         from vgg_dist.tracking.curves import METRICS, draw_learning_curves  # in here: matplotlib is slow to import
 
@@ -106,11 +116,6 @@ def finish_run(run: TrackedRun, status: str, note: str = "") -> None:
             histories = {name: sorted((point.step, point.value) for point in found) for name, found in points.items()}
             figure = draw_learning_curves(histories, title=seen.info.run_name)
             client.log_figure(run.run_id, figure, "learning_curves.png", save_kwargs={"dpi": 150})
-    with warned(f"the run's status is not set to {status}"):
-        client = connect(run.tracking_uri)
-        if note:
-            client.set_tag(run.run_id, NOTE_TAG, masked(note))
-        client.set_terminated(run.run_id, status)
 
 
 def log_report(run: TrackedRun, metrics: Mapping[str, float], files: Mapping[str, str | bytes]) -> None:
