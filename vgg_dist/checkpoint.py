@@ -9,9 +9,8 @@ is read. None of them can run code when read. How many workers wrote it is not p
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from vgg_dist.config import TrainConfig, refuse_changes
-from vgg_dist.digests import DamagedCheckpoint, check_files, damaged, write_digests
+from vgg_dist.digests import check_files, damaged, write_digests
 from vgg_dist.optim import PlateauSchedule, restore_optimizer
-from vgg_dist.storage import absolute, beside, list_folder, local_folder
 
 MODEL, STATE, CONFIG, RECORDS = "model.safetensors", "state.pt", "config.json", "records.json"
 PREFIX = "checkpoint-"
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -48,6 +44,8 @@ class TrainState:
     samples: int = 0
     bad_images: int = 0
     epoch_sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+    origin: str = ""
+    """Which checkpoint of --init-from it began with, in words; not kept."""
 
     COUNTERS = ("step", "epoch", "samples", "bad_images", "epoch_sums")
 
@@ -200,40 +198,16 @@ def _load_weights(folder: Path) -> dict[str, Tensor]:
         raise damaged(folder / MODEL, error) from error
 
 
-@contextmanager
-def local_checkpoint(location: str, flag: str) -> Iterator[Path]:
-    """The checkpoint at `location` as a local folder: a run's folder (its last checkpoint) or a checkpoint's, path or URL.
-
-    Of a run whose last checkpoint is damaged, the one before it, with a warning. ValueError, one line that begins with
-    `flag`, if there is none.
-    """
-    location = absolute(location)
-    found = [location]
-    try:
-        names = list_folder(location)
-        if CONFIG not in names:
-            found = [name for name in names if name.startswith(PREFIX) and CONFIG in list_folder(beside(location, name))]
-            if not found:
-                raise ValueError(f"{flag} {location}: no checkpoint; neither it nor a folder in it has a {CONFIG}")
-            found = [beside(location, name) for name in reversed(found)]
-    except FileNotFoundError:
-        raise ValueError(f"{flag} {location}: does not exist; expected a run's folder or a checkpoint") from None
-    except OSError as error:
-        raise ValueError(f"{flag} {location}: cannot be read: {error}") from error
-    *later, last = found
-    for place, before in zip(later, found[1:], strict=True):
-        with local_folder(place) as folder:
-            try:
-                check_files(folder, [CONFIG, MODEL])
-            except DamagedCheckpoint as error:
-                _logger.warning("%s %s: %s; %s is taken", flag, location, str(error).replace(str(folder), place), before)
-                continue
-            yield folder
-            return
-    with local_folder(last) as folder:
-        yield folder
-
-
 def checkpoint_name(step: int) -> str:
     """The folder name of the checkpoint at a step; names sort by step."""
     return f"{PREFIX}{step:09d}"
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a folder of this name is a checkpoint's; see `run_folder.unused_name` for what may follow the step."""
+    return re.fullmatch(rf"{PREFIX}\d+(-again)*", name) is not None
+
+
+def step_of(name: str) -> int:
+    """The inverse of `checkpoint_name`."""
+    return int(name.removeprefix(PREFIX).partition("-")[0])

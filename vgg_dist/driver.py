@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,15 +27,16 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipelines.secrets import masked
-from vgg_dist.checkpoint import local_checkpoint
+from vgg_dist.checkpoint_choice import local_checkpoint
 from vgg_dist.config import TrainConfig, TrainingError, scale_word
+from vgg_dist.config.base import origin_name
 from vgg_dist.exchange import GRADIENTS_WAIT_S
 from vgg_dist.gauges import Gauges
 from vgg_dist.monitor import SERVER_WAIT_S, Monitor, root_cause
 from vgg_dist.nodes import check_storage, describe_workers, start_ray, worker_resources
-from vgg_dist.outcome import Earlier, read_earlier, write_outcome
+from vgg_dist.outcome import Earlier, describe_outcome, read_best, read_earlier, write_outcome
 from vgg_dist.phases import mark
-from vgg_dist.storage import last_part, open_storage
+from vgg_dist.storage import open_storage
 from vgg_dist.tracking import (
     TrackedRun,
     Tracker,
@@ -87,7 +89,7 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
         _say(silent, _of_earlier(config, earlier))
         if earlier.outcome is not None and earlier.is_all(config):
             return earlier.outcome["metrics"]
-    if config.init_from is not None and "RAY_ADDRESS" not in os.environ:
+    if config.init_from is not None and "RAY_ADDRESS" not in os.environ:  # on a cluster it may be where the workers are
         with local_checkpoint(config.init_from, "--init-from"):
             pass
     check_store(resolve_tracking_uri(config.tracking_uri, config.storage_path))
@@ -131,8 +133,8 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
         Tracker(run).close(SERVER_WAIT_S)
         finish_run(run, "KILLED" if isinstance(error, Interrupted) else "FAILED", " ".join(str(error).split())[:500])
         raise
-    _log_the_rest(run)
-    outcome = result.return_value | {"checkpoint": result.checkpoint.path}
+    outcome = result.return_value | {"checkpoint": result.checkpoint.path} | read_best(run.folder)
+    _log_the_rest(run, outcome)
     if not silent:
         _keep_model(run, config, result.checkpoint, outcome["step"])
     if part is not None and part.waits(whole, outcome["metrics"]):  # it may be for good
@@ -140,17 +142,21 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
     else:
         finish_run(run, "FINISHED")
     write_outcome(config, outcome)
-    _say(silent, f"run {config.name} finished{_result(outcome)}\n{ui_hint(run)}")
+    _say(silent, f"run {config.name} finished{describe_outcome(outcome)}\n{ui_hint(run)}")
     return outcome["metrics"]
 
 
-def _log_the_rest(run: TrackedRun) -> None:
+def _log_the_rest(run: TrackedRun, outcome: dict[str, Any]) -> None:
     """What MLflow has not been told yet; TrainingError if it stays away. Here that holds up no GPU any more."""
     try:
         await_store(run.tracking_uri, TRACKING_WAIT_S)
     except TrackingError as error:
         raise TrainingError(f"{error}; the run is whole, and the same command logs what is missing") from None
-    Tracker(run).close(SERVER_WAIT_S)
+    tracker = Tracker(run)
+    if best := outcome.get("best"):  # beside the last ones, which are val/...
+        metrics = {name.replace("val/", "best/"): value for name, value in best["metrics"].items()}
+        tracker.log([{"step": best["step"], "time": time.time(), "metrics": metrics}])
+    tracker.close(SERVER_WAIT_S)
 
 
 class Interrupted(TrainingError):
@@ -177,7 +183,7 @@ def _fit(trainer: TorchTrainer, config: TrainConfig) -> ray.train.Result:
 
 def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> TrackedRun:
     """The MLflow run of a training, with the tags by which runs are told apart."""
-    origin = None if config.init_from is None else last_part(config.init_from)
+    origin = None if config.init_from is None else origin_name(config.init_from)
     tags = {
         "arch": config.arch,
         "train_scale": scale_word(config.train_scale or ()),
@@ -209,22 +215,15 @@ def _of_earlier(config: TrainConfig, earlier: Earlier) -> str:
     changes = earlier.changes(config)
     if earlier.outcome is None or not earlier.is_all(config):
         return f"run {config.name} was begun with {changes}: it goes on with the new" if changes else ""
-    finished = f"run {config.name} was finished before{_result(earlier.outcome)}"
+    finished = f"run {config.name} was finished before{describe_outcome(earlier.outcome)}"
     if changes:
         finished += f"\nthese numbers are of {changes}"
         finished += "\nanother --name trains with the new settings; more --epochs, or --max-steps, trains this run further"
     return finished
 
 
-def _result(outcome: dict[str, Any]) -> str:
-    metrics = outcome["metrics"]
-    top5 = f", top-5 error {metrics['val/top5_error']:.2f} %" if "val/top5_error" in metrics else ""
-    top1 = f"validation top-1 error {metrics['val/top1_error']:.2f} %"
-    return f" at step {outcome['step']}: {top1}{top5}\ncheckpoint: {outcome['checkpoint']}"
-
-
 def _keep_model(run: TrackedRun, config: TrainConfig, checkpoint: Checkpoint, step: int) -> None:
-    """The final checkpoint as a model in MLflow."""
+    """The last checkpoint as a model in MLflow: the net whose errors are val/... there."""
     import torch
 
     from vgg_dist.checkpoint import read_description, read_weights
