@@ -30,7 +30,8 @@ from pipelines.shard_index import ShardIndex
 from pipelines.shard_writer import write_shards
 from pipelines.shards import open_shards
 from pipelines.store import open_splits, open_store
-from vgg_dist.checkpoint import CONFIG, MODEL, RECORDS, STATE, TrainState, local_checkpoint, read_records, read_weights
+from vgg_dist.checkpoint import CONFIG, MODEL, RECORDS, STATE, TrainState, read_records, read_weights
+from vgg_dist.checkpoint_choice import local_checkpoint
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.digests import DIGESTS, DamagedCheckpoint, check_files
 from vgg_dist.engine import Worker, build_state
@@ -231,8 +232,8 @@ def test_of_a_run_whose_last_checkpoint_is_damaged_the_one_before_it_is_taken(
 ) -> None:
     expected = read_weights(run / "checkpoint-000000002")
     flip(run / "checkpoint-000000003" / MODEL)
-    with caplog.at_level(logging.WARNING), local_checkpoint(str(run), "--init-from") as folder:
-        assert all(torch.equal(value, expected[key]) for key, value in read_weights(folder).items())
+    with caplog.at_level(logging.WARNING), local_checkpoint(str(run), "--init-from") as chosen:
+        assert all(torch.equal(value, expected[key]) for key, value in read_weights(chosen.folder).items())
     (line,) = caplog.messages
     assert "\n" not in line
     assert f"checkpoint {run}/checkpoint-000000003/{MODEL} is damaged" in line
@@ -241,8 +242,8 @@ def test_of_a_run_whose_last_checkpoint_is_damaged_the_one_before_it_is_taken(
         for step in (1, 2):
             if place == run:
                 flip(run / f"checkpoint-{step:09d}" / MODEL)
-        with local_checkpoint(str(place), "--init-from") as folder, pytest.raises(DamagedCheckpoint, match=MODEL):
-            read_weights(folder)
+        with local_checkpoint(str(place), "--init-from") as chosen, pytest.raises(DamagedCheckpoint, match=MODEL):
+            read_weights(chosen.folder)
 
 
 def resumed(run: Path, names: list[str]) -> Any:

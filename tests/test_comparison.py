@@ -11,6 +11,8 @@ from matplotlib.collections import LineCollection
 from vgg_dist.comparison import compare, draw_curves, draw_parallel, encode, to_html
 from vgg_dist.tracking import RunRecord
 
+EARLY = "stopped early at epoch 1"
+
 
 def record(name: str, errors: list[float], status: str = "FINISHED", note: str = "", **settings: str) -> RunRecord:
     epochs = [float(k + 1) for k in range(len(errors))]
@@ -30,7 +32,7 @@ def runs() -> list[RunRecord]:
         record("high", [90, 80, 85], arch="A", lr="0.1", train_scale="256"),
         record("low", [70, 50, 40], arch="A", lr="0.010000000001", train_scale="256-512"),
         record("<b>lost", [], "FAILED", "its process was lost", arch="A", lr="10.0", train_scale="256"),
-        record("early", [60], "KILLED", "stopped early at epoch 1", arch="A", lr="0.05", train_scale="256"),
+        record("early", [60], "KILLED", EARLY, arch="A", lr="0.05", train_scale="256"),
     ]
 
 
@@ -39,14 +41,31 @@ def test_what_differs_is_shown_and_the_best_epoch_counts(runs: list[RunRecord]) 
     assert comparison.settings == ("train_scale", "lr")
     assert comparison.common == {"arch": "A", "epochs": "3", "momentum": "0.9"}
     assert comparison.cells() == [
-        ("low", "256-512", "0.01", "3", "40.00", "4.00", "0.400", "100", "1:02:05", "finished"),
-        ("early", "256", "0.05", "1", "60.00", "6.00", "0.600", "100", "1:02:05", "stopped early at epoch 1"),
-        ("high", "256", "0.1", "3", "80.00", "8.00", "0.800", "100", "1:02:05", "finished"),
-        ("<b>lost", "256", "10", "-", "-", "-", "-", "-", "1:02:05", "its process was lost"),
+        ("low", "256-512", "0.01", "3", "40.00", "4.00", "0.400", "40.00", "4.00", "3", "100", "1:02:05", "finished"),
+        ("early", "256", "0.05", "1", *("60.00", "6.00", "0.600", "60.00", "6.00", "1"), "100", "1:02:05", EARLY),
+        ("high", "256", "0.1", "3", "85.00", "8.50", "0.850", "80.00", "8.00", "2", "100", "1:02:05", "finished"),
+        ("<b>lost", "256", "10", *(8 * ["-"]), "1:02:05", "its process was lost"),
     ]
-    lines = comparison.to_text().splitlines()
+    *lines, legend = comparison.to_text().splitlines()
     assert [line.split()[0] for line in lines[-4:]] == ["low", "early", "high", "<b>lost"]
-    assert len({len(line.rstrip()) for line in lines[-5:-4]}) == 1
+    assert "lowest top-5 error" in legend
+
+
+def test_the_best_is_by_top5_error_and_a_searchs_by_its_metric() -> None:
+    one = record("one", [30, 20, 25])
+    one.validations["val/top5_error"] = [(1.0, 4.0), (2.0, 3.0), (3.0, 3.0)]
+    one.validations["val/loss"] = [(1.0, 0.1), (2.0, 0.2), (3.0, 0.3)]
+    two = record("two", [22, 24])
+    two.validations["val/top5_error"] = [(1.0, 5.0), (2.0, 2.0)]
+
+    def best(metric: str | None) -> list[tuple[str, float]]:
+        return [(row.run.name, row.best.epoch) for row in compare([one, two], metric).rows if row.best]
+
+    assert best(None) == [("one", 2.0), ("two", 2.0)]
+    assert best("top1_error") == [("one", 2.0), ("two", 1.0)]
+    assert best("top5_error") == [("two", 2.0), ("one", 2.0)]
+    assert best("loss") == [("one", 1.0), ("two", 1.0)]
+    assert "the lowest loss" in to_html(compare([one, two], "loss"), "a search")
 
 
 def test_of_few_classes_there_is_no_top5_error(runs: list[RunRecord]) -> None:
@@ -54,7 +73,7 @@ def test_of_few_classes_there_is_no_top5_error(runs: list[RunRecord]) -> None:
     del runs[1].validations["val/top5_error"]
     del runs[3].validations["val/top5_error"][0]
     comparison = compare(runs)
-    column = comparison.headings.index("top-5 error")
+    column = comparison.headings.index("best top-5")
     assert [(cells[0], cells[column - 1], cells[column]) for cells in comparison.cells()] == [
         ("low", "40.00", "-"), ("early", "60.00", "-"), ("high", "80.00", "8.00"), ("<b>lost", "-", "-"),
     ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,17 +23,23 @@ from conftest import ROOT, Outcome, driver, kill_once
 from networks import build_drawn
 from numpy.typing import NDArray
 from PIL import Image
+from pyarrow import fs
 from scipy.io import savemat
 
 from pipelines.store import open_store
+from vgg_dist.best_checkpoint import keep_best
+from vgg_dist.checkpoint_folder import RECORDS, checkpoint_name
 from vgg_dist.config import EvalConfig, TrainConfig
+from vgg_dist.digests import write_digests
 from vgg_dist.engine import build_state
 from vgg_dist.evaluate import evaluate
 from vgg_dist.evaluation import plan_evaluation
 from vgg_dist.inputs import open_nets, output_order
 from vgg_dist.models import fully_convolutional
 from vgg_dist.posteriors import decode
-from vgg_dist.weights import METADATA_KEY, NetDescription, load_net
+from vgg_dist.trained_net import NetDescription
+from vgg_dist.weight_files import METADATA_KEY
+from vgg_dist.weights import load_net
 
 DATA = "synthetic:train=100,val=300,size=48"
 CLASSES = open_store(DATA, "val").class_names
@@ -153,6 +160,56 @@ def test_predictions_name_the_five_best(runs: Path, tmp_path: Path, call: Callab
     assert all(line.split("%")[1].strip() in CLASSES for line in lines)
     shares = [float(line.split("%")[0]) for line in lines]
     assert shares == sorted(shares, reverse=True)
+
+
+def test_last_best_and_a_step_are_evaluated_predicted_and_exported_and_named(
+    tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    storage = tmp_path / "runs"
+    errors = {1: 30.0, 2: 10.0, 3: 20.0}
+    for step, error in errors.items():
+        name = checkpoint_name(step)
+        made = make_run(tmp_path / f"step{step}", "net", seed=step) / checkpoint_name(1)
+        (made / RECORDS).write_text(
+            json.dumps([{"step": step, "metrics": {"val/loss": 1.0, "val/top1_error": 90.0, "val/top5_error": error}}])
+        )
+        write_digests(made)
+        shutil.copytree(made, storage / "net" / name)
+        keep_best(fs.LocalFileSystem(), str(storage / "net"), name)
+    digests = {step: load_net(str(storage / "net" / checkpoint_name(step))).digest for step in errors}
+    shutil.rmtree(storage / "net" / checkpoint_name(2))
+    last = "net: step 3, the last checkpoint (validation top-1 error 90.00 %, top-5 error 20.00 %)"
+    best = "net: step 2, the best checkpoint (validation top-1 error 90.00 %, top-5 error 10.00 %)"
+    better = "; the best is of step 2 (validation top-1 error 90.00 %, top-5 error 10.00 %): --checkpoint best"
+    said = {"last": last + better, "best": best, "1": "net: step 1 (validation top-1 error 90.00 %, top-5 error 30.00 %)"}
+    Image.effect_noise((60, 40), 80).save(tmp_path / "picture.png")
+    flags = ["--data", "synthetic:train=100,val=40,size=48", "--storage-path", tmp_path, "--test-scales", 32]
+    for which, words in said.items():
+        done = call("vgg_dist.evaluate", storage / "net", *flags, "--name", which, "--checkpoint", which)
+        assert done.status == 0, done.stderr
+        assert f"vgg_dist.evaluate: {words}" in done.stdout.splitlines()
+        step = {"last": 3, "best": 2}.get(which) or int(which)
+        assert (tmp_path / which / f"net-{digests[step][:12]}").is_dir()
+        for page in ("report.md", "report.html"):
+            assert words.removesuffix(better) in (tmp_path / which / page).read_text().replace("\\", "")
+        done = call("vgg_dist.evaluate", storage / "net", "--checkpoint", which, "--predict", tmp_path / "picture.png")
+        assert done.status == 0, done.stderr
+        assert f"vgg_dist.evaluate: {words}\n" in done.stderr
+        output = tmp_path / f"{which}.safetensors"
+        done = call("vgg_dist.export", storage / "net", "--checkpoint", which, "--format", "safetensors", "--output", output)
+        assert done.status == 0, done.stderr
+        assert words.removeprefix("net: ").partition(";")[0] in done.stdout
+        exported = load_net(str(output))
+        assert exported.digest == digests[step]
+        assert exported.checkpoint == words.removeprefix("net: ").partition(";")[0]
+    # Both in one table, told apart; a net is only given once.
+    done = call("vgg_dist.evaluate", storage / "net", storage / "net" / "best", *flags, "--name", "both")
+    assert done.status == 0, done.stderr
+    assert "net (best, step 2)" in done.stdout
+    for wrong in ("worst", "-1", "1.5"):
+        done = call("vgg_dist.evaluate", storage / "net", f"--checkpoint={wrong}")
+        assert (done.status, done.stderr.count("\n")) == (2, 1)
+        assert f"--checkpoint {wrong}: must be last, best or the number of a step" in done.stderr
 
 
 def test_bad_pictures_do_not_keep_good_ones_from_their_answer(

@@ -17,14 +17,16 @@ import pytest
 import torch
 from pyarrow import fs
 
-from vgg_dist.checkpoint import CONFIG, RECORDS, read_weights
+from vgg_dist.best_checkpoint import keep_best
+from vgg_dist.checkpoint import RECORDS, read_weights
+from vgg_dist.checkpoint_choice import local_checkpoint
 from vgg_dist.config import TrainConfig
 from vgg_dist.engine import Worker, build_state
 from vgg_dist.exchange import Exchange
 from vgg_dist.preparation import Node, prepare
 from vgg_dist.reporter import Reporter
+from vgg_dist.run_folder import write_checkpoint
 from vgg_dist.stopping import StopAgreement
-from vgg_dist.storage import write_folder
 from vgg_dist.worker import train
 
 SMALL = TrainConfig(
@@ -40,6 +42,7 @@ SMALL = TrainConfig(
     loader_threads=1,
 ).resolved()
 Weights = dict[str, torch.Tensor]
+LOCAL = fs.LocalFileSystem()
 
 
 def nothing(step: int) -> None:
@@ -87,7 +90,7 @@ class Training(Reporter):
     def write(self, name: str, write: Callable[[Path], None]) -> str:
         step = int(name.rpartition("-")[2])
         self.while_writing(step)
-        write_folder(fs.LocalFileSystem(), f"{self.folder}/{name}", write, CONFIG)
+        keep_best(LOCAL, str(self.folder), write_checkpoint(LOCAL, str(self.folder), name, write))
         self.events.append(f"{step} written")
         return str(step)
 
@@ -142,6 +145,26 @@ def test_the_last_checkpoint_is_whole_before_the_training_is_done(undisturbed: T
     assert [steps(records) for records in kept] == [[1, 2], [3, 4], [5], [6], [7]]
     reported = [event for event in undisturbed.events if "reported" in event]
     assert reported == [f"{step} reported" for step in (2, 4, 5, 6, 7)]
+
+
+def test_the_best_net_is_kept_with_its_errors(tmp_path: Path) -> None:
+    """Of nine validations, of which a rate that is far too high makes the last ones worse."""
+    training = Training(tmp_path, replace(SMALL, lr=0.3, max_steps=45, epochs=9, checkpoint_every=3))
+    validations = [
+        (record["metrics"]["val/top5_error"], record["metrics"]["val/top1_error"], record["step"])
+        for record in training.sent
+        if "val/loss" in record["metrics"]
+    ]
+    assert len(validations) == 9
+    *errors, step = min(validations)
+    with local_checkpoint(str(tmp_path), "net", "best") as best:
+        assert best.step == step
+        assert same(read_weights(best.folder), training.states[step])
+        assert best.metrics
+        assert [best.metrics["val/top5_error"], best.metrics["val/top1_error"]] == errors
+    with local_checkpoint(str(tmp_path), "net") as last:
+        assert last.step == 45
+        assert same(read_weights(last.folder), training.states[45])
 
 
 def killed_while_writing(folder: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ import ray
 import safetensors.torch
 import torch
 from conftest import Outcome, driver
+
+from vgg_dist.checkpoint_choice import local_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SMALL = """
@@ -111,8 +114,6 @@ def weights(run_folder: Path) -> dict[str, torch.Tensor]:
 
 def logged(storage: Path, name: str) -> dict[str, list[int]]:
     """Metric -> the steps that MLflow's database has of it, in the order of writing."""
-    import sqlite3
-
     with sqlite3.connect(storage / "mlflow.db") as database:
         rows = database.execute(
             "select key, step from metrics join runs using (run_uuid)"
@@ -181,6 +182,14 @@ def test_a_job_with_the_token_trains_and_is_tracked(undisturbed: Path) -> None:
     described = json.loads((sorted(undisturbed.glob("whole/checkpoint-*"))[-1] / "config.json").read_text())
     assert described["config"]["num_workers"] == 2
     assert len(described["class_names"]) == 10
+    with sqlite3.connect(undisturbed / "mlflow.db") as database:
+        query = "select key, step, value from metrics join runs using (run_uuid) where name = 'whole'"
+        values = {(key, step): value for key, step, value in database.execute(query)}
+    top5, top1, best = min((values["val/top5_error", step], values["val/top1_error", step], step) for step in (5, 10))
+    assert (values["best/top5_error", best], values["best/top1_error", best]) == (top5, top1)
+    with local_checkpoint(str(undisturbed / "whole"), "net", "best") as kept:
+        assert (kept.step, (kept.metrics or {})["val/top1_error"]) == (best, top1)
+    assert json.loads((undisturbed / "whole" / "outcome.json").read_text())["best"]["step"] == best
     artifacts = {path.name for path in undisturbed.rglob("*") if path.is_file()}
     assert "learning_curves.png" in artifacts
     assert "MLmodel" in artifacts

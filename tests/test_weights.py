@@ -25,7 +25,9 @@ from vgg_dist.config import TrainConfig
 from vgg_dist.digests import write_digests
 from vgg_dist.models import build_model
 from vgg_dist.optim import PlateauSchedule, build_optimizer
-from vgg_dist.weights import METADATA_KEY, TrainedNet, load_net
+from vgg_dist.trained_net import TrainedNet
+from vgg_dist.weight_files import METADATA_KEY
+from vgg_dist.weights import load_net
 
 NETS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
 RGB_MEAN = (123.68, 116.779, 103.939)

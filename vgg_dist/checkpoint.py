@@ -9,9 +9,7 @@ is read. None of them can run code when read. How many workers wrote it is not p
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vgg_dist.checkpoint_folder import CONFIG, MODEL, RECORDS, STATE, find_checkpoints, refuse_classes
+from vgg_dist.checkpoint_folder import CONFIG, MODEL, RECORDS, STATE, refuse_classes
 from vgg_dist.config import TrainConfig, refuse_changes
-from vgg_dist.digests import DamagedCheckpoint, check_files, damaged, write_digests
+from vgg_dist.digests import check_files, damaged, write_digests
 from vgg_dist.optim import PlateauSchedule, restore_optimizer
-from vgg_dist.storage import local_folder
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,6 +41,8 @@ class TrainState:
     samples: int = 0
     bad_images: int = 0
     epoch_sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+    origin: str = ""
+    """Which checkpoint of --init-from it began with, in words; not kept."""
 
     COUNTERS = ("step", "epoch", "samples", "bad_images", "epoch_sums")
 
@@ -192,25 +189,3 @@ def _load_weights(folder: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(folder / MODEL)
     except (OSError, safetensors.SafetensorError) as error:
         raise damaged(folder / MODEL, error) from error
-
-
-@contextmanager
-def local_checkpoint(location: str, flag: str) -> Iterator[Path]:
-    """The checkpoint at `location` as a local folder: a run's folder (its last checkpoint) or a checkpoint's, path or URL.
-
-    Of a run whose last checkpoint is damaged, the one before it, with a warning. ValueError, one line that begins with
-    `flag`, if there is none.
-    """
-    found = find_checkpoints(location, flag)
-    *later, last = found
-    for place, before in zip(later, found[1:], strict=True):
-        with local_folder(place) as folder:
-            try:
-                check_files(folder, [CONFIG, MODEL])
-            except DamagedCheckpoint as error:
-                _logger.warning("%s %s: %s; %s is taken", flag, location, str(error).replace(str(folder), place), before)
-                continue
-            yield folder
-            return
-    with local_folder(last) as folder:
-        yield folder

@@ -34,6 +34,14 @@ def has_digests(folder: Path) -> bool:
     return (folder / DIGESTS).exists()
 
 
+def is_intact(name: str, content: bytes, digests: bytes | None) -> bool:
+    """Whether a file's content is what `digests`, the content of digests.json, says; True where there is none."""
+    try:
+        return digests is None or json.loads(digests)[name] == hashlib.sha256(content).hexdigest()
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
 def check_files(folder: Path, names: Sequence[str] | None = None) -> None:
     """DamagedCheckpoint if one of the files, by default of all, is not what was written."""
     try:

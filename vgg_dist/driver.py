@@ -35,7 +35,7 @@ from vgg_dist.gauges import Gauges
 from vgg_dist.job_messages import JobMessages
 from vgg_dist.monitor import Monitor
 from vgg_dist.nodes import describe_workers, worker_resources
-from vgg_dist.outcome import Earlier, write_outcome
+from vgg_dist.outcome import Earlier, describe_outcome, read_best, write_outcome
 from vgg_dist.phases import mark
 from vgg_dist.preflight import check_training
 from vgg_dist.ray_start import start_ray
@@ -104,7 +104,7 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
         else:
             finish_run(run, "FINISHED")
         write_outcome(config, outcome)
-        _say(silent, f"run {config.name} finished{_result(outcome)}\n{ui_hint(run)}")
+        _say(silent, f"run {config.name} finished{describe_outcome(outcome)}\n{ui_hint(run)}")
         return outcome["metrics"]
 
 
@@ -143,15 +143,16 @@ def _train(
     except NonFinite:
         gauges.add("non_finite")
         raise
+    outcome = result.return_value | {"checkpoint": result.checkpoint.path} | read_best(run.folder)
     try:
         with signals.raising():
-            log_the_rest(run)
+            log_the_rest(run, outcome)
             if not silent:
-                keep_model(run, config, result.checkpoint, result.return_value["step"])
+                keep_model(run, config, result.checkpoint, outcome["step"])
     except signals.Stopped as stopped:
         by = signals.name_of(stopped.signum)
         raise Interrupted(by, f" after its last step; {resumes(config.name, 'finishes')}") from None
-    return result.return_value | {"checkpoint": result.checkpoint.path}
+    return outcome
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -173,15 +174,8 @@ def _of_earlier(config: TrainConfig, earlier: Earlier) -> str:
     changes = earlier.changes(config)
     if earlier.outcome is None or not earlier.is_all(config):
         return f"run {config.name} was begun with {changes}: it goes on with the new" if changes else ""
-    finished = f"run {config.name} was finished before{_result(earlier.outcome)}"
+    finished = f"run {config.name} was finished before{describe_outcome(earlier.outcome)}"
     if changes:
         finished += f"\nthese numbers are of {changes}"
         finished += "\nanother --name trains with the new settings; more --epochs, or --max-steps, trains this run further"
     return finished
-
-
-def _result(outcome: dict[str, Any]) -> str:
-    metrics = outcome["metrics"]
-    top5 = f", top-5 error {metrics['val/top5_error']:.2f} %" if "val/top5_error" in metrics else ""
-    top1 = f"validation top-1 error {metrics['val/top1_error']:.2f} %"
-    return f" at step {outcome['step']}: {top1}{top5}\ncheckpoint: {outcome['checkpoint']}"

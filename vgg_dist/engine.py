@@ -21,7 +21,8 @@ from torch.nn.functional import cross_entropy
 from pipelines.batch import IGNORED_LABEL, Batch, Loader
 from pipelines.plan import Augmentation, EpochPlan, Step, filled
 from vgg_dist.bad_images import describe_bad
-from vgg_dist.checkpoint import TrainState, local_checkpoint, read_weights
+from vgg_dist.checkpoint import TrainState, read_weights
+from vgg_dist.checkpoint_choice import local_checkpoint
 from vgg_dist.config import TrainConfig
 from vgg_dist.config.base import Interval
 from vgg_dist.metrics import ErrorSums, means, over_workers
@@ -64,12 +65,14 @@ def build_state(config: TrainConfig, num_classes: int, device: torch.device) -> 
         dropout=config.dropout,
     )
     initialize(model, config.init, std=config.init_std, generator=torch.Generator().manual_seed(config.seed))
+    origin = ""
     if config.init_from is not None:
-        with local_checkpoint(config.init_from, "--init-from") as folder:
-            init_from_shallower(model, read_weights(folder))
+        with local_checkpoint(config.init_from, "--init-from") as chosen:
+            init_from_shallower(model, read_weights(chosen.folder))
+            origin = str(chosen)
     model = model.to(device).to(memory_format=memory_format(autocast_dtype(config.precision, device), device))
     schedule = PlateauSchedule(config.lr, config.patience, config.lr_drops, config.warmup_epochs)
-    return TrainState(model, build_optimizer(model, config), schedule)
+    return TrainState(model, build_optimizer(model, config), schedule, origin=origin)
 
 
 class Trainer:

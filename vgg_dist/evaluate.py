@@ -1,6 +1,7 @@
 """Evaluate trained nets as the paper does, and print its tables beside ours (paper, sections 3.2 and 4).
 
-    python -m vgg_dist.evaluate runs/d-jittered runs/e-jittered --views dense crops
+    python -m vgg_dist.evaluate runs/d-jitter runs/e-jitter --views dense crops
+    python -m vgg_dist.evaluate runs/first --checkpoint best
     python -m vgg_dist.evaluate vgg19.pth --weights-format torchvision --data /data/imagenet --views center
     python -m vgg_dist.evaluate runs/first --predict cat.jpg dog.png
 
@@ -11,7 +12,7 @@ on where it was, and more nets, scales or views are added to what is there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from vgg_dist.posteriors import PosteriorFiles
     from vgg_dist.tables import Report
     from vgg_dist.tracking import TrackedRun
+    from vgg_dist.trained_net import TrainedNet
 
 
 def main() -> None:
@@ -62,6 +64,8 @@ def evaluate(config: EvalConfig, wanted: Wanted | None = None, parent: TrackedRu
     from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
 
     evaluation = plan_evaluation(config, wanted)
+    for line in describe_checkpoints(evaluation.nets):
+        print(f"vgg_dist.evaluate: {line}", flush=True)
     labelled = bool((evaluation.labels >= 0).all())
     if config.submission is None and not labelled:
         raise ValueError(f"--data {config.data}: a folder of images without classes needs --labels, or --submission")
@@ -90,11 +94,11 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
     from vgg_dist.tables import EvaluatedNet, build_report
     from vgg_dist.tracking import log_report, ui_hint
 
-    names = [net.name for net in evaluation.nets]
+    names = [f"{net.name} ({net.label})" if net.label else net.name for net in evaluation.nets]
     nets = [
         EvaluatedNet(
-            # Two checkpoints of one run are told apart by their weights.
-            name=net.name if names.count(net.name) == 1 else f"{net.name} {net.digest[:6]}",
+            # Two nets of one name are told apart by their weights.
+            name=name if names.count(name) == 1 else f"{name} {net.digest[:6]}",
             arch=net.arch,
             batch_norm=net.batch_norm,
             image_size=net.image_size,
@@ -103,9 +107,10 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
             available=frozenset(files),
             posteriors=evaluation.reader(number),
         )
-        for number, (net, files) in enumerate(zip(evaluation.nets, evaluation.files, strict=True))
+        for number, (net, name, files) in enumerate(zip(evaluation.nets, names, evaluation.files, strict=True))
     ]
-    report = build_report(nets, evaluation.labels, evaluation.images.class_names)
+    used = [f"{net.name}: {net.checkpoint}" for net in evaluation.nets if net.checkpoint]
+    report = build_report(nets, evaluation.labels, evaluation.images.class_names, used)
     texts = {"report.md": report.to_markdown(), "report.html": report.to_html(evaluation.store.read)}
     files = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}  # names may hold what is no text
     for name, content in files.items():
@@ -113,6 +118,15 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
     log_report(run, report.metrics, files)
     print(f"{report.to_text()}\nreport: {masked(beside(evaluation.folder, 'report.html'))}\n{ui_hint(run)}")
     return report
+
+
+def describe_checkpoints(nets: Sequence[TrainedNet]) -> list[str]:
+    """A line for each net of a run: which checkpoint it is, and whether there is a better one."""
+    return [
+        f"{net.name}: {net.checkpoint}" + (f"; {net.hint}: --checkpoint best" if net.hint else "")
+        for net in nets
+        if net.checkpoint is not None
+    ]
 
 
 def submit(evaluation: Evaluation, config: EvalConfig) -> None:
@@ -152,6 +166,8 @@ def print_predictions(config: EvalConfig) -> bool:
     from vgg_dist.inputs import open_nets
 
     nets = open_nets(config)
+    for line in describe_checkpoints(nets):
+        print(f"vgg_dist.evaluate: {line}", file=sys.stderr)
     labels = [net.class_labels or net.class_names for net in nets]
     names = next((each for each in labels if each is not None), None)
     pictures = Pictures(config.predict, config.max_pixels)

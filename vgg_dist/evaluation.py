@@ -26,8 +26,8 @@ from vgg_dist.models.precision import apply_precision, autocast_dtype, resolve_p
 from vgg_dist.paper import AnyView
 from vgg_dist.posteriors import ImageSet, Manifest, PosteriorFiles
 from vgg_dist.storage import beside
+from vgg_dist.trained_net import TrainedNet
 from vgg_dist.views import Viewer
-from vgg_dist.weights import TrainedNet
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,8 @@ class Evaluator:
         if self.net is None or self.net[0] != task.net:
             self.net = None  # before the next one is there
             net = open_net(self.config, self.config.nets[task.net])
+            if net.digest != task.files.manifest.net_digest:
+                raise ValueError(f"{net.name}: was trained on meanwhile, and is not the net that the evaluation began with")
             self.net = task.net, *self.prepare(net)
         _, viewer, whole = self.net
         manifest, indices = task.files.manifest, task.files.indices(task.part)

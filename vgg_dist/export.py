@@ -29,11 +29,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import tyro
 
 from pipelines.command import fail, one_line_errors
+from vgg_dist.config.base import LAST, check_checkpoint
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help and mistakes need it not
     from torch import Tensor
 
-    from vgg_dist.weights import TrainedNet
+    from vgg_dist.trained_net import TrainedNet
 
     Logits: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -53,11 +54,14 @@ class ExportConfig:
     """What to write."""
     output: Path
     """File to write, with the suffix of its format: .pth, .safetensors, .onnx or .pt2."""
+    checkpoint: str = LAST
+    """Of a run: last, best (by validation error), or the number of a step."""
     weights_format: Literal["torchvision", "caffe", "safetensors"] | None = None
     """What a weights file is, where it does not say it itself."""
 
     def check(self) -> None:
         """ValueError, one line that names the flag, for an output that cannot be."""
+        check_checkpoint(self.checkpoint)
         if self.output.suffix != SUFFIXES[self.format]:
             raise ValueError(f"--output {self.output}: a file of --format {self.format} ends in {SUFFIXES[self.format]}")
         if not self.output.parent.is_dir():
@@ -72,13 +76,15 @@ def main() -> None:
         config.check()
         from vgg_dist.weights import load_net
 
-        net = load_net(config.net, config.weights_format)
+        net = load_net(config.net, config.weights_format, config.checkpoint)
         difference, largest = export(net, config.format, config.output)
     except (ValueError, OSError) as error:
         fail("vgg_dist.export", error)
     size = f"(N, {len(net.mean)}, {net.image_size}, {net.image_size})"
     pixels = f"{'grey' if len(net.mean) == 1 else 'RGB'} pixels 0 to 255"
-    print(f"{config.output}: {net.arch}, {net.num_classes} classes")
+    print(f"{config.output}: {net.arch}, {net.num_classes} classes{f'; {net.checkpoint}' if net.checkpoint else ''}")
+    if net.hint:
+        print(f"{net.hint}: --checkpoint best")
     print(f"read back, its logits differ by at most {difference:.1e}; the largest is {largest:.1e}")
     print(f"it takes {size}: (pixel - mean) / std of {pixels}, mean {net.mean}, std {net.std}")
 
@@ -141,7 +147,8 @@ def _random_images(net: TrainedNet, batch: int) -> Tensor:
 def _write_torchvision(net: TrainedNet, file: Path) -> None:
     import torch
 
-    from vgg_dist.weights import METADATA_KEY, TORCHVISION_NETS
+    from vgg_dist.foreign_weights import TORCHVISION_NETS
+    from vgg_dist.weight_files import METADATA_KEY
 
     # Its nets average the last map to 7x7 in front of the FC layers, which changes nothing at 224 pixels only.
     if (net.arch, net.batch_norm) not in TORCHVISION_NETS or net.head != "fc" or net.model.map_size != 7:
@@ -161,7 +168,7 @@ def _read_torchvision(net: TrainedNet, file: Path) -> Logits:
     import torch
     import torchvision
 
-    from vgg_dist.weights import TORCHVISION_NETS
+    from vgg_dist.foreign_weights import TORCHVISION_NETS
 
     _read_weights(net, file)
     with torch.device("meta"):
@@ -173,7 +180,7 @@ def _read_torchvision(net: TrainedNet, file: Path) -> Logits:
 def _write_safetensors(net: TrainedNet, file: Path) -> None:
     from safetensors.torch import save_file
 
-    from vgg_dist.weights import METADATA_KEY
+    from vgg_dist.weight_files import METADATA_KEY
 
     save_file(net.model.state_dict(), file, metadata={"format": "pt", METADATA_KEY: net.to_json()})
 
@@ -190,7 +197,7 @@ def _read_weights(net: TrainedNet, file: Path) -> Logits:
 def _write_onnx(net: TrainedNet, file: Path) -> None:
     import torch
 
-    from vgg_dist.weights import METADATA_KEY
+    from vgg_dist.weight_files import METADATA_KEY
 
     if missing := [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]:
         raise ValueError(f"--format onnx: needs {' and '.join(missing)}; install the extra: pip install 'vgg_dist[export]'")
@@ -225,7 +232,7 @@ def _read_onnx(net: TrainedNet, file: Path) -> Logits:
 def _write_torch_export(net: TrainedNet, file: Path) -> None:
     import torch
 
-    from vgg_dist.weights import METADATA_KEY
+    from vgg_dist.weight_files import METADATA_KEY
 
     batch = {"images": {0: torch.export.Dim("batch")}}
     program = torch.export.export(net.model, (_random_images(net, 2),), dynamic_shapes=batch)

@@ -23,7 +23,8 @@ from vgg_dist import paper
 from vgg_dist.config import EvalConfig
 from vgg_dist.config.base import quarantine_list
 from vgg_dist.line_files import ClassNumbers, read_lines
-from vgg_dist.weights import TrainedNet, load_net
+from vgg_dist.trained_net import TrainedNet
+from vgg_dist.weights import load_net
 
 
 def open_nets(config: EvalConfig) -> list[TrainedNet]:
@@ -55,7 +56,7 @@ def open_nets(config: EvalConfig) -> list[TrainedNet]:
 
 def open_net(config: EvalConfig, location: str) -> TrainedNet:
     """One net, with what the flags say of weights that do not say it themselves. ValueError, one line, if that is wrong."""
-    net = load_net(location, config.weights_format)
+    net = load_net(location, config.weights_format, config.checkpoint)
     if config.class_names is not None:
         names = read_class_names(config.class_names)
         if len(names) != net.num_classes:

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.secrets import masked
+from vgg_dist.best_checkpoint import best_of, kept
 from vgg_dist.checkpoint_folder import CONFIG, PREFIX, refuse_classes
 from vgg_dist.config import TrainConfig, changed_settings, check_name, describe_changes, refuse_changes
+from vgg_dist.config.base import BEST
 from vgg_dist.config.command_line import Recorded
 from vgg_dist.config.resume import EXTENT, FOUND_OUT, PLACE
 from vgg_dist.settings_file import kept_settings
-from vgg_dist.storage import beside, check_storage, list_folder, read_file, replace_file
+from vgg_dist.storage import beside, check_storage, list_folder, open_storage, read_file, replace_file
 from vgg_dist.top5 import TOP, telling
+from vgg_dist.validation_errors import describe_errors
 
 OUTCOME = "outcome.json"
 
@@ -30,7 +33,7 @@ class Earlier:
     class_names: list[str] | None
     """The last checkpoint's."""
     outcome: dict[str, Any] | None
-    """How it ended (metrics, step, checkpoint), and with which settings; None if it has not."""
+    """How it ended (metrics, step, checkpoint, and the best of them), and with which settings; None if it has not."""
 
     def check(self, config: TrainConfig, class_names: list[str] | None = None) -> None:
         """ValueError, one line, for settings, or classes where they are known, with which the run cannot be resumed."""
@@ -90,6 +93,22 @@ def check_earlier(config: TrainConfig, class_names: list[str] | None = None) -> 
     """ValueError, one line, where the run that `config` names is there and cannot be resumed so. See `Earlier.check`."""
     if (earlier := read_earlier(config)) is not None:
         earlier.check(config, class_names)
+
+
+def read_best(folder: str) -> dict[str, Any]:
+    """What the outcome has of the best checkpoint of the run in `folder`; empty if there is none."""
+    best = best_of(kept(*open_storage(folder)))
+    return {} if best is None else {"best": {"step": best.step, "metrics": best.metrics, "checkpoint": best.path}}
+
+
+def describe_outcome(outcome: dict[str, Any]) -> str:
+    """Where it ended, with which errors and checkpoint; and the best, where that is another."""
+    lines = [f" at step {outcome['step']}: validation {describe_errors(outcome['metrics'])}"]
+    lines.append(f"checkpoint: {outcome['checkpoint']}")
+    if (best := outcome.get("best")) and best["step"] != outcome["step"]:
+        lines.append(f"the best was at step {best['step']}: validation {describe_errors(best['metrics'])}")
+        lines.append(f"its checkpoint: {best['checkpoint']} (--checkpoint {BEST} of vgg_dist.evaluate and export)")
+    return "\n".join(lines)
 
 
 def write_outcome(config: TrainConfig, outcome: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from pipelines.remote import is_remote
-from vgg_dist.checkpoint_folder import find_checkpoints
+from vgg_dist.checkpoint_choice import find_checkpoints
 from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig
 from vgg_dist.nodes import check_cluster
@@ -47,7 +47,7 @@ def check_evaluation(config: EvalConfig) -> None:
     """ValueError, one line, where a net or the data is not there, and as `check_place`."""
     for net in config.nets:
         if not net.startswith("torchvision://") and not is_remote(net) and not os.path.isfile(net):
-            find_checkpoints(net, "net")
+            find_checkpoints(net, "net", config.checkpoint)
     check_place(config.storage_path, config.tracking_uri, config.num_workers)
 
 

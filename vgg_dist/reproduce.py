@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vgg_dist.paper import AnyView
     from vgg_dist.programme import Run
     from vgg_dist.tracking import TrackedRun
-    from vgg_dist.weights import TrainedNet
+    from vgg_dist.trained_net import TrainedNet
 
 
 def main() -> None:

@@ -1,20 +1,39 @@
-"""The checkpoints of a run's folder, where the last one is damaged: which are before it, and what the next may be called."""
+"""The checkpoints in a run's folder: which are whole, which came before a damaged one, and the writing of the next.
+
+<run>/checkpoint-000000180/, checkpoint-000000189/     the last ones; Ray Train removes older ones
+<run>/best/checkpoint-000000126/                       the best by validation error (see best_checkpoint)
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from pyarrow import fs
 
-from vgg_dist.checkpoint_folder import CONFIG, PREFIX
+from vgg_dist.checkpoint_folder import CONFIG, is_checkpoint_name
 from vgg_dist.digests import DamagedCheckpoint, check_files, has_digests
-from vgg_dist.storage import local_files
+from vgg_dist.storage import local_files, write_folder
+
+
+def whole_checkpoints(filesystem: fs.FileSystem, folder: str) -> list[str]:
+    """The names of the checkpoints in a folder that are written whole, by step; none where there is no folder."""
+    entries = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    names = sorted(entry.base_name for entry in entries if is_checkpoint_name(entry.base_name))
+    return [name for name in names if _is_whole(filesystem, f"{folder}/{name}")]
 
 
 def checkpoints_before(filesystem: fs.FileSystem, path: str) -> list[str]:
-    """The names of the complete checkpoints in the same folder whose names sort before this one's: latest first."""
+    """The names of the whole checkpoints in the same folder whose names sort before this one's: latest first."""
     folder, _, own = path.rpartition("/")
-    names = [entry.base_name for entry in filesystem.get_file_info(fs.FileSelector(folder))]
-    earlier = sorted((name for name in names if name.startswith(PREFIX) and name < own), reverse=True)
-    return [name for name in earlier if _is_complete(filesystem, f"{folder}/{name}")]
+    return [name for name in reversed(whole_checkpoints(filesystem, folder)) if name < own]
+
+
+def write_checkpoint(filesystem: fs.FileSystem, folder: str, name: str, write: Callable[[Path], None]) -> str:
+    """Writes a checkpoint into a run's folder, under the name that is returned. OSError where the storage refuses."""
+    name = unused_name(filesystem, folder, name)
+    write_folder(filesystem, f"{folder}/{name}", write, CONFIG)
+    return name
 
 
 def unused_name(filesystem: fs.FileSystem, folder: str, name: str) -> str:
@@ -23,7 +42,7 @@ def unused_name(filesystem: fs.FileSystem, folder: str, name: str) -> str:
     Ray Train removes it once two more are there. A whole one is of a worker that died before it was reported: that one is
     replaced.
     """
-    while _is_complete(filesystem, f"{folder}/{name}"):
+    while _is_whole(filesystem, f"{folder}/{name}"):
         with local_files(filesystem, f"{folder}/{name}") as there:
             try:
                 check_files(there)
@@ -35,5 +54,5 @@ def unused_name(filesystem: fs.FileSystem, folder: str, name: str) -> str:
     return name
 
 
-def _is_complete(filesystem: fs.FileSystem, path: str) -> bool:
+def _is_whole(filesystem: fs.FileSystem, path: str) -> bool:
     return filesystem.get_file_info(f"{path}/{CONFIG}").is_file

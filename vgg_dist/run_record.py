@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 from ray.train import Checkpoint
 
 from vgg_dist.config import TrainConfig, TrainingError, scale_word
+from vgg_dist.config.base import origin_name
 from vgg_dist.monitor import SERVER_WAIT_S
 from vgg_dist.stopping import Interrupted
-from vgg_dist.storage import last_part
 from vgg_dist.tracking import (
     TrackedRun,
     Tracker,
@@ -27,7 +29,7 @@ STOP_WAIT_S = 3.0  # and when its command was told to stop: the next start sends
 
 def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> TrackedRun:
     """The MLflow run of a training, with the tags by which runs are told apart."""
-    origin = None if config.init_from is None else last_part(config.init_from)
+    origin = None if config.init_from is None else origin_name(config.init_from)
     tags = {
         "arch": config.arch,
         "train_scale": scale_word(config.train_scale or ()),
@@ -40,13 +42,17 @@ def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> Trac
     return open_run(uri, config.experiment, config.storage_path, config.name or "", params, tags, parent)
 
 
-def log_the_rest(run: TrackedRun) -> None:
+def log_the_rest(run: TrackedRun, outcome: dict[str, Any]) -> None:
     """What MLflow has not been told yet; TrainingError if it stays away. Here that holds up no GPU any more."""
     try:
         await_store(run.tracking_uri, TRACKING_WAIT_S)
     except TrackingError as error:
         raise TrainingError(f"{error}; the run is whole, and the same command logs what is missing") from None
-    Tracker(run).close(SERVER_WAIT_S)
+    tracker = Tracker(run)
+    if best := outcome.get("best"):  # beside the last ones, which are val/...
+        metrics = {name.replace("val/", "best/"): value for name, value in best["metrics"].items()}
+        tracker.log([{"step": best["step"], "time": time.time(), "metrics": metrics}])
+    tracker.close(SERVER_WAIT_S)
 
 
 def end_record(run: TrackedRun, error: BaseException) -> None:
@@ -57,7 +63,7 @@ def end_record(run: TrackedRun, error: BaseException) -> None:
 
 
 def keep_model(run: TrackedRun, config: TrainConfig, checkpoint: Checkpoint, step: int) -> None:
-    """The final checkpoint as a model in MLflow."""
+    """The last checkpoint as a model in MLflow: the net whose errors are val/... there."""
     import torch
 
     from vgg_dist.checkpoint import read_description, read_weights

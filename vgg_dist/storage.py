@@ -85,6 +85,14 @@ def beside(folder: str, name: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
 
+def parent(location: str) -> str:
+    """The inverse of `beside`: the folder that a path or URL is in."""
+    if "://" not in location:
+        return location.rstrip("/").rpartition("/")[0]
+    parts = urlsplit(location)
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/").rpartition("/")[0]))
+
+
 def last_part(location: str) -> str:
     """The name of what is at a path or URL, without the URL's query and secrets."""
     location = masked(location)

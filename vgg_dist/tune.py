@@ -62,7 +62,7 @@ def search(config: TuneConfig) -> TrainConfig:
 
     found = run_search(config)
     best = found.trials[0]
-    comparison = compare(read_runs(found.run.tracking_uri, config.experiment, found.run))
+    comparison = compare(read_runs(found.run.tracking_uri, config.experiment, found.run), config.metric)
     page = to_html(comparison, f"Search {config.name}")
     replace_file(beside(config.folder, "search.html"), page.encode())
     pictures = {

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+from pyarrow import fs
 from ray.train import Checkpoint, CheckpointUploadMode
 
-from vgg_dist.checkpoint import CONFIG
+from pipelines.secrets import masked
+from vgg_dist.best_checkpoint import begin_best, keep_best
+from vgg_dist.checkpoint_folder import step_of
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.engine import NonFiniteLoss, Trainer, Worker
 from vgg_dist.exchange import Exchange
@@ -26,9 +29,9 @@ from vgg_dist.memory import explained_memory_errors
 from vgg_dist.phases import mark
 from vgg_dist.preparation import Node, Prepared, SavedFolder, prepare
 from vgg_dist.reporter import Reporter, Store
-from vgg_dist.run_folder import checkpoints_before, unused_name
+from vgg_dist.run_folder import checkpoints_before, write_checkpoint
 from vgg_dist.stopping import AllStop, StopAgreement, training_key
-from vgg_dist.storage import local_files, write_folder
+from vgg_dist.storage import local_files
 
 
 def run_worker(config: TrainConfig) -> dict[str, Any]:
@@ -49,6 +52,11 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
         checkpoint = None if saved is None else partial(local_files, saved.filesystem, saved.path)
         earlier = exchange.together(lambda: {} if saved is None else _earlier(saved))
         prepared = prepare(config, worker, node, exchange, checkpoint, earlier)
+        names = [] if saved is None else [saved.path.rpartition("/")[2], *earlier]
+        restored = next((name for name in names if step_of(name) == prepared.state.step), None)
+        if worker.rank == 0:
+            begin = partial(begin_best, *_run_folder(), restored, prepared.state.epoch)
+        exchange.together(begin if worker.rank == 0 else lambda: None)
     except TrainingError as wrong:  # raised by all workers alike
         return {"error": str(wrong)}
     mark("data and net ready")
@@ -56,6 +64,8 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     notes += prepared.passed_over
     if saved is not None:
         notes.append(f"goes on from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
+    elif prepared.state.origin:
+        notes.append(f"starts from {masked(config.init_from)}: {prepared.state.origin}")
     reporter = Reporter(worker, node, exchange, prepared, _report, _storage(saved), notes)
     memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size)
     try:
@@ -111,14 +121,18 @@ def _storage(saved: Checkpoint | None) -> Store:
     Ray's own asynchronous upload would hold back every report behind a checkpoint until that is written, and take a full
     disk for a worker's failure, to be tried again.
     """
-    storage = ray.train.get_context().get_storage()
-    filesystem, folder = storage.storage_filesystem, storage.experiment_fs_path
+    filesystem, folder = _run_folder()
 
     def store(name: str, write: Callable[[Path], None]) -> Checkpoint:
         if saved is not None and saved.path == f"{folder}/{name}":  # it was stopped in the validation at the same step
             name += "-again"
-        name = unused_name(filesystem, folder, name)
-        write_folder(filesystem, f"{folder}/{name}", write, CONFIG)
+        name = write_checkpoint(filesystem, folder, name, write)
+        keep_best(filesystem, folder, name)
         return Checkpoint(f"{folder}/{name}", filesystem)
 
     return store
+
+
+def _run_folder() -> tuple[fs.FileSystem, str]:
+    storage = ray.train.get_context().get_storage()
+    return storage.storage_filesystem, storage.experiment_fs_path

@@ -33,8 +33,9 @@ def to_html(comparison: Comparison, title: str) -> str:
     count = len(comparison.rows)
     return web_page(
         title,
-        f"""<p>{count} run{"s" * (count != 1)}, the lowest validation top-1 error first. Errors, in percent, and loss are
-those of the epoch with that error.</p>
+        f"""<p>{count} run{"s" * (count != 1)}, in the order of {escape(comparison.order)}. Errors are of the validation
+images, in percent. Last: of the last net, which vgg_dist.evaluate takes by default. Best: of the net after the epoch with
+{escape(comparison.criterion)}.</p>
 {"".join(pictures)}
 <h2>Runs</h2>
 {_table(comparison)}
@@ -62,7 +63,7 @@ def _table(comparison: Comparison) -> str:
             f"<td{' class=number' if heading in numbers else ''}>{escape(cell)}</td>"
             for heading, cell in zip(comparison.headings[1:], others, strict=True)
         )
-        lowest = ' class="lowest"' if place == 0 and comparison.rows[0].errors else ""
+        lowest = ' class="lowest"' if place == 0 and comparison.rows[0].best else ""
         rows.append(f'<tr{lowest}><th scope="row">{escape(name)}</th>{filled}</tr>')
     content = "\n".join(rows)
     return f'<div class="table"><table><thead><tr>{heads}</tr></thead>\n<tbody>\n{content}\n</tbody></table></div>'

@@ -45,9 +45,9 @@ def draw_curves(comparison: Comparison) -> Figure:
 
 def draw_parallel(comparison: Comparison) -> Figure:
     """Parallel coordinates: a line for each training through its settings to its error, coloured by the error."""
-    rows = [row for row in comparison.rows if row.errors is not None][::-1]  # the best is drawn last, over the others
+    rows = [row for row in comparison.rows if row.best is not None][::-1]  # the best is drawn last, over the others
     names = comparison.settings
-    errors = np.array([row.errors[0] for row in rows if row.errors])
+    errors = np.array([row.best.top1 for row in rows if row.best])
     columns = [_axis([row.settings[column] for row in rows]) for column in range(len(names))]
     columns.append(_numbers(errors.tolist(), log=False))
     figure = Figure(figsize=(2 + 1.7 * len(columns), 4.5), layout="constrained")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vgg_dist.text_tables import aligned
 from vgg_dist.tracking import RunRecord
+from vgg_dist.validation_errors import validation_errors
 
 IGNORED = {
     "name", "storage_path", "tracking_uri", "experiment", "val_scale", "init_from", "num_workers", "loader_threads",
@@ -15,7 +17,21 @@ IGNORED = {
 """Settings that say where and how a training ran, or follow from others."""
 FIRST = "arch", "batch_norm", "head", "train_scale", "lr", "weight_decay", "dropout", "init", "seed"
 """The order of the columns; other settings come after these."""
-OUTCOMES = "epochs", "top-1 error", "top-5 error", "loss", "images/s", "time", "ended"
+OUTCOMES = (
+    "epochs", "last top-1", "last top-5", "last loss", "best top-1", "best top-5", "best epoch", "images/s", "time", "ended",
+)  # fmt: skip
+
+
+class Validation(NamedTuple):
+    """Of the net after an epoch: errors in percent; no top-5 error for five classes or fewer."""
+
+    top1: float
+    top5: float | None
+    loss: float
+    epoch: float
+
+
+_WORDS = {"top1_error": "top-1 error", "top5_error": "top-5 error", "loss": "loss"}
 
 
 @dataclass(frozen=True)
@@ -26,21 +42,25 @@ class Row:
     settings: tuple[str, ...]
     epochs: float | None
     """Trained so far."""
-    errors: tuple[float, float | None, float] | None
-    """Top-1 error, top-5 error (percent; None for five classes or fewer) and loss of the validation with the lowest top-1
-    error."""
+    last: Validation | None
+    """Of the last net, which vgg_dist.evaluate takes by default."""
+    best: Validation | None
+    """Of the best net, by the lowest validation error: what vgg_dist.evaluate takes with --checkpoint best."""
 
     @property
     def outcomes(self) -> tuple[str, ...]:
         """As text, under OUTCOMES."""
         run, rate = self.run, self.run.metrics.get("images_per_second")
-        top1, top5, loss = self.errors or (None, None, None)
+        last, best = self.last, self.best
         return (
-            "-" if self.epochs is None else f"{self.epochs:.3g}",
-            "-" if top1 is None else f"{top1:.2f}",
-            "-" if top5 is None else f"{top5:.2f}",
-            "-" if loss is None else f"{loss:.3f}",
-            "-" if rate is None else f"{rate:.4g}",
+            _cell(self.epochs, ".3g"),
+            _cell(last and last.top1, ".2f"),
+            _cell(last and last.top5, ".2f"),
+            _cell(last and last.loss, ".3f"),
+            _cell(best and best.top1, ".2f"),
+            _cell(best and best.top5, ".2f"),
+            _cell(best and best.epoch, ".3g"),
+            _cell(rate, ".4g"),
             "-" if run.seconds is None else _time(run.seconds),
             run.note or run.status.lower(),
         )
@@ -48,13 +68,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Trainings, the lowest top-1 error first, those without a validation last."""
+    """Trainings, the lowest top-1 error of the best nets first (or of another metric), those without a validation last."""
 
     settings: tuple[str, ...]
     """Names of the settings that differ."""
     rows: tuple[Row, ...]
     common: dict[str, str]
     """The settings that all have in common."""
+    metric: str | None = None
+    """As of `compare`."""
+
+    @property
+    def criterion(self) -> str:
+        """By which a training's best net is found, in words."""
+        if self.metric is not None:
+            return f"the lowest {_WORDS[self.metric]}"
+        return "the lowest top-5 error (top-1 error for five classes or fewer), which it takes with --checkpoint best"
+
+    @property
+    def order(self) -> str:
+        """Of the rows, in words."""
+        return f"the best net's {_WORDS[self.metric or 'top1_error']}"
 
     @property
     def headings(self) -> tuple[str, ...]:
@@ -69,29 +103,50 @@ class Comparison:
         """For a terminal."""
         headings = self.headings
         left = {0, len(headings) - 1, *(headings.index(name) for name in ("arch", "init", "head") if name in headings)}
-        return aligned([heading.replace("_", "\n").replace(" ", "\n") for heading in headings], self.cells(), left)
+        table = aligned([heading.replace("_", "\n").replace(" ", "\n") for heading in headings], self.cells(), left)
+        return f"{table}\nbest: of the net after the epoch with {self.criterion}"
 
 
-def compare(runs: Sequence[RunRecord]) -> Comparison:
-    """Puts trainings side by side."""
+def compare(runs: Sequence[RunRecord], metric: str | None = None) -> Comparison:
+    """Puts trainings side by side. `metric`: a search's, such as "top1_error"; nets and trainings are ranked by it then."""
     values: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for run in runs for name in run.settings):
         if name not in IGNORED:
             values[name] = [run.settings.get(name, "-") for run in runs]
     differing = [name for name, found in values.items() if len(set(found)) > 1]
     names = tuple(sorted(differing, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)))
-    rows = [_row(run, tuple(_short(run.settings.get(name, "-")) for name in names)) for run in runs]
-    rows.sort(key=lambda row: row.errors[0] if row.errors else float("inf"))
-    return Comparison(names, tuple(rows), {name: found[0] for name, found in values.items() if len(set(found)) == 1})
+    rows = [_row(run, tuple(_short(run.settings.get(name, "-")) for name in names), metric) for run in runs]
+    rows.sort(key=lambda row: _value(row.best, metric or "top1_error") if row.best else float("inf"))
+    common = {name: found[0] for name, found in values.items() if len(set(found)) == 1}
+    return Comparison(names, tuple(rows), common, metric)
 
 
-def _row(run: RunRecord, settings: tuple[str, ...]) -> Row:
+def _row(run: RunRecord, settings: tuple[str, ...], metric: str | None) -> Row:
     top1, top5, loss = (run.validations.get(name, []) for name in ("val/top1_error", "val/top5_error", "val/loss"))
-    errors = None
-    if top1 and len(top1) == len(loss):
-        best = min(range(len(top1)), key=lambda k: top1[k][1])
-        errors = top1[best][1], top5[best][1] if len(top5) == len(top1) else None, loss[best][1]
-    return Row(run, settings, run.metrics.get("epoch"), errors)
+    found: list[Validation] = []
+    if len(top1) == len(loss):
+        fives = [error for _, error in top5] if len(top5) == len(top1) else [None] * len(top1)
+        found = [Validation(one, five, each, epoch) for (epoch, one), five, (_, each) in zip(top1, fives, loss, strict=True)]
+    best = min(found, key=lambda each: _rank(each) if metric is None else (_value(each, metric),), default=None)
+    return Row(run, settings, run.metrics.get("epoch"), found[-1] if found else None, best)
+
+
+def _rank(validation: Validation) -> tuple[float, ...]:
+    errors = {"val/top1_error": validation.top1}
+    if validation.top5 is not None:
+        errors["val/top5_error"] = validation.top5
+    return validation_errors(errors) or ()
+
+
+def _value(validation: Validation, metric: str) -> float:
+    """The metric of a search; the top-1 error where there is no top-5 error."""
+    values = {"top1_error": validation.top1, "top5_error": validation.top5, "loss": validation.loss}
+    value = values[metric]
+    return validation.top1 if value is None else value
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _short(value: str) -> str:

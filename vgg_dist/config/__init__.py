@@ -4,7 +4,7 @@ Defaults are the paper's recipe (section 3). `resolved()` fills in what follows 
 that can be checked without data or a cluster; errors name the flag.
 """
 
-from vgg_dist.config.base import Config, at_least, check_name, data_location, flag, parse_scale, scale_word
+from vgg_dist.config.base import Config, at_least, check_checkpoint, check_name, data_location, flag, parse_scale, scale_word
 from vgg_dist.config.evaluate import EvalConfig
 from vgg_dist.config.reproduce import PaperArch, ReproduceConfig
 from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
@@ -24,6 +24,7 @@ __all__ = [
     "TuneConfig",
     "at_least",
     "changed_settings",
+    "check_checkpoint",
     "check_name",
     "data_location",
     "describe_changes",

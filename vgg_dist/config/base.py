@@ -11,7 +11,7 @@ from typing import Any, Self
 from pipelines.quarantine import find_list
 from pipelines.remote import is_remote
 from pipelines.secrets import MASK, masked
-from vgg_dist.storage import absolute
+from vgg_dist.storage import absolute, last_part, parent
 
 
 class Config:
@@ -63,6 +63,21 @@ class Interval:
         if found[1]:
             return cls(steps=int(found[1]))
         return cls(seconds=float(found[2]) * {"s": 1, "m": 60, "h": 3600}[found[3]])
+
+
+LAST, BEST = "last", "best"
+
+
+def origin_name(location: str) -> str:
+    """The name of the run at a path or URL, with which checkpoint of it if that is named, such as first/best."""
+    name = last_part(location)
+    return f"{last_part(parent(location))}/{name}" if name == BEST or name.startswith("checkpoint-") else name
+
+
+def check_checkpoint(which: str) -> None:
+    """ValueError, one line, for a --checkpoint that is none of what it may be."""
+    if which not in (LAST, BEST) and not (which.isascii() and which.isdecimal()):
+        raise ValueError(f"--checkpoint {which}: must be {LAST}, {BEST} or the number of a step, such as 5000")
 
 
 LONGEST_NAME = 200  # bytes: file systems take 255, and files beside a folder have longer names

@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from pipelines.pixels import MAX_PIXELS
-from vgg_dist.config.base import Config, at_least, check_name, data_location, quarantine_list
+from vgg_dist.config.base import LAST, Config, at_least, check_checkpoint, check_name, data_location, quarantine_list
 from vgg_dist.storage import absolute
 
 
@@ -21,6 +21,9 @@ class EvalConfig(Config):
     """Runs (or checkpoints), weights files, or torchvision://VGG19_Weights.IMAGENET1K_V1; several are fused too."""
     weights_format: Literal["torchvision", "caffe", "safetensors"] | None = None
     """What the weights files are, where they do not say it themselves."""
+    checkpoint: str = LAST
+    """Of runs: last, best (by validation error; optimistic on the images that chose it), or the number of a step.
+    RUN/best among the nets is the best of that run alone."""
     class_names: str | None = None
     """File with the classes of weights that carry none, one a line in the order of its outputs. Needed where
     the classes of the data are neither the numbers from 0 nor ImageNet's WordNet ids, of which the order is known."""
@@ -91,6 +94,7 @@ class EvalConfig(Config):
             raise ValueError("--views: at least one of dense, crops, center")
         if self.submission is not None and self.devkit is None:
             raise ValueError("--submission: needs --devkit, for the official numbers of the classes")
+        check_checkpoint(self.checkpoint)
         self.refuse_masked()
         check_name(self.name, config.storage_path)
         return config

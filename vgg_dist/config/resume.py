@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.secrets import masked
-from vgg_dist.config.base import flag
+from vgg_dist.config.base import flag, origin_name
 from vgg_dist.config.train import TrainConfig
-from vgg_dist.storage import last_part
 
 PLACE = frozenset({"name", "storage_path"})
 """Where the run is: by these it is found, and its folder may have been moved."""
@@ -100,4 +99,4 @@ def _text(value: Any) -> str:
 
 def _last_part(location: str | None) -> str | None:
     """A run is the same where the folder of all runs was moved."""
-    return None if location is None else last_part(location)
+    return None if location is None else origin_name(location)

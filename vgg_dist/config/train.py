@@ -79,7 +79,7 @@ class TrainConfig(Config):
     init_std: float = 0.01
     """Standard deviation of --init gaussian."""
     init_from: str | None = None
-    """A run's folder (or a checkpoint of it) whose layers are copied, by stage and position, into this net."""
+    """A run's folder (or a checkpoint of it; RUN/best is its best) whose layers are copied, by stage and position."""
 
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """bf16 autocast, tf32 (on GPUs), or true fp32. auto: bf16 where the hardware multiplies bf16 matrices, else fp32."""

@@ -26,10 +26,12 @@ class Report:
     class_names: tuple[str, ...]
     mistakes: Mistakes | None
     """Of what has the lowest top-5 error, or for five classes or fewer top-1 error; None if nothing was run."""
+    checkpoints: tuple[str, ...] = ()
+    """Of which of its run's checkpoints each net is, in words."""
 
     @property
     def counted(self) -> str:
-        """How many images the errors are of, in words."""
+        """Which nets and how many images the errors are of, in words."""
         line = f"{self.images:,} images, each counted once."
         if self.images != paper.VALIDATION_IMAGES and any(row.difference for table in self.tables for row in table.rows):
             error = 100 * float(np.sqrt(0.08 * 0.92 / self.images))
@@ -37,6 +39,8 @@ class Report:
                 f" The paper's errors are of the {paper.VALIDATION_IMAGES:,} of the ILSVRC-2012 validation set;"
                 f" over {self.images:,} images an error of 8 % has a standard error of {error:.1f} points."
             )
+        if self.checkpoints:
+            line += f" The nets: {'; '.join(self.checkpoints)}."
         return line
 
     @property
@@ -69,8 +73,15 @@ class Report:
         return page.to_html(self.tables, self.counted, self.mistakes, self.class_names, picture)
 
 
-def build_report(nets: Sequence[EvaluatedNet], labels: NDArray[np.int64], class_names: Sequence[str]) -> Report:
+def build_report(
+    nets: Sequence[EvaluatedNet],
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    checkpoints: Sequence[str] = (),
+) -> Report:
     """Measures all that the posteriors of `nets` allow. `labels` (N,): the class of each row of posteriors.
+
+    `checkpoints`: of which of its run's checkpoints each net is, in words.
 
     The paper's errors stand beside a net that repeats one of its nets: FC layers, no batch norm, 224 pixels, 1000 classes.
     ValueError, one line, for no nets, equal names, labels that are not classes, or posteriors of another number of images
@@ -100,6 +111,7 @@ def build_report(nets: Sequence[EvaluatedNet], labels: NDArray[np.int64], class_
         images=len(labels),
         class_names=tuple(class_names),
         mistakes=_mistakes_of_best(tables, labels, num_classes),
+        checkpoints=tuple(checkpoints),
     )
 
 

@@ -1,0 +1,156 @@
+"""Which checkpoint of a run is used: the last, the best by validation error, or that of a step; and what is said of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vgg_dist.best_checkpoint import Validated, best_of, kept, read_since, validated
+from vgg_dist.checkpoint_folder import CONFIG, MODEL, is_checkpoint_name, step_of
+from vgg_dist.config.base import BEST, LAST
+from vgg_dist.digests import DamagedCheckpoint, check_files
+from vgg_dist.run_folder import whole_checkpoints
+from vgg_dist.storage import absolute, beside, last_part, list_folder, local_folder, open_storage, parent
+from vgg_dist.validation_errors import describe_errors
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ChosenCheckpoint:
+    """A checkpoint as a local folder, and why it is this one."""
+
+    folder: Path
+    step: int | None
+    """None where its folder has another name."""
+    which: str = ""
+    """LAST or BEST of its run; empty where it was named itself, or by its step."""
+    metrics: dict[str, float] | None = None
+    """Of the validation of its net, where there was one."""
+    since: int | None = None
+    """The step before which validations are not known."""
+    better: Validated | None = None
+    """The best of its run, where the last was asked for and that is another one."""
+
+    def __str__(self) -> str:
+        """Such as "step 189, the last checkpoint (validation top-1 error 26.70 %)"."""
+        words = [] if self.step is None else [f"step {self.step}"]
+        if self.which == LAST:
+            words.append("the last checkpoint")
+        if self.which == BEST:
+            words.append("the best checkpoint" + ("" if self.since is None else f" of those from step {self.since} on"))
+        errors = f" (validation {describe_errors(self.metrics)})" if self.metrics else ""
+        return ", ".join(words) + errors
+
+    @property
+    def label(self) -> str:
+        """By which it is told from others of its run, such as "best, step 126"; empty for the last one."""
+        words = [self.which] * (self.which == BEST) + [f"step {self.step}"] * (self.step is not None)
+        return "" if self.which == LAST else ", ".join(words)
+
+    @property
+    def hint(self) -> str:
+        """That there is a better one, if so."""
+        if self.better is None:
+            return ""
+        return f"the best is of step {self.better.step} (validation {describe_errors(self.better.metrics)})"
+
+
+@contextmanager
+def local_checkpoint(location: str, flag: str, which: str = LAST) -> Iterator[ChosenCheckpoint]:
+    """The checkpoint at `location`, a run's folder or a checkpoint's, path or URL; RUN/best is the best of the run.
+
+    `which`: LAST, BEST or a step, of a run. One that is damaged is passed over with a warning, for the one before it or the
+    next best. ValueError, one line that begins with `flag`, if there is none.
+    """
+    found = find_checkpoints(location, flag, which)
+    location = absolute(location)
+    *others, (last, choice) = found
+    for (place, first), (after, _) in zip(others, found[1:], strict=True):
+        with local_folder(place) as folder:
+            try:
+                check_files(folder, [CONFIG, MODEL])
+            except DamagedCheckpoint as error:
+                _logger.warning("%s %s: %s; %s is taken", flag, location, str(error).replace(str(folder), place), after)
+                continue
+            yield replace(first, folder=folder)
+            return
+    with local_folder(last) as folder:
+        yield replace(choice, folder=folder)
+
+
+Found = list[tuple[str, ChosenCheckpoint]]
+"""Where they are: the one that is wanted, then those that are taken where it is damaged."""
+
+
+def find_checkpoints(location: str, flag: str, which: str = LAST) -> Found:
+    """As `local_checkpoint`, of which nothing but the records is read."""
+    location = absolute(location)
+    try:
+        return _find(location, flag, which)
+    except FileNotFoundError:
+        raise ValueError(f"{flag} {location}: does not exist; expected a run's folder or a checkpoint") from None
+    except OSError as error:
+        raise ValueError(f"{flag} {location}: cannot be read: {error}") from error
+
+
+def _find(location: str, flag: str, which: str) -> Found:
+    """ValueError, one line, if there is none of this kind; OSError where the storage does not answer."""
+    name = last_part(location)
+    if name == BEST and whole_checkpoints(*open_storage(parent(location))):
+        location, which = parent(location), BEST if which == LAST else which
+    elif CONFIG in list_folder(location):
+        step = step_of(name) if is_checkpoint_name(name) else None
+        if which.isdecimal() and step not in (None, int(which)):
+            raise ValueError(f"{flag} {location}: is the checkpoint of step {step}, not {which}; give the run's folder")
+        return [(location, ChosenCheckpoint(Path(), step))]
+    filesystem, run = open_storage(location)
+    list_folder(location)  # FileNotFoundError where there is no such run
+    copies, known = kept(filesystem, run), validated(filesystem, run)
+    paths = _paths(
+        f"{flag} {location}", which, [f"{run}/{each}" for each in whole_checkpoints(filesystem, run)], known, copies
+    )
+    best, since = best_of(copies), read_since(filesystem, run)
+    metrics = {each.path: each.metrics for each in known}
+
+    def choice(path: str) -> ChosenCheckpoint:
+        step = _step(path)
+        kind = which if which in (LAST, BEST) and step == _step(paths[0]) else ""
+        better = best if which == LAST and best is not None and best.step != step else None
+        return ChosenCheckpoint(Path(), step, kind, metrics.get(path), since, better)
+
+    return [(beside(location, path.removeprefix(run).lstrip("/")), choice(path)) for path in paths]
+
+
+def _paths(run: str, which: str, last: list[str], known: list[Validated], copies: list[Validated]) -> list[str]:
+    """Of a run's checkpoints (the `last` ones, and those in best/) what may be taken, the one that is wanted first.
+
+    ValueError, one line that begins with `run`, if there is none.
+    """
+    if which == LAST:
+        if not last:
+            there = f"; its best is there: --checkpoint {BEST}" if copies else ""
+            raise ValueError(f"{run}: no checkpoint; neither it nor a folder in it has a {CONFIG}{there}")
+        return last[::-1]
+    if which == BEST:
+        if not copies:
+            why = "it was not validated yet, or an earlier version trained it" if last else "it has no checkpoint at all"
+            raise ValueError(f"{run}: has no best checkpoint ({why}); allowed: --checkpoint {LAST}, or a step")
+        # What is in the run's folder and not in best/ may be of a history that was given up (see best_checkpoint).
+        ours = [(copy.rank, copy.metrics) for copy in copies]
+        return [each.path for each in sorted(known, key=lambda each: ((each.rank, each.metrics) not in ours, each.rank))]
+    every = last[::-1] + [copy.path for copy in copies]
+    paths = [path for path in every if _step(path) == int(which)]
+    if not paths:
+        steps = sorted({_step(path) for path in every})
+        raise ValueError(
+            f"{run}: has no checkpoint of step {which}; there are those of {', '.join(map(str, steps)) or 'none'}"
+        )
+    return paths
+
+
+def _step(path: str) -> int:
+    return step_of(path.rpartition("/")[2])
