@@ -1,4 +1,4 @@
-"""Prepares data for `--data`: `python -m pipelines.prepare unpack | shard | check | synthetic`.
+"""Prepares data for `--data`: `python -m pipelines.prepare unpack | shard | split | check | synthetic`.
 
 Exit status: 0 done, 1 `check` found images that cannot be decoded, 2 a mistake in the command or its files (one line on
 stderr). A run that was stopped can be started again: what is whole is kept, and nothing half-written looks whole.
@@ -13,7 +13,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +21,15 @@ import tyro
 from tqdm import tqdm
 
 from pipelines.archives import open_class_tar, open_ilsvrc
+from pipelines.class_checks import without_image
+from pipelines.folder_writer import write_links, write_tree
+from pipelines.image_files import listed
 from pipelines.images import UNREADABLE, Finding, inspect
 from pipelines.remote import write_whole
 from pipelines.samples import SampleStore
 from pipelines.shard_writer import write_shards
-from pipelines.store import open_splits, open_unchecked, quarantine_list, read_quarantine
+from pipelines.split import open_unsplit, split_store
+from pipelines.store import open_splits, quarantine_list, read_quarantine
 from pipelines.synthetic import SyntheticSpec, SyntheticStore
 
 
@@ -51,7 +54,8 @@ def shard(*, data: list[str], out: Path, shard_size: int = 256, seed: int = 0) -
     """Writes any data location as tar shards with indexes, for this project, webdataset and DALI.
 
     Args:
-        data: A data location (folder, URL of shards, synthetic), or two tars of class folders: train, then val.
+        data: A data location (folder, URL of shards, synthetic), or two tars of class folders or of a tar for each class:
+            train, then val.
         out: Folder to write; give it, or the URL it is copied to, to --data afterwards.
         shard_size: MB in a shard.
         seed: Of the order in which images are put into shards.
@@ -67,13 +71,42 @@ def shard(*, data: list[str], out: Path, shard_size: int = 256, seed: int = 0) -
     return 0
 
 
+def split(*, data: str, out: Path, val: float = 0.1, seed: int = 0) -> int:
+    """Sets some of the training images aside for validation, the same share of each class, as a tree of links.
+
+    Nothing is copied or moved: OUT/train and OUT/val have a symbolic link for each image. Which ones are taken follows from
+    the seed and the names, so the same command gives the same split anywhere.
+
+    Args:
+        data: Folder with train/<class>/ and no validation images, or with the class folders themselves.
+        out: Folder to make; give it to --data afterwards.
+        val: Share of each class's images for validation.
+        seed: Another seed takes other images.
+    """
+    out = out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out}: is there already")
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(data)):
+        raise ValueError(f"--out {out}: lies in --data {data}, whose folders are classes; a folder beside it is needed")
+    splits = dict(zip(("train", "val"), split_store(open_unsplit(data), val, seed), strict=True))
+    write_links(splits, out)
+    for name, store in splits.items():
+        print(f"{name}: {len(store)} images, {len(store.class_names)} classes, as links in {out / name}")
+    _say_left_out(train=splits["train"])
+    if alone := without_image(splits["val"]):
+        print(f"val: {len(alone)} classes have a single image, which is for training: {listed(alone)}")
+    print(f"next: --data {out}; to copy the images, python -m pipelines.prepare shard --data {out} --out FOLDER")
+    return 0
+
+
 def check(*, data: str, threads: int = os.cpu_count() or 1) -> int:
     """Decodes every image, lists what is unusual, and quarantines what cannot be decoded.
 
     Unreadable images (truncated, empty, not an image, of another format) go into quarantine.txt beside the data, and
     loaders leave them out; training, evaluation and prediction refuse the same ones, for the same reasons. CMYK, grey,
     alpha, 16-bit (scaled to 8), animated, EXIF-rotated and mis-named images, and those with damaged metadata, are listed
-    only: they can be trained on. Exit status 1 if there are unreadable ones.
+    only: they can be trained on. So is what lies beside the images, by the reason for which it is left out. Exit status 1 if
+    there are unreadable ones, 2 if training would refuse the data.
 
     Args:
         data: A data location: folder, or URL of shards.
@@ -81,15 +114,17 @@ def check(*, data: str, threads: int = os.cpu_count() or 1) -> int:
     """
     if threads < 1:
         raise ValueError(f"--threads {threads}: at least 1 is needed")
-    stores = {split: open_unchecked(data, split) for split in ("train", "val")}
+    stores = dict(zip(("train", "val"), open_splits(data, quarantined=True), strict=True))
     found = [item for split, store in stores.items() for item in _inspect_all(store, split, threads)]
     found.sort(key=lambda item: (item[1].kind, item[0]))
     for name, finding in found:
         print(f"{finding.kind}\t{_printable(name)}\t{finding.detail}")
+    _say_left_out(**stores)
     count = sum(map(len, stores.values()))
     kinds = Counter(finding.kind for _, finding in found)
     print(f"{count} images: " + (", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())) or "all plain"))
     _write_quarantine(data, {name: finding.detail for name, finding in found if finding.kind == UNREADABLE})
+    open_splits(data)  # what training opens: a class may be quarantined altogether
     return 1 if kinds[UNREADABLE] else 0
 
 
@@ -114,8 +149,18 @@ def synthetic(
     for split in ("train", "val"):
         # Drawn anew: what an interrupted run left may be of another seed.
         shutil.rmtree(out / f".{split}.part", ignore_errors=True)
-        write_tree(SyntheticStore(spec, split), split, _folder(out))
+        store = SyntheticStore(spec, split)
+        write_tree(store, split, _folder(out))
+        print(f"{split}: {len(store)} images, {len(store.class_names)} classes in {out / split}")
+    print(f"next: --data {out}")
     return 0
+
+
+def _say_left_out(**stores: SampleStore) -> None:
+    """A line for each reason: split, number and reason, the first names."""
+    for split, store in stores.items():
+        for text, names in store.left_out.lines():
+            print(f"left out of {split}\t{names}\t{text}")
 
 
 def _write(splits: dict[str, SampleStore], out: Path, format: str, shard_size: int, seed: int) -> None:
@@ -123,42 +168,23 @@ def _write(splits: dict[str, SampleStore], out: Path, format: str, shard_size: i
         raise ValueError(f"--shard-size {shard_size}: at least 1 MB is needed")
     for split, store in splits.items():
         if format == "shards":
-            write_shards(store, split, _folder(out), shard_bytes=shard_size * 10**6, seed=seed)
+            shards = write_shards(store, split, _folder(out), shard_bytes=shard_size * 10**6, seed=seed)
+            count, size = len(shards.shard_names), int(shards.shard_bytes.sum())
+            form = f"{count} shard{'s' * (count != 1)}, {size:,} bytes"
         else:
             write_tree(store, split, _folder(out))
+            form = f"{len(store)} files"
+        print(f"{split}: {len(store)} images, {len(store.class_names)} classes, {form} in {out}")
+    _say_left_out(**splits)
+    if absent := without_image(splits["val"]):
+        print(f"val: {len(absent)} of {len(splits['val'].class_names)} classes have no image in it: {listed(absent)}")
+    print(f"next: python -m pipelines.prepare check --data {out}, then --data {out}")
 
 
 def _folder(out: Path) -> Path:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; a folder is needed")
     return out
-
-
-def write_tree(store: SampleStore, split: str, out: Path, *, threads: int = 8) -> None:
-    """Writes `store` as `out/split/<class>/`, goes on where an interrupted call stopped, and is done if that is there.
-
-    Until the last class is whole, the split is called `.split.part` and a class folder `.class.part`.
-    """
-    if (out / split).exists():
-        print(f"{out / split} is there already and left as it is", file=sys.stderr)
-        return
-    part = out / f".{split}.part"
-    part.mkdir(parents=True, exist_ok=True)
-    rows = groupby(np.argsort(store.labels, kind="stable").tolist(), key=lambda index: store.labels[index])
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(store), desc=f"{split} images", unit="image") as progress:
-        for label, group in rows:
-            indices = list(group)
-            folder = part / store.class_names[label]
-            if not folder.exists():
-                unfinished = part / f".{folder.name}.part"
-                shutil.rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir()
-                names = [store.name(index).rpartition(":")[2].rpartition("/")[2] for index in indices]
-                for name, encoded in zip(names, pool.map(store.read, indices), strict=True):
-                    (unfinished / name).write_bytes(encoded)
-                unfinished.rename(folder)
-            progress.update(len(indices))
-    part.rename(out / split)
 
 
 def _printable(name: str) -> str:
@@ -207,6 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands: dict[str, Callable[..., int]] = {
         "unpack": unpack,
         "shard": shard,
+        "split": split,
         "check": check,
         "synthetic": synthetic,
     }

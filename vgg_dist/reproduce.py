@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from pipelines.class_checks import tell_remarks
 from pipelines.command import fail, one_line_errors
 from pipelines.store import open_splits
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainingError
@@ -43,6 +44,8 @@ def reproduce(config: ReproduceConfig) -> None:
     """Runs the programme, or prints its plan. ValueError, OSError or TrainingError, one line, for whatever stops it."""
     config = config.resolved()
     splits = open_splits(config.data) if config.plan or "RAY_ADDRESS" not in os.environ else None
+    if splits is not None:
+        tell_remarks(config.data, train=splits[0], val=splits[1])
     # In here, so that --help and mistakes do not wait for the import of torch and Ray.
     from vgg_dist.programme import programme
 

@@ -12,6 +12,7 @@ import os
 
 import tyro
 
+from pipelines.class_checks import tell_remarks
 from pipelines.command import fail, one_line_errors
 from pipelines.store import open_splits
 from vgg_dist.config import TrainConfig, TrainingError
@@ -38,7 +39,9 @@ def train(config: TrainConfig) -> dict[str, float]:
     config = config.resolved()
     class_names = None
     if "RAY_ADDRESS" not in os.environ:  # on a cluster the data may be where the workers are, and only there
-        class_names = open_splits(config.data)[0].class_names
+        splits = open_splits(config.data)
+        tell_remarks(config.data, train=splits[0], val=splits[1])
+        class_names = splits[0].class_names
     # In here, so that --help and mistakes do not wait for the import of torch and Ray.
     from vgg_dist.driver import run_training
 

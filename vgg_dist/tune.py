@@ -15,6 +15,7 @@ import os
 
 import tyro
 
+from pipelines.class_checks import tell_remarks
 from pipelines.command import fail, one_line_errors
 from pipelines.secrets import masked
 from pipelines.store import open_splits
@@ -38,7 +39,9 @@ def search(config: TuneConfig) -> TrainConfig:
     """
     config = config.resolved()
     if "RAY_ADDRESS" not in os.environ:  # on a cluster the data may be where the workers are, and only there
-        classes = len(open_splits(config.data)[0].class_names)
+        train, val = open_splits(config.data)
+        tell_remarks(config.data, train=train, val=val)
+        classes = len(train.class_names)
         if config.metric == "top5_error" and classes <= 5:
             raise ValueError(f"--metric top5_error: is 0 for every net, as the data has {classes} classes; use top1_error")
     # In here, so that --help and mistakes do not wait for the import of torch and Ray.

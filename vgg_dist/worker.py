@@ -49,6 +49,8 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     mark("data and net ready")
     notes = [] if config.micro_batch else [f"--micro-batch {prepared.config.micro_batch}, by default"]
     notes += prepared.passed_over
+    if "RAY_ADDRESS" in os.environ:  # elsewhere the command has opened the data itself, and said it
+        notes += prepared.remarks
     reporter = Reporter(worker, node, exchange, prepared, _report, _storage(), notes)
     try:
         with explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size):
