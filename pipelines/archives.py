@@ -82,12 +82,12 @@ def _class_depth(names: Sequence[str], class_names: list[str] | None) -> int:
     folders = [name.split("/")[:-1] for name in names if "/" in name]
     depth = 0
     while folders:
-        here = {class_of(parts[depth]) if len(parts) > depth else None for parts in folders}
+        here = {class_of(parts[depth]) for parts in folders if len(parts) > depth}
         deeper = any(len(parts) > depth + 1 for parts in folders)
         if len(here) > 1 or not deeper or (class_names is not None and here <= set(class_names)):
             break
         depth += 1
-        if is_split_name(str(here.pop())):
+        if is_split_name(here.pop()):
             break
     return depth
 

@@ -16,7 +16,6 @@ from pipelines.image_files import (
     IMAGE_EXTENSIONS,
     NO_CLASS,
     SPECIAL,
-    UNREADABLE,
     LeftOut,
     class_of,
     is_image_name,
@@ -103,7 +102,7 @@ def list_classes(root: str, splits: Sequence[str], left_out: LeftOut) -> dict[st
                 where = f"{split}/{entry.name}" if split else entry.name
                 if is_left_out_folder(entry.name):
                     left_out.add(why_left_out(entry.name), where)
-                elif entry.is_dir():
+                elif _is_folder(entry):
                     if entry.is_symlink() and _circle(entry.path, (os.path.realpath(os.path.join(root, split)),)):
                         left_out.add(CIRCLE, where)
                     else:
@@ -116,7 +115,7 @@ def list_classes(root: str, splits: Sequence[str], left_out: LeftOut) -> dict[st
 def open_classes(root: str, classes: dict[str, list[str]], class_names: list[str], left_out: LeftOut) -> FolderStore:
     """The images in and below the folders of `classes`, sorted by class, folder and file.
 
-    Raises UnknownClasses for images of a class that is not among `class_names`.
+    Raises UnknownClasses for images of a class that is not among `class_names`, OSError where a folder cannot be listed.
     """
     folders = [folder for some in classes.values() for folder in some]
     # Threads, since listing a network file system is mostly waiting.
@@ -140,9 +139,9 @@ def list_flat(folder: str, left_out: LeftOut) -> list[str]:
     images = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if is_image_name(entry.name) and entry.is_file():
+            if is_image_name(entry.name) and _is_file(entry):
                 images.append(entry.name)
-            elif is_left_out_folder(entry.name) or not entry.is_dir():
+            elif is_left_out_folder(entry.name) or not _is_folder(entry):
                 left_out.add(_why(entry), entry.name)
     return sorted(images)
 
@@ -154,18 +153,13 @@ def _list_images(root: str, folder: str) -> tuple[list[str], LeftOut]:
 
 def _walk(path: str, prefix: str, where: str, left_out: LeftOut, followed: tuple[str, ...]) -> Iterator[str]:
     """`followed`: the real folders in which the links lie that led here."""
-    try:
-        entries = os.scandir(path)
-    except OSError as error:
-        left_out.add(f"{UNREADABLE} ({error.strerror})", where)
-        return
-    with entries:
+    with os.scandir(path) as entries:
         for entry in entries:
             name = entry.name
             # First what nearly all are: no system call but for links.
-            if name.lower().endswith(IMAGE_EXTENSIONS) and name[0] != "." and entry.is_file():
+            if name.lower().endswith(IMAGE_EXTENSIONS) and name[0] != "." and _is_file(entry):
                 yield prefix + name
-            elif is_left_out_folder(name) or not entry.is_dir():
+            elif is_left_out_folder(name) or not _is_folder(entry):
                 left_out.add(_why(entry), f"{where}/{name}")
             elif not entry.is_symlink():
                 yield from _walk(entry.path, f"{prefix}{name}/", f"{where}/{name}", left_out, followed)
@@ -173,6 +167,20 @@ def _walk(path: str, prefix: str, where: str, left_out: LeftOut, followed: tuple
                 left_out.add(CIRCLE, f"{where}/{name}")
             else:
                 yield from _walk(entry.path, f"{prefix}{name}/", f"{where}/{name}", left_out, deeper)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself, or to where this user may not look
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _circle(link: str, followed: Sequence[str]) -> bool:
@@ -187,4 +195,4 @@ def _why(entry: os.DirEntry[str], image: str = SPECIAL) -> str:
         return BROKEN_LINK
     if not is_image_name(entry.name):
         return why_left_out(entry.name)
-    return image if entry.is_file() else SPECIAL
+    return image if _is_file(entry) else SPECIAL

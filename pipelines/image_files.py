@@ -39,7 +39,6 @@ REPLACED = "member{s} replaced by a later one of the same name"
 SPARSE = "sparse member{s}"
 SPECIAL = "device{s}, pipe{s} or socket{s}"
 EMPTY = "empty folder{s}"
-UNREADABLE = "unreadable folder{s}"
 QUARANTINED = "quarantined image{s}"
 NO_LABEL = "image{s} without a label"
 NO_IMAGE = "label{s} without an image"
@@ -61,8 +60,7 @@ class LeftOut:
         """Counts `names` for a reason."""
         if names:
             self.counts[reason] += len(names)
-            kept = self.examples.setdefault(reason, [])
-            kept += names[: _EXAMPLES - len(kept)]
+            self.examples[reason] = sorted([*self.examples.get(reason, []), *names])[:_EXAMPLES]
 
     def merge(self, others: Iterable[LeftOut]) -> None:
         """Adds what others have counted."""
