@@ -39,9 +39,8 @@ def open_class_tar(path: Path, class_names: list[str] | None = None) -> ShardSto
     classes = _classes(images, depth)
     found = sorted(set(classes))
     if class_names is None and len(found) > 1 and all(map(is_split_name, found)):
-        raise ValueError(
-            f"{path}: holds {listed(found)}, which are splits and not classes: a tar for each of them is needed"
-        )
+        mend = "needed is a tar for each, or unpack it"
+        raise ValueError(f"{path}: holds {listed(found)}, which are splits and not classes: {mend}")
     known = found if class_names is None else class_names
     if unknown := sorted(set(classes) - set(known)):
         twin = next((f" (train has {shown(other)})" for name in unknown if (other := alike(name, known))), "")

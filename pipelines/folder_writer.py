@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +37,16 @@ def write_tree(store: SampleStore, split: str, out: Path, *, threads: int = 8) -
                 unfinished.mkdir()
                 names = [store.name(index).rpartition(":")[2].rpartition("/")[2] for index in indices]
                 for name, encoded in zip(names, pool.map(store.read, indices), strict=True):
-                    (unfinished / name).write_bytes(encoded)
+                    unused(unfinished / name).write_bytes(encoded)
                 unfinished.rename(folder)
             progress.update(len(indices))
     part.rename(out / split)
+
+
+def unused(path: Path) -> Path:
+    """The path, or if it is taken, as by an image of another subfolder, the first of `1_NAME`, `2_NAME`, ... that is not."""
+    candidates = (path.with_name(f"{number}_{path.name}") for number in count(1))
+    return path if not os.path.lexists(path) else next(other for other in candidates if not os.path.lexists(other))
 
 
 def write_links(splits: dict[str, FolderStore], out: Path) -> None:
@@ -58,7 +64,7 @@ def write_links(splits: dict[str, FolderStore], out: Path) -> None:
             inside = Path(split, store.class_names[label], store.files[index])
             target = os.path.join(os.path.realpath(store.root), store.name(index))
             (part / inside).parent.mkdir(parents=True, exist_ok=True)
-            os.symlink(os.path.relpath(target, os.path.join(above, out.name, inside.parent)), part / inside)
+            os.symlink(os.path.relpath(target, os.path.join(above, out.name, inside.parent)), unused(part / inside))
     if out.exists():
         out.rmdir()
     part.rename(out)

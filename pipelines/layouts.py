@@ -70,6 +70,8 @@ def what_lies_there(root: str, split: str) -> str:
         return f"holds {listed(found)}: unpack them first, python -m pipelines.prepare unpack --source {root} --out FOLDER"
     if any(re.fullmatch(r"(train|val)\.writing", name) for name in inside):
         return "holds shards whose writing was interrupted: give the same command again"
+    if any(name.endswith(".index.npz") for name in inside):
+        return f"holds shards, but none of {split} ({split}.index.npz is missing)"
     if tars := [name for name in inside if name.endswith((".tar", ".tar.gz", ".tgz", ".zip"))]:
         return (
             f"holds archives ({listed(tars)}) and no folder for {split}: unpack them, or make shards of two tars, "

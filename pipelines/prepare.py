@@ -9,22 +9,19 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import tyro
-from tqdm import tqdm
 
 from pipelines.archives import open_class_tar, open_ilsvrc
-from pipelines.class_checks import without_image
+from pipelines.class_checks import check_classes, without_image
 from pipelines.folder_writer import write_links, write_tree
-from pipelines.image_files import listed
-from pipelines.images import UNREADABLE, Finding, inspect
+from pipelines.image_files import LeftOut, listed
+from pipelines.images import UNREADABLE
+from pipelines.inspection import inspect_all
 from pipelines.remote import write_whole
 from pipelines.samples import SampleStore
 from pipelines.shard_writer import write_shards
@@ -62,6 +59,7 @@ def shard(*, data: list[str], out: Path, shard_size: int = 256, seed: int = 0) -
     """
     if len(data) == 2:
         train = open_class_tar(Path(data[0]))
+        check_classes(train, data[0], "train")
         splits: tuple[SampleStore, SampleStore] = train, open_class_tar(Path(data[1]), train.class_names)
     elif len(data) == 1:
         splits = open_splits(data[0])
@@ -92,9 +90,8 @@ def split(*, data: str, out: Path, val: float = 0.1, seed: int = 0) -> int:
     write_links(splits, out)
     for name, store in splits.items():
         print(f"{name}: {len(store)} images, {len(store.class_names)} classes, as links in {out / name}")
-    _say_left_out(train=splits["train"])
-    if alone := without_image(splits["val"]):
-        print(f"val: {len(alone)} classes have a single image, which is for training: {listed(alone)}")
+    splits["val"].left_out = LeftOut()  # the same as of train, which they come from
+    _say_left_out(**splits)
     print(f"next: --data {out}; to copy the images, python -m pipelines.prepare shard --data {out} --out FOLDER")
     return 0
 
@@ -115,7 +112,7 @@ def check(*, data: str, threads: int = os.cpu_count() or 1) -> int:
     if threads < 1:
         raise ValueError(f"--threads {threads}: at least 1 is needed")
     stores = dict(zip(("train", "val"), open_splits(data, quarantined=True), strict=True))
-    found = [item for split, store in stores.items() for item in _inspect_all(store, split, threads)]
+    found = [item for split, store in stores.items() for item in inspect_all(store, split, threads)]
     found.sort(key=lambda item: (item[1].kind, item[0]))
     for name, finding in found:
         print(f"{finding.kind}\t{_printable(name)}\t{finding.detail}")
@@ -157,10 +154,12 @@ def synthetic(
 
 
 def _say_left_out(**stores: SampleStore) -> None:
-    """A line for each reason: split, number and reason, the first names."""
+    """A line for each reason: split, the first names, number and reason; and one for classes without validation images."""
     for split, store in stores.items():
         for text, names in store.left_out.lines():
             print(f"left out of {split}\t{names}\t{text}")
+        if split == "val" and (absent := without_image(store)):
+            print(f"no image in val\t{listed(absent)}\t{len(absent)} of {len(store.class_names)} classes")
 
 
 def _write(splits: dict[str, SampleStore], out: Path, format: str, shard_size: int, seed: int) -> None:
@@ -176,8 +175,6 @@ def _write(splits: dict[str, SampleStore], out: Path, format: str, shard_size: i
             form = f"{len(store)} files"
         print(f"{split}: {len(store)} images, {len(store.class_names)} classes, {form} in {out}")
     _say_left_out(**splits)
-    if absent := without_image(splits["val"]):
-        print(f"val: {len(absent)} of {len(splits['val'].class_names)} classes have no image in it: {listed(absent)}")
     print(f"next: python -m pipelines.prepare check --data {out}, then --data {out}")
 
 
@@ -189,29 +186,6 @@ def _folder(out: Path) -> Path:
 
 def _printable(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
-
-
-def _inspect_all(store: SampleStore, split: str, threads: int) -> list[tuple[str, Finding]]:
-    def inspect_some(indices: np.ndarray) -> list[tuple[str, Finding]]:
-        found = []
-        for index in indices.tolist():
-            name = store.name(index)
-            try:
-                found += [(name, finding) for finding in inspect(store.read(index), name)]
-            except OSError as error:
-                found.append((name, Finding(UNREADABLE, str(error).removeprefix(f"{name}: "))))
-            progress.update()
-        return found
-
-    # In chunks: a million futures would take more memory than all else here.
-    chunks = np.array_split(np.arange(len(store)), len(store) // 64 + 1)
-    with (
-        tqdm(total=len(store), desc=f"checking {split}", unit="image") as progress,
-        warnings.catch_warnings(),
-        ThreadPoolExecutor(threads) as pool,
-    ):
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-        return [item for found in pool.map(inspect_some, chunks) for item in found]
 
 
 def _write_quarantine(data: str, unreadable: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from pipelines.class_checks import check_classes
 from pipelines.folders import FolderStore, list_classes, open_classes
 from pipelines.image_files import QUARANTINED, LeftOut
 from pipelines.layouts import find_split, what_lies_there
+from pipelines.remote import is_remote
 from pipelines.store import local_root, read_quarantine
 
 
@@ -20,6 +21,8 @@ def open_unsplit(location: str) -> FolderStore:
 
     ValueError, one line, where there is one, or what is there cannot be trained on.
     """
+    if is_remote(location):
+        raise ValueError(f"--data {location}: is a URL; links are made to a folder of this machine")
     root = str(local_root(location))
     if (val := find_split(root, "val")) is not None:
         raise ValueError(f"--data {location}: has a validation split already, {val.name}")

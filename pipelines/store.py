@@ -91,7 +91,8 @@ def local_root(location: str) -> Path:
     if not root.exists():
         raise ValueError(f"--data {location}: does not exist")
     if not root.is_dir():
-        hint = "; python -m pipelines.prepare shard makes shards of tars" if root.suffix == ".tar" else ""
+        shard = "python -m pipelines.prepare shard --data TRAIN.tar VAL.tar --out FOLDER"
+        hint = f"; {shard} makes shards of two tars" if root.suffix == ".tar" else ""
         raise ValueError(f"--data {location}: is a file; a folder, a URL of shards or 'synthetic' is needed{hint}")
     if not any(root.iterdir()):
         raise ValueError(f"--data {location}: is empty")

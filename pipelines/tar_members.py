@@ -5,6 +5,7 @@ A tar within a tar is read as a folder of its name, without `.tar`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import tarfile
@@ -30,6 +31,7 @@ from pipelines.image_files import (
 Span = tuple[int, int]
 """Offset of the data in the archive, length in bytes."""
 _LOOKED_AT = 1 << 20  # bytes behind an archive's end; writers fill up to their block, 10 kB
+_COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\0": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _MOST_LINKS = 40  # on the way to a file, as for Linux
 
 
@@ -98,6 +100,10 @@ def read_members(path: Path) -> tuple[list[tuple[str, Span]], LeftOut]:
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist") from error
     except (tarfile.TarError, OSError) as error:
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            start = file.read(6)
+            if tool := next((tool for magic, tool in _COMPRESSED.items() if start.startswith(magic)), None):
+                raise ValueError(f"{path} is not an uncompressed tar archive: {tool} {path} makes it one") from error
         raise ValueError(f"{path} is not an uncompressed tar archive: {error}") from error
     with tar:
         return _read(tar, str(path), path.stat().st_size)

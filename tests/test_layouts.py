@@ -174,7 +174,7 @@ def test_official_archives_unpacked_beside_the_development_kit(ilsvrc: Path, tmp
         ({"imagenette2.tgz": b""}, ".", r"holds archives \(imagenette2.tgz\) and no folder for train: unpack"),
         ({"ILSVRC2012_img_train.tar": b""}, ".", "holds ILSVRC2012_img_train.tar: .*pipelines.prepare unpack --source ROOT"),
         (VAL, ".", "holds images in no class folder"),
-        ({"x.tar": b""}, "x.tar", "is a file; .* python -m pipelines.prepare shard makes shards of tars"),
+        ({"x.tar": b""}, "x.tar", "is a file; .*prepare shard --data TRAIN.tar VAL.tar --out FOLDER makes shards"),
         ({"notes.txt": b"", "docs/x.txt": b""}, ".", "no folder 'train' in it, but docs, notes.txt; needed are "),
     ],
 )

@@ -156,7 +156,7 @@ def test_shard_and_check_say_what_is_there_and_what_is_left_out(tmp_path: Path, 
         f"train: 12 images, 3 classes, 1 shard, {sizes[0]:,} bytes in {tmp_path}/out",
         f"val: 8 images, 3 classes, 1 shard, {sizes[1]:,} bytes in {tmp_path}/out",
         "left out of train\ta/x.tiff, a/y.tiff\t2 .tiff files, a format that is not read",
-        "val: 1 of 3 classes have no image in it: c",
+        "no image in val\tc\t1 of 3 classes",
         f"next: python -m pipelines.prepare check --data {tmp_path}/out, then --data {tmp_path}/out",
     ]
     with tarfile.open(tmp_path / "out/val-00000.tar") as shard:

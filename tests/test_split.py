@@ -43,7 +43,7 @@ def test_split_takes_the_same_share_of_each_class(tmp_path: Path, inner: str, ca
     out = capsys.readouterr().out
     assert f"train: 34 images, 4 classes, as links in {tmp_path}/out/train\nval: 5 images" in out
     assert "1 quarantined image" in out
-    assert "val: 1 classes have a single image, which is for training: newt" in out
+    assert "no image in val\tnewt\t1 of 4 classes\n" in out
 
 
 def test_split_is_the_same_for_the_same_seed_and_moves_with_the_data(tmp_path: Path) -> None:

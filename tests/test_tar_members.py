@@ -13,6 +13,7 @@ import pytest
 from trees import by_content, left_out, make_tree, tar_of, unpacked
 
 from pipelines.archives import open_class_tar
+from pipelines.folder_writer import write_tree
 from pipelines.samples import SampleStore
 from pipelines.store import open_store
 from pipelines.tar_members import read_members
@@ -182,6 +183,23 @@ def test_damaged_tar_is_refused_and_not_read_in_part(tmp_path: Path, spoil: Call
     with pytest.raises(ValueError, match=message) as caught:
         read_members(path)
     assert str(path) in str(caught.value)
+
+
+def test_compressed_tar_is_refused_with_the_command_that_unpacks_it(tmp_path: Path) -> None:
+    for mode, tool in {"w:gz": "gunzip", "w:bz2": "bunzip2", "w:xz": "unxz"}.items():
+        tar_of(tmp_path / "x.tar", {"a/0.jpg": b"a"}, mode)
+        with pytest.raises(ValueError, match=f"is not an uncompressed tar archive: {tool} {tmp_path}/x.tar makes it one"):
+            read_members(tmp_path / "x.tar")
+
+
+def test_images_of_one_name_in_subfolders_stay_apart_as_files(tmp_path: Path) -> None:
+    files = {f"{c}/{sub}0.jpg": f"{c}{sub}".encode() for c in "ab" for sub in ("", "s/", "t/", "t/u/")}
+    tar_of(tmp_path / "x.tar", files | {"a/s/1_0.jpg": b"1"})
+    store = open_class_tar(tmp_path / "x.tar")
+    write_tree(store, "train", tmp_path / "out")
+    tree = open_store(str(tmp_path / "out"), "train")
+    assert by_content(tree) == by_content(store)
+    assert len(tree) == 9
 
 
 def test_tar_of_both_splits_is_refused(tmp_path: Path) -> None:
