@@ -6,7 +6,9 @@ import sys
 
 import numpy as np
 
+from pipelines.folders import FolderStore
 from pipelines.image_files import IMAGE_EXTENSIONS, listed, shown
+from pipelines.layouts import TESTS
 from pipelines.samples import SampleStore
 from pipelines.secrets import masked
 
@@ -34,8 +36,10 @@ def without_image(store: SampleStore) -> list[str]:
 
 
 def remarks(split: str, store: SampleStore) -> list[str]:
-    """What is left out of a split, and in `val` the classes without an image: a line each, none where there is nothing."""
+    """What is left out of a split, and of `val` the classes without an image, and whether it is a test set: a line each."""
     lines = [f"{split}: left out: {store.left_out.summary()}"] if len(store.left_out) else []
+    if split == "val" and isinstance(store, FolderStore) and store.folders[0].split("/")[0].lower() in TESTS:
+        lines.append("val: there is none, and the test images are taken for it; prepare split makes one of training images")
     if split == "val" and (empty := without_image(store)):
         lines.append(f"val: {len(empty)} of {len(store.class_names)} classes have no image in it: {listed(empty)}")
     return lines

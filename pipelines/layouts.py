@@ -12,7 +12,8 @@ from pipelines.image_files import is_image_name, is_left_out_folder, listed, sho
 
 SPLITS = ("train", "val")
 # In the order in which they are looked for; in any case.
-_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test", "testing")}
+TESTS = ("test", "testing")
+_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", *TESTS)}
 # Kaggle's ImageNet, from its top folder down.
 _INNER = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 _TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
@@ -28,6 +29,11 @@ class Split:
     def name(self) -> str:
         """The folders' names, for messages."""
         return ", ".join(self.folders)
+
+    @property
+    def is_test(self) -> bool:
+        """Whether it is a test set, which is taken for want of a validation set."""
+        return self.folders[0].rpartition("/")[2].lower() in TESTS
 
 
 def find_split(root: str, split: str) -> Split | None:
@@ -78,7 +84,8 @@ def what_lies_there(root: str, split: str) -> str:
             "python -m pipelines.prepare shard --data TRAIN.tar VAL.tar --out FOLDER"
         )
     if deeper := [name for name in folders if has_split(str(path / name))]:
-        return f"the data lie one folder deeper: --data {path / deeper[0]}"
+        others = f" (or {listed(deeper[1:])})" if deeper[1:] else ""
+        return f"the data lie one folder deeper: --data {path / deeper[0]}{others}"
     for below in (path, path.parent):
         splits = [find_split(str(below.parent), other) for other in SPLITS]
         if all(splits) and any(found is not None and below.name in found.folders for found in splits):

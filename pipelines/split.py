@@ -17,16 +17,18 @@ from pipelines.store import local_root, read_quarantine
 
 
 def open_unsplit(location: str) -> FolderStore:
-    """The images of a folder that has no validation split: of its folder `train`, or of its class folders.
+    """The images of a folder without a validation split (a test set may be there): of its folder `train`, or class folders.
 
     ValueError, one line, where there is one, or what is there cannot be trained on.
     """
     if is_remote(location):
         raise ValueError(f"--data {location}: is a URL; links are made to a folder of this machine")
     root = str(local_root(location))
-    if (val := find_split(root, "val")) is not None:
+    if (val := find_split(root, "val")) is not None and not val.is_test:
         raise ValueError(f"--data {location}: has a validation split already, {val.name}")
     train, left_out = find_split(root, "train"), LeftOut()
+    if train is None and val is not None:
+        raise ValueError(f"--data {location}: has {val.name} and no train")
     try:
         classes = list_classes(root, train.folders if train else ("",), left_out)
         if not classes:

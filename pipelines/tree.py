@@ -54,7 +54,8 @@ def _open_flat(root: str, folder: str, class_names: list[str] | None) -> FolderS
     if path is None:
         raise ValueError(
             f"--data {root}: {folder} holds {len(images)} images and no class folders; their classes are read from {KNOWN}, "
-            f"beside {folder} or above, and none of these is there"
+            f"beside {folder} or above, and none of these is there; "
+            f"python -m pipelines.prepare split --data {root} --out FOLDER sets training images aside instead"
         )
     classes = {stem: class_of(name) for stem, name in read_list(path, images).items()}
     stems = [os.path.splitext(image)[0] for image in images]

@@ -46,7 +46,9 @@ def test_other_names_of_splits(tmp_path: Path, train: str, val: str) -> None:
     root = make_tree(tmp_path, below(train, TRAIN) | below(val, {"n01/v.jpg": b"v"}))
     for store, expected in zip(open_splits(str(root)), (TRAIN_EXPECTED, {b"v": "n01"}), strict=True):
         assert by_content(store) == expected
-    assert open_store(str(root), "val").name(0) == f"{val}/n01/v.jpg"
+    store = open_store(str(root), "val")
+    assert store.name(0) == f"{val}/n01/v.jpg"
+    assert any("test images are taken for it" in line for line in remarks("val", store)) == (val in ("test", "Testing"))
     assert has_split(str(root))
 
 

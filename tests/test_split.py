@@ -78,9 +78,19 @@ def test_split_reads_what_links_lead_to(tmp_path: Path) -> None:
     assert len(by_content(train) | by_content(val)) == 8
 
 
+def test_a_test_set_is_no_validation_set(tmp_path: Path) -> None:
+    pets(tmp_path / "data/train", {"cat": 4, "dog": 4})
+    make_tree(tmp_path / "data", {"test/7.jpg": b"", "test/8.jpg": b""})
+    with pytest.raises(ValueError, match=r"test holds 2 images and no class folders; .*prepare split --data"):
+        open_splits(str(tmp_path / "data"))
+    assert split(tmp_path / "data", tmp_path / "out") == 0
+    assert len(validation(tmp_path / "out")) == 2
+
+
 @pytest.mark.parametrize(
     ("spoil", "flags", "message"),
     [
+        (lambda root: make_tree(root, {"data/test/0.jpg": b""}), [], "has test and no train"),
         (lambda root: make_tree(root, {"data/val/cat/0.jpg": b""}), [], "has a validation split already, val"),
         (lambda root: make_tree(root, {"out/x": b""}), [], "out: is there already"),
         (lambda root: None, ["--val", 1], "--val 1.0: must be a share between 0 and 1"),
