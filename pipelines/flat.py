@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.folders import list_flat
+from pipelines.image_files import IMAGE_EXTENSIONS, LeftOut
+from pipelines.layouts import what_lies_there
 from pipelines.samples import SampleStore
-from pipelines.store import IMAGE_EXTENSIONS
 
 UNLABELLED = -1
 
@@ -21,8 +23,15 @@ UNLABELLED = -1
 class FlatStore(SampleStore):
     """The images of `files`, in their order; `labels` UNLABELLED where they are not known."""
 
-    def __init__(self, files: Sequence[str], class_names: list[str], labels: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        files: Sequence[str],
+        class_names: list[str],
+        labels: np.ndarray | None = None,
+        left_out: LeftOut | None = None,
+    ) -> None:
         self.files = list(files)
+        self.left_out = left_out or LeftOut()
         self.class_names = class_names
         self.labels = np.full(len(self.files), UNLABELLED, np.int64) if labels is None else labels
 
@@ -44,7 +53,7 @@ class FlatStore(SampleStore):
 
     def subset(self, indices: np.ndarray) -> FlatStore:
         """The images at `indices`."""
-        return FlatStore([self.files[index] for index in indices], self.class_names, self.labels[indices])
+        return FlatStore([self.files[index] for index in indices], self.class_names, self.labels[indices], self.left_out)
 
 
 def open_flat(folder: str, class_names: list[str], labels: Sequence[str] | None = None) -> FlatStore:
@@ -52,15 +61,17 @@ def open_flat(folder: str, class_names: list[str], labels: Sequence[str] | None 
 
     Raises ValueError, one line, for a folder that is missing or has no images, and labels that do not fit.
     """
+    left_out = LeftOut()
     try:
-        names = sorted(name for name in os.listdir(folder) if name.lower().endswith(IMAGE_EXTENSIONS) and name[0] != ".")
+        names = list_flat(folder, left_out)
+        if not names:
+            nothing = f"neither train and val nor images in it ({' '.join(IMAGE_EXTENSIONS)})"
+            raise ValueError(f"--data {folder}: {nothing}; {what_lies_there(folder, 'val')}")
     except OSError as error:
         raise ValueError(f"--data {folder}: {error.strerror}") from error
-    if not names:
-        raise ValueError(f"--data {folder}: neither folders train/ and val/ nor images in it ({' '.join(IMAGE_EXTENSIONS)})")
     files = [os.path.join(folder, name) for name in names]
     if labels is None:
-        return FlatStore(files, class_names)
+        return FlatStore(files, class_names, left_out=left_out)
     if len(labels) != len(files):
         raise ValueError(
             f"--labels: {len(labels)} labels for the {len(files)} images of {folder}; one a line, in name order"
@@ -68,4 +79,4 @@ def open_flat(folder: str, class_names: list[str], labels: Sequence[str] | None 
     number = {name: index for index, name in enumerate(class_names)}
     if unknown := sorted(set(labels) - set(number)):
         raise ValueError(f"--labels: classes that the net does not know: {', '.join(unknown[:5])}")
-    return FlatStore(files, class_names, np.array([number[label] for label in labels], np.int64))
+    return FlatStore(files, class_names, np.array([number[label] for label in labels], np.int64), left_out)

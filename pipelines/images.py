@@ -12,8 +12,8 @@ from pipelines.quarantine import UNREADABLE
 
 # Formats that both loaders decode, and the file extensions that go with them. MPO is a JPEG with more JPEGs behind it.
 _EXTENSIONS = {
-    "JPEG": (".jpg", ".jpeg"),
-    "MPO": (".jpg", ".jpeg"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),
     "BMP": (".bmp",),
     "WEBP": (".webp",),

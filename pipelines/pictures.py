@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipelines.flat import FlatStore
+from pipelines.image_files import IMAGE_EXTENSIONS
 from pipelines.pixels import MAX_PIXELS, refusal
 from pipelines.remote import is_remote, read_if_there
-from pipelines.store import IMAGE_EXTENSIONS
 
 STANDARD_INPUT = "-"
 

@@ -1,4 +1,4 @@
-"""Prepares data for `--data`: `python -m pipelines.prepare unpack | shard | check | synthetic`.
+"""Prepares data for `--data`: `python -m pipelines.prepare unpack | shard | split | check | synthetic`.
 
 Exit status: 0 done, 1 `check` found images that cannot be decoded, 2 a mistake in the command or its files (one line on
 stderr). A run that was stopped can be started again: what is whole is kept, and nothing half-written looks whole.
@@ -9,27 +9,26 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import tyro
-from tqdm import tqdm
 
 from pipelines.archives import open_class_tar, open_ilsvrc
-from pipelines.images import Finding, inspect
+from pipelines.class_checks import check_classes, without_image
+from pipelines.folder_writer import write_links, write_tree
+from pipelines.image_files import LeftOut, listed
+from pipelines.inspection import inspect_all
 from pipelines.pixels import MAX_PIXELS
 from pipelines.quarantine import UNREADABLE, find_list, update_quarantine
 from pipelines.quoting import one_line, quoted
 from pipelines.samples import SampleStore
 from pipelines.shard_writer import write_shards
 from pipelines.signals import stoppable
-from pipelines.store import open_splits, open_unchecked
+from pipelines.split import open_unsplit, split_store
+from pipelines.store import open_splits
 from pipelines.synthetic import SyntheticSpec, SyntheticStore
 
 
@@ -54,7 +53,8 @@ def shard(*, data: list[str], out: Path, shard_size: int = 256, seed: int = 0, q
     """Writes any data location as tar shards with indexes, for this project, webdataset and DALI.
 
     Args:
-        data: A data location (folder, URL of shards, synthetic), or two tars of class folders: train, then val.
+        data: A data location (folder, URL of shards, synthetic), or two tars of class folders or of a tar for each class:
+            train, then val.
         out: Folder to write; give it, or the URL it is copied to, to --data afterwards.
         shard_size: MB in a shard.
         seed: Of the order in which images are put into shards.
@@ -62,12 +62,40 @@ def shard(*, data: list[str], out: Path, shard_size: int = 256, seed: int = 0, q
     """
     if len(data) == 2:
         train = open_class_tar(Path(data[0]))
+        check_classes(train, data[0], "train")
         splits: tuple[SampleStore, SampleStore] = train, open_class_tar(Path(data[1]), train.class_names)
     elif len(data) == 1:
         splits = open_splits(data[0], quarantine=find_list(data[0], quarantine))
     else:
         raise ValueError(f"--data: one location, or two tars (train, then val), not {len(data)} values")
     _write(dict(zip(("train", "val"), splits, strict=True)), out, "shards", shard_size, seed)
+    return 0
+
+
+def split(*, data: str, out: Path, val: float = 0.1, seed: int = 0) -> int:
+    """Sets some of the training images aside for validation, the same share of each class, as a tree of links.
+
+    Nothing is copied or moved: OUT/train and OUT/val have a symbolic link for each image. Which ones are taken follows from
+    the seed and the names, so the same command gives the same split anywhere.
+
+    Args:
+        data: Folder with train/<class>/ and no validation images, or with the class folders themselves.
+        out: Folder to make; give it to --data afterwards.
+        val: Share of each class's images for validation.
+        seed: Another seed takes other images.
+    """
+    out = out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out}: is there already")
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(data)):
+        raise ValueError(f"--out {out}: lies in --data {data}, whose folders are classes; a folder beside it is needed")
+    splits = dict(zip(("train", "val"), split_store(open_unsplit(data), val, seed), strict=True))
+    write_links(splits, out)
+    for name, store in splits.items():
+        print(f"{name}: {len(store)} images, {len(store.class_names)} classes, as links in {out / name}")
+    splits["val"].left_out = LeftOut()  # the same as of train, which they come from
+    _say_left_out(**splits)
+    print(f"next: --data {out}; to copy the images, python -m pipelines.prepare shard --data {out} --out FOLDER")
     return 0
 
 
@@ -79,8 +107,9 @@ def check(
     Unreadable images (truncated, empty, not an image, of another format, too large) go into quarantine.txt beside the
     data, or where it says if nothing can be written there, and loaders leave them out; training, evaluation and
     prediction refuse the same ones, for the same reasons. CMYK, grey, alpha, 16-bit (scaled to 8), animated, EXIF-rotated
-    and mis-named images, and those with damaged metadata, are listed only: they can be trained on. Exit status 1 if there
-    are unreadable ones.
+    and mis-named images, and those with damaged metadata, are listed only: they can be trained on. So is what lies beside
+    the images, by the reason for which it is left out. Exit status 1 if there are unreadable ones, 2 if training would
+    refuse the data.
 
     Args:
         data: A data location: folder, or URL of shards.
@@ -90,11 +119,12 @@ def check(
     """
     if threads < 1:
         raise ValueError(f"--threads {threads}: at least 1 is needed")
-    stores = {split: open_unchecked(data, split) for split in ("train", "val")}
-    found = [item for split, store in stores.items() for item in _inspect_all(store, split, threads, max_pixels)]
+    stores = dict(zip(("train", "val"), open_splits(data, quarantined=True), strict=True))
+    found = [item for split, store in stores.items() for item in inspect_all(store, split, threads, max_pixels)]
     found.sort(key=lambda item: (item[1].kind, item[0]))
     for name, finding in found:
         print(f"{finding.kind}\t{quoted(name)}\t{one_line(finding.detail)}")
+    _say_left_out(**stores)
     count = sum(map(len, stores.values()))
     kinds = Counter(finding.kind for _, finding in found)
     print(f"{count} images: " + (", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())) or "all plain"))
@@ -102,6 +132,7 @@ def check(
         unreadable = {name: finding.detail for name, finding in found if finding.kind == UNREADABLE}
         if line := update_quarantine(data, quarantine, unreadable):
             print(line)
+    open_splits(data, quarantine=find_list(data, quarantine))  # as training does: a class may be quarantined altogether
     return 1 if kinds[UNREADABLE] else 0
 
 
@@ -126,8 +157,20 @@ def synthetic(
     for split in ("train", "val"):
         # Drawn anew: what an interrupted run left may be of another seed.
         shutil.rmtree(out / f".{split}.part", ignore_errors=True)
-        write_tree(SyntheticStore(spec, split), split, _folder(out))
+        store = SyntheticStore(spec, split)
+        write_tree(store, split, _folder(out))
+        print(f"{split}: {len(store)} images, {len(store.class_names)} classes in {out / split}")
+    print(f"next: --data {out}")
     return 0
+
+
+def _say_left_out(**stores: SampleStore) -> None:
+    """A line for each reason: split, the first names, number and reason; and one for classes without validation images."""
+    for split, store in stores.items():
+        for text, names in store.left_out.lines():
+            print(f"left out of {split}\t{names}\t{text}")
+        if split == "val" and (absent := without_image(store)):
+            print(f"no image in val\t{listed(absent)}\t{len(absent)} of {len(store.class_names)} classes")
 
 
 def _write(splits: dict[str, SampleStore], out: Path, format: str, shard_size: int, seed: int) -> None:
@@ -135,9 +178,15 @@ def _write(splits: dict[str, SampleStore], out: Path, format: str, shard_size: i
         raise ValueError(f"--shard-size {shard_size}: at least 1 MB is needed")
     for split, store in splits.items():
         if format == "shards":
-            write_shards(store, split, _folder(out), shard_bytes=shard_size * 10**6, seed=seed)
+            shards = write_shards(store, split, _folder(out), shard_bytes=shard_size * 10**6, seed=seed)
+            count, size = len(shards.shard_names), int(shards.shard_bytes.sum())
+            form = f"{count} shard{'s' * (count != 1)}, {size:,} bytes"
         else:
             write_tree(store, split, _folder(out))
+            form = f"{len(store)} files"
+        print(f"{split}: {len(store)} images, {len(store.class_names)} classes, {form} in {out}")
+    _say_left_out(**splits)
+    print(f"next: python -m pipelines.prepare check --data {out}, then --data {out}")
 
 
 def _folder(out: Path) -> Path:
@@ -146,61 +195,12 @@ def _folder(out: Path) -> Path:
     return out
 
 
-def write_tree(store: SampleStore, split: str, out: Path, *, threads: int = 8) -> None:
-    """Writes `store` as `out/split/<class>/`, goes on where an interrupted call stopped, and is done if that is there.
-
-    Until the last class is whole, the split is called `.split.part` and a class folder `.class.part`.
-    """
-    if (out / split).exists():
-        print(f"{out / split} is there already and left as it is", file=sys.stderr)
-        return
-    part = out / f".{split}.part"
-    part.mkdir(parents=True, exist_ok=True)
-    rows = groupby(np.argsort(store.labels, kind="stable").tolist(), key=lambda index: store.labels[index])
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(store), desc=f"{split} images", unit="image") as progress:
-        for label, group in rows:
-            indices = list(group)
-            folder = part / store.class_names[label]
-            if not folder.exists():
-                unfinished = part / f".{folder.name}.part"
-                shutil.rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir()
-                names = [store.name(index).rpartition(":")[2].rpartition("/")[2] for index in indices]
-                for name, encoded in zip(names, pool.map(store.read, indices), strict=True):
-                    (unfinished / name).write_bytes(encoded)
-                unfinished.rename(folder)
-            progress.update(len(indices))
-    part.rename(out / split)
-
-
-def _inspect_all(store: SampleStore, split: str, threads: int, max_pixels: int) -> list[tuple[str, Finding]]:
-    def inspect_some(indices: np.ndarray) -> list[tuple[str, Finding]]:
-        found = []
-        for index in indices.tolist():
-            name = store.name(index)
-            try:
-                found += [(name, finding) for finding in inspect(store.read(index), name, max_pixels)]
-            except OSError as error:
-                found.append((name, Finding(UNREADABLE, str(error).removeprefix(f"{name}: "))))
-            progress.update()
-        return found
-
-    # In chunks: a million futures would take more memory than all else here.
-    chunks = np.array_split(np.arange(len(store)), len(store) // 64 + 1)
-    with (
-        tqdm(total=len(store), desc=f"checking {split}", unit="image") as progress,
-        warnings.catch_warnings(),
-        ThreadPoolExecutor(threads) as pool,
-    ):
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-        return [item for found in pool.map(inspect_some, chunks) for item in found]
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     commands: dict[str, Callable[..., int]] = {
         "unpack": unpack,
         "shard": shard,
+        "split": split,
         "check": check,
         "synthetic": synthetic,
     }

@@ -11,6 +11,8 @@ from typing import Self
 
 import numpy as np
 
+from pipelines.image_files import LeftOut
+
 
 class Names:
     """An immutable sequence of strings in two arrays.
@@ -59,11 +61,13 @@ class SampleStore(ABC):
     """N encoded images with a class each.
 
     `labels`: int64 (N,), indices into `class_names`, which are the sorted class names of the training split.
+    `left_out`: what lies beside the samples and is not among them.
     `read` may be called from several threads at once. A store can be pickled: handles are reopened on the other side.
     """
 
     labels: np.ndarray
     class_names: list[str]
+    left_out: LeftOut
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -33,21 +33,22 @@ from pipelines.shards import ShardFolder, ShardStore
 
 BLOCK = 512
 _END_OF_TAR = bytes(2 * BLOCK)
+_JPEG = (".jpeg", ".jpe", ".jfif")
 _LONGEST_KEY = 90  # bytes; with an extension it fits the 100 of a tar header's name field
 
 
-def write_shards(store: SampleStore, split: str, out: Path, *, shard_bytes: int, seed: int, threads: int = 8) -> None:
+def write_shards(store: SampleStore, split: str, out: Path, *, shard_bytes: int, seed: int, threads: int = 8) -> ShardIndex:
     """Writes `store` as the shards of `split` into the folder `out`.
 
     `shard_bytes`: a tar is at most one sample larger. Goes on where an interrupted call with the same arguments
-    stopped, and does nothing if that one had ended. Raises ValueError where other shards of the split lie in `out`,
-    OSError where a sample cannot be read or the disk is full.
+    stopped, and does nothing if that one had ended. Returns the index, in that case without sizes in px. Raises
+    ValueError where other shards of the split lie in `out`, OSError where a sample cannot be read or the disk is full.
     """
     with ThreadPoolExecutor(threads) as pool, tqdm(total=len(store), desc=f"{split} shards", unit="image") as progress:
         order, plan = plan_shards(store, split, pool, shard_bytes=shard_bytes, seed=seed)
         if not _claim(out, split, plan):
             progress.update(len(store))
-            return
+            return plan
         written = ShardStore(plan, ShardFolder(str(out)))
         for shard, tar in enumerate(plan.shard_names):
             rows = np.flatnonzero(plan.shard == shard)
@@ -59,6 +60,7 @@ def write_shards(store: SampleStore, split: str, out: Path, *, shard_bytes: int,
             plan.height[rows], plan.width[rows] = np.array([size or (0, 0) for size in sizes]).T
     write_whole(str(out / f"{split}.index.npz"), plan.to_bytes())
     (out / f"{split}.writing").unlink()
+    return plan
 
 
 def _ticking(images: Iterable[bytes], progress: tqdm) -> Iterator[bytes]:
@@ -112,7 +114,8 @@ def member_keys(store: SampleStore) -> list[str]:
         if len(key.encode("utf-8", "surrogateescape")) > _LONGEST_KEY or key in taken:
             key = f"{index:08d}"
         taken.add(key)
-        keys.append(key + extension.lower().replace(".jpeg", ".jpg"))
+        suffix = extension.lower()
+        keys.append(key + (".jpg" if suffix in _JPEG else suffix))
     return keys
 
 

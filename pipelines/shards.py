@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
+from pipelines.image_files import LeftOut
 from pipelines.remote import cache_folder, fetch, is_remote, read_if_there, size_of
 from pipelines.samples import SampleStore
 from pipelines.shard_index import ShardIndex
@@ -85,8 +86,9 @@ class CachedShards(ShardFolder):
 class ShardStore(SampleStore):
     """The samples of one split's shards."""
 
-    def __init__(self, index: ShardIndex, shards: ShardFolder) -> None:
+    def __init__(self, index: ShardIndex, shards: ShardFolder, left_out: LeftOut | None = None) -> None:
         self.index = index
+        self.left_out = left_out or LeftOut()
         self.labels = index.label
         self.class_names = index.class_names
         self._shards = shards
@@ -117,7 +119,7 @@ class ShardStore(SampleStore):
 
     def subset(self, indices: np.ndarray) -> ShardStore:
         """The samples at `indices`."""
-        return ShardStore(self.index.take(indices), self._shards)
+        return ShardStore(self.index.take(indices), self._shards, self.left_out)
 
     def find(self, names: Set[str]) -> np.ndarray:
         """Indices of the samples with these names."""

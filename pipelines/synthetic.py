@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from PIL import Image
 
+from pipelines.image_files import LeftOut
 from pipelines.samples import SampleStore
 
 CLASS_NAMES = [
@@ -75,6 +76,7 @@ class SyntheticStore(SampleStore):
         self.spec = spec
         self.split = split
         self.class_names = list(CLASS_NAMES)
+        self.left_out = LeftOut()
         self._numbers = np.arange(getattr(spec, split), dtype=np.int64)
         self.labels = self._numbers % len(CLASS_NAMES)
         self._drawn: dict[int, bytes] = {}

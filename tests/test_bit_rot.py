@@ -25,7 +25,7 @@ from pyarrow import fs
 from scipy.io import savemat
 from trees import make_tree, picture
 
-from pipelines.archives import read_devkit
+from pipelines.devkit import read_devkit
 from pipelines.shard_index import ShardIndex
 from pipelines.shard_writer import write_shards
 from pipelines.shards import open_shards

@@ -103,7 +103,7 @@ def remove(root: Path, *patterns: str) -> None:
         (lambda root: remove(root, "*"), "is empty"),
         (lambda root: (root.rename(root.with_name("gone")), root.write_text("")), "is a file"),
         (lambda root: remove(root, "train"), "no folder 'train'"),
-        (lambda root: remove(root, "val"), "no folder 'val'"),
+        (lambda root: remove(root, "val"), "has train and no validation images .*prepare split --data"),
         (lambda root: remove(root, "*/b", "*/c"), r"only one class \(a\)"),
         (lambda root: remove(root, "train/*"), "no class folders"),
         (lambda root: make_tree(root, {"val/z/x.jpg": b"", "val/y/x.jpg": b""}), "in val that train lacks: y, z"),

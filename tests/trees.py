@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -53,3 +54,14 @@ def contents(store: SampleStore) -> dict[str, tuple[str, bytes]]:
         class_name = store.class_names[store.labels[index]]
         found[f"{class_name}/{Path(store.name(index)).stem}"] = class_name, store.read(index)
     return found
+
+
+def left_out(store: SampleStore) -> dict[str, str]:
+    """Number and reason -> first names."""
+    return dict(store.left_out.lines())
+
+
+def unpacked(tar: Path, folder: Path) -> Path:
+    folder.mkdir()
+    subprocess.run(["tar", "--extract", "--file", tar, "--directory", folder], check=True)
+    return folder

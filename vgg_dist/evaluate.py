@@ -133,7 +133,7 @@ def submit(evaluation: Evaluation, config: EvalConfig) -> None:
     """Writes the test server's file: from the mean over scales, then dense and crops, then nets, as in Table 6."""
     from pathlib import Path
 
-    from pipelines.archives import read_devkit
+    from pipelines.devkit import read_devkit
     from vgg_dist.tables import mean_posteriors, write_submission
 
     assert config.submission is not None

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipelines.archives import read_devkit
+from pipelines.class_checks import tell_remarks
+from pipelines.devkit import read_devkit
 from pipelines.flat import open_flat
+from pipelines.layouts import has_split
 from pipelines.remote import is_remote
 from pipelines.samples import SampleStore
 from pipelines.secrets import MASK
-from pipelines.store import SPLIT_FOLDERS, open_store
+from pipelines.store import open_store
 from vgg_dist import paper
 from vgg_dist.config import EvalConfig
 from vgg_dist.config.base import quarantine_list
@@ -132,12 +134,14 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
         if names is None:
             raise ValueError(f"--data {data}: is a folder without class folders, so --class-names is needed")
         store: SampleStore = open_flat(data, names)
+        tell_remarks(data, images=store)
         if config.labels is not None:
             store.labels = _label_numbers(config, names, len(store))
         return store, names
     if config.labels is not None:
         raise ValueError(f"--labels: is for a folder of images; {data} has a folder for each class")
     store = open_store(data, "val", quarantine=quarantine_list(data, config.quarantine))
+    tell_remarks(data, val=store)
     if names is None:
         if len(store.class_names) != nets[0].num_classes:
             raise ValueError(
@@ -162,11 +166,7 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
 
 
 def _is_flat(data: str) -> bool:
-    if is_remote(data) or not os.path.isdir(data):
-        return False
-    inside = os.listdir(data)
-    folders = [name for names in SPLIT_FOLDERS.values() for name in names]
-    return not any(name in inside or f"{name}.index.npz" in inside for name in folders)
+    return not is_remote(data) and os.path.isdir(data) and not has_split(data)
 
 
 def _label_numbers(config: EvalConfig, names: list[str], count: int) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from pipelines.batch import Loader, Preprocessing
+from pipelines.class_checks import remarks
 from pipelines.loader import open_loader
 from pipelines.samples import SampleStore
 from pipelines.store import open_splits
@@ -46,7 +47,7 @@ class Prepared:
     """What `engine.Trainer` needs.
 
     `config` has a --micro-batch. `kept`: the records in the checkpoint that the run goes on from. `passed_over`: one line
-    for each later checkpoint, which is damaged.
+    for each later checkpoint, which is damaged. `remarks`: what of the data is left out.
     """
 
     config: TrainConfig
@@ -56,6 +57,7 @@ class Prepared:
     class_names: list[str]
     kept: list[dict[str, Any]] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def prepare(
@@ -103,7 +105,8 @@ def prepare(
         with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
             assert restored.state is not None
             loaders = _open_loaders(agreed, worker, train, val)
-            return Prepared(agreed, restored.state, *loaders, train.class_names, restored.kept, passed_over)
+            said = remarks("train", train) + remarks("val", val)
+            return Prepared(agreed, restored.state, *loaders, train.class_names, restored.kept, passed_over, said)
 
     return exchange.together(build)
 

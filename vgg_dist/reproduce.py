@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pipelines import signals
+from pipelines.class_checks import tell_remarks
 from pipelines.command import fail, one_line_errors
 from pipelines.store import open_splits
 from vgg_dist.cluster_address import cluster_named
@@ -48,6 +49,8 @@ def reproduce(config: ReproduceConfig) -> None:
     config = config.resolved()
     signals.end_with(f"; the same command with --name {config.name} resumes it")
     splits = open_splits(config.data, quarantine=config.quarantine) if config.plan or not cluster_named() else None
+    if splits is not None:
+        tell_remarks(config.data, train=splits[0], val=splits[1])
     # In here, so that --help does not wait for these imports, nor a mistake for that of torch.
     from vgg_dist.preflight import check_place
 

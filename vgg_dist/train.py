@@ -10,6 +10,7 @@ The same --storage-path and --name again resume a run from its last checkpoint, 
 
 from __future__ import annotations
 
+from pipelines.class_checks import tell_remarks
 from pipelines.command import fail, one_line_errors
 from pipelines.signals import end_with
 from pipelines.store import open_splits
@@ -43,7 +44,9 @@ def train(config: TrainConfig) -> dict[str, float]:
     end_with(f" before its first step; the same command with --name {config.name} begins it")
     class_names = None
     if not cluster_named():  # on a cluster the data may be where the workers are, and only there
-        class_names = open_splits(config.data, quarantine=config.quarantine)[0].class_names
+        train_images, val_images = open_splits(config.data, quarantine=config.quarantine)
+        tell_remarks(config.data, train=train_images, val=val_images)
+        class_names = train_images.class_names
     # In here, so that --help does not wait for these imports, nor a mistake for those of torch and Ray Train.
     from vgg_dist.preflight import check_training
 

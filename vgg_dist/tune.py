@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from pipelines.class_checks import tell_remarks
 from pipelines.command import fail, one_line_errors
 from pipelines.secrets import masked
 from pipelines.signals import end_with
@@ -45,6 +46,7 @@ def search(config: TuneConfig) -> TrainConfig:
     images = ""
     if not cluster_named():  # on a cluster the data may be where the workers are, and only there
         train, val = open_splits(config.data, quarantine=config.quarantine)
+        tell_remarks(config.data, train=train, val=val)
         classes = len(train.class_names)
         steps = math.ceil(len(train) / config.global_batch)
         images = f"; an epoch has {steps} steps ({len(train)} images), and a validation of {len(val)} images"

@@ -21,6 +21,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from pipelines.secrets import masked
 from vgg_dist.best_checkpoint import begin_best, keep_best
 from vgg_dist.checkpoint_folder import step_of
+from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.engine import NonFiniteLoss, Trainer, Worker
 from vgg_dist.exchange import Exchange
@@ -62,6 +63,8 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     mark("data and net ready")
     notes = [] if config.micro_batch else [f"--micro-batch {prepared.config.micro_batch}, by default"]
     notes += prepared.passed_over
+    if cluster_named():  # elsewhere the command has opened the data itself, and said it
+        notes += prepared.remarks
     if saved is not None:
         notes.append(f"goes on from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
     elif prepared.state.origin:

@@ -1,0 +1,70 @@
+"""Writing a split as class folders: the images of any store as files, or links to those of another folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, groupby
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from pipelines.folders import FolderStore
+from pipelines.samples import SampleStore
+
+
+def write_tree(store: SampleStore, split: str, out: Path, *, threads: int = 8) -> None:
+    """Writes `store` as `out/split/<class>/`, goes on where an interrupted call stopped, and is done if that is there.
+
+    Until the last class is whole, the split is called `.split.part` and a class folder `.class.part`.
+    """
+    if (out / split).exists():
+        print(f"{out / split} is there already and left as it is", file=sys.stderr)
+        return
+    part = out / f".{split}.part"
+    part.mkdir(parents=True, exist_ok=True)
+    rows = groupby(np.argsort(store.labels, kind="stable").tolist(), key=lambda index: store.labels[index])
+    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(store), desc=f"{split} images", unit="image") as progress:
+        for label, group in rows:
+            indices = list(group)
+            folder = part / store.class_names[label]
+            if not folder.exists():
+                unfinished = part / f".{folder.name}.part"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                names = [store.name(index).rpartition(":")[2].rpartition("/")[2] for index in indices]
+                for name, encoded in zip(names, pool.map(store.read, indices), strict=True):
+                    unused(unfinished / name).write_bytes(encoded)
+                unfinished.rename(folder)
+            progress.update(len(indices))
+    part.rename(out / split)
+
+
+def unused(path: Path) -> Path:
+    """The path, or if it is taken, as by an image of another subfolder, the first of `1_NAME`, `2_NAME`, ... that is not."""
+    candidates = (path.with_name(f"{number}_{path.name}") for number in count(1))
+    return path if not os.path.lexists(path) else next(other for other in candidates if not os.path.lexists(other))
+
+
+def write_links(splits: dict[str, FolderStore], out: Path) -> None:
+    """Writes each store as `out/split/<class>/`, a symbolic link for each image; all of it is there at once, or nothing.
+
+    The links are relative, so that they hold when the images and `out` are moved or mounted together. OSError where `out`
+    cannot be written, is there already with something in it, or lies on a file system without links.
+    """
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    above = os.path.realpath(out.parent)
+    for split, store in splits.items():
+        for index, label in enumerate(store.labels.tolist()):
+            inside = Path(split, store.class_names[label], store.files[index])
+            target = os.path.join(os.path.realpath(store.root), store.name(index))
+            (part / inside).parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(os.path.relpath(target, os.path.join(above, out.name, inside.parent)), unused(part / inside))
+    if out.exists():
+        out.rmdir()
+    part.rename(out)

@@ -1,0 +1,198 @@
+"""Images in folders of this machine as a store, and the walk through class folders that finds them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+import numpy as np
+
+from pipelines.image_files import (
+    BROKEN_LINK,
+    CIRCLE,
+    EMPTY,
+    IMAGE_EXTENSIONS,
+    NO_CLASS,
+    SPECIAL,
+    LeftOut,
+    class_of,
+    is_image_name,
+    is_left_out_folder,
+    listed,
+    why_left_out,
+)
+from pipelines.samples import Names, SampleStore
+
+
+class UnknownClasses(ValueError):
+    """Classes that have images and are not among those that are known."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(listed(names))
+        self.names = names
+
+
+class FolderStore(SampleStore):
+    """Files in `folders`, which are paths below `root`; `folder`: int32 (N,), which of them each file lies in or below."""
+
+    def __init__(
+        self,
+        root: str,
+        folders: Sequence[str],
+        class_names: list[str],
+        labels: np.ndarray,
+        folder: np.ndarray,
+        files: Names,
+        left_out: LeftOut | None = None,
+    ) -> None:
+        self.root = root
+        self.folders = list(folders)
+        self.class_names = class_names
+        self.labels = labels
+        self.folder = folder
+        self.files = files
+        self.left_out = left_out or LeftOut()
+
+    def read(self, index: int) -> bytes:
+        """The file's bytes; OSError with the sample's name."""
+        try:
+            with open(os.path.join(self.root, self.name(index)), "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise OSError(f"{self.name(index)}: {error.strerror}") from error
+
+    def length(self, index: int) -> int:
+        """The file's size in bytes; OSError with the sample's name."""
+        try:
+            return os.stat(os.path.join(self.root, self.name(index))).st_size
+        except OSError as error:
+            raise OSError(f"{self.name(index)}: {error.strerror}") from error
+
+    def name(self, index: int) -> str:
+        """The path below the root, for example `train/n01440764/x.JPEG`."""
+        return f"{self.folders[self.folder[index]]}/{self.files[index]}"
+
+    def size(self, index: int) -> None:
+        """Not known without opening the file."""
+        return
+
+    def subset(self, indices: np.ndarray) -> FolderStore:
+        """The samples at `indices`."""
+        columns = self.labels[indices], self.folder[indices], self.files.take(indices)
+        return type(self)(self.root, self.folders, self.class_names, *columns, self.left_out)
+
+    def find(self, names: Set[str]) -> np.ndarray:
+        """Indices of the samples with these names."""
+        ends = {name[at:] for name in names for at in [0, *(k + 1 for k, letter in enumerate(name) if letter == "/")]}
+        found = [i for i, file in enumerate(self.files) if file in ends and self.name(i) in names]
+        return np.array(found, dtype=np.int64)
+
+
+def list_classes(root: str, splits: Sequence[str], left_out: LeftOut) -> dict[str, list[str]]:
+    """Class name -> its folders as paths below `root`, which are folders in `splits`; sorted by class.
+
+    What lies beside the class folders is counted in `left_out`. OSError where a folder cannot be listed.
+    """
+    classes: dict[str, list[str]] = {}
+    for split in splits:
+        with os.scandir(os.path.join(root, split)) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                where = f"{split}/{entry.name}" if split else entry.name
+                if is_left_out_folder(entry.name):
+                    left_out.add(why_left_out(entry.name), where)
+                elif _is_folder(entry):
+                    if entry.is_symlink() and _circle(entry.path, (os.path.realpath(os.path.join(root, split)),)):
+                        left_out.add(CIRCLE, where)
+                    else:
+                        classes.setdefault(class_of(entry.name), []).append(where)
+                else:
+                    left_out.add(_why(entry, NO_CLASS), where)
+    return dict(sorted(classes.items()))
+
+
+def open_classes(root: str, classes: dict[str, list[str]], class_names: list[str], left_out: LeftOut) -> FolderStore:
+    """The images in and below the folders of `classes`, sorted by class, folder and file.
+
+    Raises UnknownClasses for images of a class that is not among `class_names`, OSError where a folder cannot be listed.
+    """
+    folders = [folder for some in classes.values() for folder in some]
+    # Threads, since listing a network file system is mostly waiting.
+    with ThreadPoolExecutor(8) as pool:
+        listings = list(pool.map(lambda folder: _list_images(root, folder), folders))
+    counts = [len(images) for images, _ in listings]
+    left_out.merge(passed_over for _, passed_over in listings)
+    left_out.add(EMPTY, *(f for f, (images, rest) in zip(folders, listings, strict=True) if not images and not len(rest)))
+    number = {name: label for label, name in enumerate(class_names)}
+    owners = [name for name, some in classes.items() for _ in some]
+    if unknown := [name for name, count in zip(owners, counts, strict=True) if count and name not in number]:
+        raise UnknownClasses(list(dict.fromkeys(unknown)))
+    labels = np.repeat(np.array([number.get(name, -1) for name in owners], np.int64), counts)
+    folder = np.repeat(np.arange(len(folders), dtype=np.int32), counts)
+    files = Names.of(chain.from_iterable(images for images, _ in listings))
+    return FolderStore(root, folders, class_names, labels, folder, files, left_out)
+
+
+def list_flat(folder: str, left_out: LeftOut) -> list[str]:
+    """The names of the images that lie in a folder itself, sorted. OSError where it cannot be listed."""
+    images = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_image_name(entry.name) and _is_file(entry):
+                images.append(entry.name)
+            elif is_left_out_folder(entry.name) or not _is_folder(entry):
+                left_out.add(_why(entry), entry.name)
+    return sorted(images)
+
+
+def _list_images(root: str, folder: str) -> tuple[list[str], LeftOut]:
+    left_out = LeftOut()
+    return sorted(_walk(os.path.join(root, folder), "", folder, left_out, ())), left_out
+
+
+def _walk(path: str, prefix: str, where: str, left_out: LeftOut, followed: tuple[str, ...]) -> Iterator[str]:
+    """`followed`: the real folders in which the links lie that led here."""
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = entry.name
+            # First what nearly all are: no system call but for links.
+            if name.lower().endswith(IMAGE_EXTENSIONS) and name[0] != "." and _is_file(entry):
+                yield prefix + name
+            elif is_left_out_folder(name) or not _is_folder(entry):
+                left_out.add(_why(entry), f"{where}/{name}")
+            elif not entry.is_symlink():
+                yield from _walk(entry.path, f"{prefix}{name}/", f"{where}/{name}", left_out, followed)
+            elif _circle(entry.path, deeper := (*followed, os.path.realpath(path))):
+                left_out.add(CIRCLE, f"{where}/{name}")
+            else:
+                yield from _walk(entry.path, f"{prefix}{name}/", f"{where}/{name}", left_out, deeper)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself, or to where this user may not look
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _circle(link: str, followed: Sequence[str]) -> bool:
+    """Whether a link leads to one of the folders that it is found in, or above one."""
+    target = os.path.realpath(link)
+    return any(os.path.commonpath([target, folder]) == target for folder in followed)
+
+
+def _why(entry: os.DirEntry[str], image: str = SPECIAL) -> str:
+    """The reason for an entry that is no folder; `image`: for one with the name of an image."""
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        return BROKEN_LINK
+    if not is_image_name(entry.name):
+        return why_left_out(entry.name)
+    return image if _is_file(entry) else SPECIAL

@@ -1,0 +1,120 @@
+"""Where the splits lie below a data location, for the layouts that data sets come in, and what else may lie there."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.image_files import is_image_name, is_left_out_folder, listed, shown
+
+SPLITS = ("train", "val")
+# In the order in which they are looked for; in any case.
+TESTS = ("test", "testing")
+_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", *TESTS)}
+# Kaggle's ImageNet, from its top folder down.
+_INNER = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
+_TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The folders of a split, as paths below the root: one, or the parts that it comes in."""
+
+    folders: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The folders' names, for messages."""
+        return ", ".join(self.folders)
+
+    @property
+    def is_test(self) -> bool:
+        """Whether it is a test set, which is taken for want of a validation set."""
+        return self.folders[0].rpartition("/")[2].lower() in TESTS
+
+
+def find_split(root: str, split: str) -> Split | None:
+    """Where `train` or `val` lies below the folder `root`; None where it does not."""
+    for inner in _INNER:
+        folder = os.path.join(root, inner)
+        if not os.path.isdir(folder):
+            continue
+        inside = list(_folders(folder))
+        prefix = f"{inner}/" if inner else ""
+        for name in _NAMES[split]:
+            if found := sorted((other for other in inside if other.lower() == name), key=lambda other: other != name):
+                return Split((prefix + found[0],))
+        # ImageNet-100 as Kaggle has it: train.X1 to train.X4, val.X.
+        if parts := sorted(other for other in inside if re.fullmatch(rf"{split}\.X\d*", other)):
+            return Split(tuple(prefix + part for part in parts))
+    return None
+
+
+def is_split_name(name: str) -> bool:
+    """Whether a folder of this name is a split rather than a class."""
+    return any(name.lower() in names for names in _NAMES.values())
+
+
+def has_split(location: str) -> bool:
+    """Whether a folder of this machine has a split in it, as folders or as shards."""
+    shards = (f"{name}.index.npz" for names in _NAMES.values() for name in names)
+    if any(os.path.isfile(os.path.join(location, name)) for name in shards):
+        return True
+    return any(find_split(location, split) is not None for split in SPLITS)
+
+
+def what_lies_there(root: str, split: str) -> str:
+    """For the message where a folder lacks a split: what it holds instead, and what to do."""
+    path, inside = Path(root), sorted(os.listdir(root))
+    if not inside:
+        return "is empty"
+    folders = sorted(_folders(root))
+    if found := [name for name in inside if name in _TARS]:
+        return f"holds {listed(found)}: unpack them first, python -m pipelines.prepare unpack --source {root} --out FOLDER"
+    if any(re.fullmatch(r"(train|val)\.writing", name) for name in inside):
+        return "holds shards whose writing was interrupted: give the same command again"
+    if any(name.endswith(".index.npz") for name in inside):
+        return f"holds shards, but none of {split} ({split}.index.npz is missing)"
+    if tars := [name for name in inside if name.endswith((".tar", ".tar.gz", ".tgz", ".zip"))]:
+        return (
+            f"holds archives ({listed(tars)}) and no folder for {split}: unpack them, or make shards of two tars, "
+            "python -m pipelines.prepare shard --data TRAIN.tar VAL.tar --out FOLDER"
+        )
+    if deeper := [name for name in folders if has_split(str(path / name))]:
+        others = f" (or {listed(deeper[1:])})" if deeper[1:] else ""
+        return f"the data lie one folder deeper: --data {path / deeper[0]}{others}"
+    for below in (path, path.parent):
+        splits = [find_split(str(below.parent), other) for other in SPLITS]
+        if all(splits) and any(found is not None and below.name in found.folders for found in splits):
+            return f"is one folder of a data set and not the whole: --data {below.parent}"
+    known = find_split(root, "train" if split == "val" else "val")
+    if known is not None and split == "val":
+        return (
+            f"has {shown(known.name)} and no validation images (val, validation, valid or test): "
+            f"python -m pipelines.prepare split --data {root} --out FOLDER sets some of the training images aside"
+        )
+    classes = [name for name in folders if _has_image(path / name)] if known is None else []
+    if len(classes) > 1:
+        return (
+            f"has {len(classes)} class folders ({listed(classes)}) and no train and val: python -m pipelines.prepare "
+            f"split --data {root} --out FOLDER makes both of them"
+        )
+    if known is None and any(map(is_image_name, inside)):
+        return "holds images in no class folder; what is needed are train/<class>/*.jpg and val/<class>/*.jpg"
+    return (
+        f"no folder '{split}' in it, but {listed(inside)}; needed are train/<class>/*.jpg and val/<class>/*.jpg, or shards "
+        "with train.index.npz and val.index.npz"
+    )
+
+
+def _folders(folder: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        yield from (entry.name for entry in entries if not is_left_out_folder(entry.name) and entry.is_dir())
+
+
+def _has_image(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(is_image_name(entry.name) or entry.is_dir() for entry in entries)

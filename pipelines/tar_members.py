@@ -1,0 +1,215 @@
+"""The images of a tar archive and where their bytes lie in it, without unpacking: links resolved, the last of a name taken.
+
+A tar within a tar is read as a folder of its name, without `.tar`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipelines.image_files import (
+    BROKEN_LINK,
+    CIRCLE,
+    OUTSIDE,
+    REPLACED,
+    SPARSE,
+    SPECIAL,
+    LeftOut,
+    is_image_name,
+    is_left_out_folder,
+    why_left_out,
+)
+
+Span = tuple[int, int]
+"""Offset of the data in the archive, length in bytes."""
+_LOOKED_AT = 1 << 20  # bytes behind an archive's end; writers fill up to their block, 10 kB
+_COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\0": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+_MOST_LINKS = 40  # on the way to a file, as for Linux
+
+
+@dataclass
+class _Links:
+    """What an archive holds by path: where a file's bytes lie, or the path that a link leads to (None: out of it)."""
+
+    entries: dict[str, Span | str | None] = field(default_factory=dict)
+
+    def follow(self, path: str) -> str:
+        """The path that is left when all links on the way are taken. LookupError with the reason if that leads nowhere."""
+        done, todo, taken = "", path.split("/"), 0
+        while todo:
+            done = posixpath.join(done, todo.pop(0))
+            target = self.entries.get(done, (0, 0))
+            if target is None:
+                raise LookupError(OUTSIDE)
+            if isinstance(target, str):
+                taken += 1
+                if taken > _MOST_LINKS:
+                    raise LookupError(CIRCLE)
+                done, todo = "", [*target.split("/"), *todo] if target else todo
+        return done
+
+    def below(self, folder: str) -> list[str]:
+        """The paths in and below a folder."""
+        prefix = f"{folder}/" if folder else ""
+        return [path for path in self.entries if path.startswith(prefix)]
+
+    def files(self, path: str, followed: tuple[str, ...], left_out: LeftOut) -> Iterator[tuple[str, Span]]:
+        """The file that a link at `path` leads to, or those of the folder, under the link's name."""
+        try:
+            target = self.follow(path)
+        except LookupError as error:
+            left_out.add(error.args[0], path)
+            return
+        found = self.entries.get(target)
+        if isinstance(found, tuple):
+            yield path, found
+            return
+        inside = self.below(target)
+        if not inside:
+            left_out.add(BROKEN_LINK, path)
+        elif any(f"{folder}/".startswith(f"{target}/") for folder in followed) or not target:
+            left_out.add(CIRCLE, path)
+        else:
+            for other in inside:
+                name, entry = f"{path}{other[len(target) :]}", self.entries[other]
+                if isinstance(entry, tuple):
+                    yield name, entry
+                else:
+                    yield from self._through(other, name, (*followed, posixpath.dirname(other)), left_out)
+
+    def _through(self, path: str, name: str, followed: tuple[str, ...], left_out: LeftOut) -> Iterator[tuple[str, Span]]:
+        for found, span in self.files(path, followed, left_out):
+            yield name + found[len(path) :], span
+
+
+def read_members(path: Path) -> tuple[list[tuple[str, Span]], LeftOut]:
+    """Path and place of each image, in no order, and what else is there.
+
+    Raises ValueError, one line, if it is not an uncompressed tar, is truncated or damaged.
+    """
+    try:
+        tar = tarfile.open(path, "r:")  # noqa: SIM115
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist") from error
+    except (tarfile.TarError, OSError) as error:
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            start = file.read(6)
+            if tool := next((tool for magic, tool in _COMPRESSED.items() if start.startswith(magic)), None):
+                raise ValueError(f"{path} is not an uncompressed tar archive: {tool} {path} makes it one") from error
+        raise ValueError(f"{path} is not an uncompressed tar archive: {error}") from error
+    with tar:
+        return _read(tar, str(path), path.stat().st_size)
+
+
+def _read(tar: tarfile.TarFile, where: str, size: int, *, inner: bool = False) -> tuple[list[tuple[str, Span]], LeftOut]:
+    links, left_out = _Links(), LeftOut()
+    entries, inner_tars = links.entries, dict[str, tuple[list[tuple[str, Span]], LeftOut]]()
+    bar = tqdm(_checked(tar, where, size), f"reading {os.path.basename(where)}", unit="member", disable=inner)
+    for member in bar:
+        name = _plain(member.name)
+        if member.isdir() or not name:
+            continue
+        if name in inner_tars or (name in entries and is_image_name(posixpath.basename(name))):
+            left_out.add(REPLACED, name)
+        if member.isreg() and name.endswith(".tar") and not _is_hidden(name):
+            inner_tars[name] = _read_inner(tar, member, where)
+            continue
+        if member.isreg() and not member.issparse():
+            entries[name] = member.offset_data, member.size
+        elif member.islnk():
+            target = _plain(member.linkname)
+            # An earlier member is meant, even if another one replaces it later.
+            entries[name] = entries.get(target) if target in entries and target != name else target
+        elif member.issym():
+            entries[name] = _target(name, member.linkname)
+        else:
+            entries.pop(name, None)
+            left_out.add(SPARSE if member.isreg() else SPECIAL, name)
+    left_out.merge(passed_over for _, passed_over in inner_tars.values())
+    images = [item for found, _ in inner_tars.values() for item in found]
+    for name, entry in entries.items():
+        if isinstance(entry, tuple):
+            if _is_read(name, left_out):
+                images.append((name, entry))
+        elif not _is_hidden(name):
+            found_there = links.files(name, (posixpath.dirname(name),), left_out)
+            images += [item for item in found_there if _is_read(item[0], left_out)]
+        else:
+            _is_read(name, left_out)
+    return images, left_out
+
+
+def _read_inner(outer: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> tuple[list[tuple[str, Span]], LeftOut]:
+    """As `_read`, with paths and places as of the outer archive."""
+    file = outer.extractfile(member)
+    assert file is not None  # a regular file
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            found, left_out = _read(tar, f"{where}:{member.name}", member.size, inner=True)
+    except tarfile.TarError as error:
+        raise ValueError(f"{where}: {member.name} in it is damaged: {error}") from error
+    folder = _plain(member.name).removesuffix(".tar")
+    return [(f"{folder}/{path}", (member.offset_data + at, length)) for path, (at, length) in found], left_out
+
+
+def _checked(tar: tarfile.TarFile, where: str, size: int) -> Iterator[tarfile.TarInfo]:
+    """The members; ValueError where the archive, of `size` bytes, is damaged or does not end as archives do.
+
+    tarfile takes a damaged header for the end of the archive.
+    """
+    try:
+        for member in tar:
+            if tar.offset > size:  # where the next header would be
+                raise ValueError(f"{where} is truncated: {size} bytes, and no end of archive")
+            yield member
+        assert tar.fileobj is not None
+        tar.fileobj.seek(tar.offset)
+        rest = tar.fileobj.read(_LOOKED_AT)
+    except tarfile.TarError as error:
+        raise ValueError(f"{where} is truncated or damaged: {error}") from error
+    if len(rest) < tarfile.BLOCKSIZE:
+        raise ValueError(f"{where} is truncated: {size} bytes, and no end of archive")
+    if rest[: tarfile.BLOCKSIZE].strip(b"\0"):
+        raise ValueError(f"{where} is damaged: no header of a member at byte {tar.offset}")
+    behind = (len(rest) - len(rest.lstrip(b"\0"))) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+    if rest[behind + 257 : behind + 262] == b"ustar":
+        raise ValueError(f"{where} has another archive behind its end, at byte {tar.offset + behind}: give each for itself")
+
+
+def _plain(name: str) -> str:
+    """A member's name from the archive's root, as tar unpacks it: without `./`, `//`, `..` and the slash in front."""
+    if name[:1] in "./" or "/." in name or "//" in name:
+        return posixpath.normpath(f"/{name}").lstrip("/")
+    return name
+
+
+def _target(name: str, link: str) -> str | None:
+    """The path that a symbolic link at `name` leads to; None for one out of the archive. "" is the archive's root."""
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
+    if path.startswith("/") or path.split("/")[0] == "..":
+        return None
+    return "" if path == "." else path
+
+
+def _is_hidden(path: str) -> bool:
+    return any(map(is_left_out_folder, path.split("/")))
+
+
+def _is_read(path: str, left_out: LeftOut) -> bool:
+    *folders, name = path.split("/")
+    for part in folders:
+        if is_left_out_folder(part):
+            left_out.add(why_left_out(part), path)
+            return False
+    if is_image_name(name):
+        return True
+    left_out.add(why_left_out(name), path)
+    return False
