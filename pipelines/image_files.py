@@ -7,6 +7,7 @@ however deep it lies, as for torchvision's ImageFolder. Everything else is left 
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -28,9 +29,10 @@ _OTHER_FORMATS = (
 )
 
 # Reasons: `{s}` is the plural's.
-HIDDEN = "hidden file{s}"
+HIDDEN = "hidden file{s} or folder{s}"
 SYSTEM = "system file{s} or folder{s}"
 NO_SUFFIX = "file{s} without a suffix"
+OTHER_SUFFIX = "file{s} with another suffix"
 NO_CLASS = "image{s} in no class folder"
 BROKEN_LINK = "broken link{s}"
 CIRCLE = "link{s} in a circle"
@@ -39,6 +41,7 @@ REPLACED = "member{s} replaced by a later one of the same name"
 SPARSE = "sparse member{s}"
 SPECIAL = "device{s}, pipe{s} or socket{s}"
 EMPTY = "empty folder{s}"
+OTHER_SPLIT = "folder{s} that may be of this split, too"
 QUARANTINED = "quarantined image{s}"
 NO_LABEL = "image{s} without a label"
 NO_IMAGE = "label{s} without an image"
@@ -105,6 +108,8 @@ def why_left_out(name: str) -> str:
     suffix = os.path.splitext(name)[1].lower()
     if not suffix:
         return NO_SUFFIX
+    if not re.fullmatch(r"\.[a-z][a-z0-9]{0,7}", suffix):  # `x.0001`, `x.jpg ` and `e.g. this` would be no end of reasons
+        return OTHER_SUFFIX
     return f"{suffix} file{{s}}" + (", a format that is not read" if suffix in _OTHER_FORMATS.split() else "")
 
 

@@ -21,9 +21,13 @@ _TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
 @dataclass(frozen=True)
 class Split:
-    """The folders of a split, as paths below the root: one, or the parts that it comes in."""
+    """The folders of a split, as paths below the root: one, or the parts that it comes in.
+
+    `others`: what is not taken, though its name would do.
+    """
 
     folders: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -44,9 +48,14 @@ def find_split(root: str, split: str) -> Split | None:
             continue
         inside = list(_folders(folder))
         prefix = f"{inner}/" if inner else ""
-        for name in _NAMES[split]:
-            if found := sorted((other for other in inside if other.lower() == name), key=lambda other: other != name):
-                return Split((prefix + found[0],))
+        names = _NAMES[split]
+        found = [prefix + name for name in inside if name.lower() in names]
+        found.sort(
+            key=lambda path: (names.index(path.rpartition("/")[2].lower()), path.rpartition("/")[2] not in names, path)
+        )
+        if found:
+            others = [Split((path,)) for path in found[1:]]
+            return Split((found[0],), tuple(other.name for other in others if not other.is_test))
         # ImageNet-100 as Kaggle has it: train.X1 to train.X4, val.X.
         if parts := sorted(other for other in inside if re.fullmatch(rf"{split}\.X\d*", other)):
             return Split(tuple(prefix + part for part in parts))

@@ -71,7 +71,7 @@ def test_everything_left_out_is_counted_by_reason(tmp_path: Path) -> None:
         "train/a/.hidden.jpg": b"", "train/.git/x.jpg": b"", "train/a/._0.jpg": b"", "train/__MACOSX/a/._0.jpg": b"",
         "train/lost+found/x.jpg": b"", "train/a/@eaDir/0.jpg/SYNOPHOTO.jpg": b"", "train/b/Thumbs.db": b"",
         "train/$RECYCLE.BIN/x.jpg": b"", "train/.ipynb_checkpoints/0.jpg": b"", "train/a/.DS_Store": b"",
-        "train/stray.jpg": b"", "train/desktop.ini": b"",
+        "train/stray.jpg": b"", "train/desktop.ini": b"", "train/b/x.jpg ": b"",
     }  # fmt: skip
     root = two_classes(
         tmp_path, beside | {f"train/a/read.{suffix}": b"" for suffix in ("JPE", "jfif", "WebP", "Bmp", "PNG")}
@@ -87,7 +87,8 @@ def test_everything_left_out_is_counted_by_reason(tmp_path: Path) -> None:
         ".tif file, a format that is not read": 1,
         ".txt file": 1,
         "file without a suffix": 1,
-        "hidden files": 2,
+        "hidden files or folders": 2,
+        "file with another suffix": 1,
         "image in no class folder": 1,
         "device, pipe or socket": 1,
     }
