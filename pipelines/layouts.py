@@ -49,13 +49,11 @@ def find_split(root: str, split: str) -> Split | None:
         inside = list(_folders(folder))
         prefix = f"{inner}/" if inner else ""
         names = _NAMES[split]
-        found = [prefix + name for name in inside if name.lower() in names]
-        found.sort(
-            key=lambda path: (names.index(path.rpartition("/")[2].lower()), path.rpartition("/")[2] not in names, path)
-        )
+        found = [name for name in inside if name.lower() in names]
+        found.sort(key=lambda name: (names.index(name.lower()), name not in names, name))
         if found:
-            others = [Split((path,)) for path in found[1:]]
-            return Split((found[0],), tuple(other.name for other in others if not other.is_test))
+            others = tuple(prefix + name for name in found[1:] if name.lower() not in TESTS)
+            return Split((prefix + found[0],), others)
         # ImageNet-100 as Kaggle has it: train.X1 to train.X4, val.X.
         if parts := sorted(other for other in inside if re.fullmatch(rf"{split}\.X\d*", other)):
             return Split(tuple(prefix + part for part in parts))
