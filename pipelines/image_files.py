@@ -113,6 +113,22 @@ def why_left_out(name: str) -> str:
     return f"{suffix} file{{s}}" + (", a format that is not read" if suffix in _OTHER_FORMATS.split() else "")
 
 
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file, or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself, or to where this user may not look
+        return False
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def class_of(folder: str) -> str:
     """The class that a folder's name stands for: its composed form, since macOS and some servers decompose names."""
     return folder if folder.isascii() else unicodedata.normalize("NFC", folder)
@@ -134,7 +150,16 @@ def listed(names: Sequence[str], count: int | None = None, most: int = 5) -> str
 def alike(name: str, names: Iterable[str]) -> str | None:
     """One of `names` that looks like `name` but for case, blanks or the form of its letters; None if none does."""
 
-    def look(text: str) -> str:
-        return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return next((other for other in names if other != name and _look(other) == _look(name)), None)
 
-    return next((other for other in names if other != name and look(other) == look(name)), None)
+
+def lookalikes(names: Iterable[str]) -> list[str]:
+    """Names that look like one another, as in `alike`, with an equals sign between them."""
+    looks: dict[str, list[str]] = {}
+    for name in names:
+        looks.setdefault(_look(name), []).append(name)
+    return [" = ".join(map(shown, some)) for some in looks.values() if len(some) > 1]
+
+
+def _look(text: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())

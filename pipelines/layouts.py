@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.image_files import is_image_name, is_left_out_folder, listed, shown
+from pipelines.image_files import is_folder, is_image_name, is_left_out_folder, listed, shown
 
 SPLITS = ("train", "val")
 # In the order in which they are looked for; in any case.
@@ -70,7 +70,10 @@ def has_split(location: str) -> bool:
     shards = (f"{name}.index.npz" for names in _NAMES.values() for name in names)
     if any(os.path.isfile(os.path.join(location, name)) for name in shards):
         return True
-    return any(find_split(location, split) is not None for split in SPLITS)
+    try:
+        return any(find_split(location, split) is not None for split in SPLITS)
+    except PermissionError:
+        return False
 
 
 def what_lies_there(root: str, split: str) -> str:
@@ -119,9 +122,9 @@ def what_lies_there(root: str, split: str) -> str:
 
 def _folders(folder: str) -> Iterator[str]:
     with os.scandir(folder) as entries:
-        yield from (entry.name for entry in entries if not is_left_out_folder(entry.name) and entry.is_dir())
+        yield from (entry.name for entry in entries if not is_left_out_folder(entry.name) and is_folder(entry))
 
 
 def _has_image(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(is_image_name(entry.name) or entry.is_dir() for entry in entries)
+        return any(is_image_name(entry.name) or is_folder(entry) for entry in entries)

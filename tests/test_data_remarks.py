@@ -1,4 +1,4 @@
-"""What training, search and evaluation say of data of which something is left out: one line for a split, before they begin."""
+"""What training, search and evaluation say of data of which something is left out: a line for a split, at their start."""
 
 from __future__ import annotations
 

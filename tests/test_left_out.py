@@ -108,6 +108,16 @@ def test_class_names_composed_and_decomposed_are_one_class(tmp_path: Path) -> No
     assert train.find({f"train/{decomposed}/0.jpg"}).size == 1
 
 
+def test_classes_that_look_alike_stay_apart_and_are_said(tmp_path: Path) -> None:
+    store = open_store(
+        str(make_tree(tmp_path, {f"train/{name}/0.jpg": b"" for name in ("Cat", "cat", "cat ", "dog")})), "train"
+    )
+    assert store.class_names == ["Cat", "cat", "cat ", "dog"]
+    assert remarks("train", store) == [
+        "train: classes that look alike but for case or blanks are told apart: Cat = cat = 'cat '"
+    ]
+
+
 @pytest.mark.parametrize(("known", "other"), [("cat", "Cat"), ("cat", "cat "), ("ﬁsh", "fish")])
 def test_class_that_looks_like_another_is_shown_beside_it(tmp_path: Path, known: str, other: str) -> None:
     files = {f"train/{known}/0.jpg": b"", "train/zebra/0.jpg": b"", f"val/{other}/0.jpg": b""}
