@@ -30,13 +30,10 @@ def open_class_tar(path: Path, class_names: list[str] | None = None) -> ShardSto
     it is not an uncompressed tar, is truncated, or has no or unknown class folders.
     """
     members, left_out = read_members(path)
-    depth = _class_depth([name for name, _ in members], class_names)
-    images = [(name, span) for name, span in members if name.count("/") > depth]
-    left_out.add(NO_CLASS, *sorted(name for name, _ in members if name.count("/") <= depth))
+    images, classes = _in_class_folders(members, class_names, left_out)
     if not images:
         passed_over = f"; left out: {left_out.summary()}" if len(left_out) else ""
         raise ValueError(f"{path}: no class folders with images ({' '.join(IMAGE_EXTENSIONS)}) in it{passed_over}")
-    classes = _classes(images, depth)
     found = sorted(set(classes))
     if class_names is None and len(found) > 1 and all(map(is_split_name, found)):
         mend = "needed is a tar for each, or unpack it"
@@ -59,7 +56,7 @@ def open_ilsvrc(folder: Path) -> tuple[ShardStore, ShardStore]:
     wnids, val_labels = read_devkit(folder / DEVKIT)
 
     members, left_out = read_members(folder / TRAIN_TAR)
-    classes = _classes(members, _class_depth([name for name, _ in members], None))
+    members, classes = _in_class_folders(members, None, left_out)
     found = sorted(set(classes))
     if found != sorted(wnids.values()):
         differing = listed(sorted(set(found) ^ set(wnids.values())))
@@ -69,7 +66,8 @@ def open_ilsvrc(folder: Path) -> tuple[ShardStore, ShardStore]:
     members, left_out = read_members(folder / VAL_TAR)
     members.sort()
     if len(members) != len(val_labels):
-        raise ValueError(f"{folder / VAL_TAR} holds {len(members)} images, {DEVKIT} labels {len(val_labels)}")
+        passed_over = f"; left out: {left_out.summary()}" if len(left_out) else ""
+        raise ValueError(f"{folder / VAL_TAR} holds {len(members)} images, {DEVKIT} labels {len(val_labels)}{passed_over}")
     return train, _store(folder / VAL_TAR, members, [wnids[label] for label in val_labels], found, left_out)
 
 
@@ -91,8 +89,14 @@ def _class_depth(names: Sequence[str], class_names: list[str] | None) -> int:
     return depth
 
 
-def _classes(images: Sequence[tuple[str, Span]], depth: int) -> list[str]:
-    return [class_of(name.split("/", depth + 1)[depth]) for name, _ in images]
+def _in_class_folders(
+    members: Sequence[tuple[str, Span]], class_names: list[str] | None, left_out: LeftOut
+) -> tuple[list[tuple[str, Span]], list[str]]:
+    """The images that lie in class folders, and the class of each."""
+    depth = _class_depth([name for name, _ in members], class_names)
+    images = [(name, span) for name, span in members if name.count("/") > depth]
+    left_out.add(NO_CLASS, *(name for name, _ in members if name.count("/") <= depth))
+    return images, [class_of(name.split("/", depth + 1)[depth]) for name, _ in images]
 
 
 def _store(

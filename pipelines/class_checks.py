@@ -7,7 +7,7 @@ import sys
 import numpy as np
 
 from pipelines.folders import FolderStore
-from pipelines.image_files import IMAGE_EXTENSIONS, listed, shown
+from pipelines.image_files import IMAGE_EXTENSIONS, listed, lookalikes, shown
 from pipelines.layouts import TESTS
 from pipelines.samples import SampleStore
 from pipelines.secrets import masked
@@ -42,6 +42,8 @@ def remarks(split: str, store: SampleStore) -> list[str]:
         lines.append("val: there is none, and the test images are taken for it; prepare split makes one of training images")
     if split == "val" and (empty := without_image(store)):
         lines.append(f"val: {len(empty)} of {len(store.class_names)} classes have no image in it: {listed(empty)}")
+    if split == "train" and (twins := lookalikes(store.class_names)):
+        lines.append(f"train: classes that look alike but for case or blanks are told apart: {', '.join(twins[:5])}")
     return lines
 
 

@@ -58,6 +58,17 @@ def write_links(splits: dict[str, FolderStore], out: Path) -> None:
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    try:
+        _link(splits, part, out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    if out.exists():
+        out.rmdir()
+    part.rename(out)
+
+
+def _link(splits: dict[str, FolderStore], part: Path, out: Path) -> None:
     above = os.path.realpath(out.parent)
     for split, store in splits.items():
         for index, label in enumerate(store.labels.tolist()):
@@ -65,6 +76,3 @@ def write_links(splits: dict[str, FolderStore], out: Path) -> None:
             target = os.path.join(os.path.realpath(store.root), store.name(index))
             (part / inside).parent.mkdir(parents=True, exist_ok=True)
             os.symlink(os.path.relpath(target, os.path.join(above, out.name, inside.parent)), unused(part / inside))
-    if out.exists():
-        out.rmdir()
-    part.rename(out)

@@ -18,6 +18,8 @@ from pipelines.image_files import (
     SPECIAL,
     LeftOut,
     class_of,
+    is_file,
+    is_folder,
     is_image_name,
     is_left_out_folder,
     listed,
@@ -102,7 +104,7 @@ def list_classes(root: str, splits: Sequence[str], left_out: LeftOut) -> dict[st
                 where = f"{split}/{entry.name}" if split else entry.name
                 if is_left_out_folder(entry.name):
                     left_out.add(why_left_out(entry.name), where)
-                elif _is_folder(entry):
+                elif is_folder(entry):
                     if entry.is_symlink() and _circle(entry.path, (os.path.realpath(os.path.join(root, split)),)):
                         left_out.add(CIRCLE, where)
                     else:
@@ -139,9 +141,9 @@ def list_flat(folder: str, left_out: LeftOut) -> list[str]:
     images = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if is_image_name(entry.name) and _is_file(entry):
+            if is_image_name(entry.name) and is_file(entry):
                 images.append(entry.name)
-            elif is_left_out_folder(entry.name) or not _is_folder(entry):
+            elif is_left_out_folder(entry.name) or not is_folder(entry):
                 left_out.add(_why(entry), entry.name)
     return sorted(images)
 
@@ -157,9 +159,9 @@ def _walk(path: str, prefix: str, where: str, left_out: LeftOut, followed: tuple
         for entry in entries:
             name = entry.name
             # First what nearly all are: no system call but for links.
-            if name.lower().endswith(IMAGE_EXTENSIONS) and name[0] != "." and _is_file(entry):
+            if name.lower().endswith(IMAGE_EXTENSIONS) and name[0] != "." and is_file(entry):
                 yield prefix + name
-            elif is_left_out_folder(name) or not _is_folder(entry):
+            elif is_left_out_folder(name) or not is_folder(entry):
                 left_out.add(_why(entry), f"{where}/{name}")
             elif not entry.is_symlink():
                 yield from _walk(entry.path, f"{prefix}{name}/", f"{where}/{name}", left_out, followed)
@@ -167,20 +169,6 @@ def _walk(path: str, prefix: str, where: str, left_out: LeftOut, followed: tuple
                 left_out.add(CIRCLE, f"{where}/{name}")
             else:
                 yield from _walk(entry.path, f"{prefix}{name}/", f"{where}/{name}", left_out, deeper)
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link that leads to itself, or to where this user may not look
-        return False
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def _circle(link: str, followed: Sequence[str]) -> bool:
@@ -195,4 +183,4 @@ def _why(entry: os.DirEntry[str], image: str = SPECIAL) -> str:
         return BROKEN_LINK
     if not is_image_name(entry.name):
         return why_left_out(entry.name)
-    return image if _is_file(entry) else SPECIAL
+    return image if is_file(entry) else SPECIAL

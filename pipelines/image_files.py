@@ -7,6 +7,7 @@ however deep it lies, as for torchvision's ImageFolder. Everything else is left 
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -28,9 +29,10 @@ _OTHER_FORMATS = (
 )
 
 # Reasons: `{s}` is the plural's.
-HIDDEN = "hidden file{s}"
+HIDDEN = "hidden file{s} or folder{s}"
 SYSTEM = "system file{s} or folder{s}"
 NO_SUFFIX = "file{s} without a suffix"
+OTHER_SUFFIX = "file{s} with another suffix"
 NO_CLASS = "image{s} in no class folder"
 BROKEN_LINK = "broken link{s}"
 CIRCLE = "link{s} in a circle"
@@ -39,6 +41,7 @@ REPLACED = "member{s} replaced by a later one of the same name"
 SPARSE = "sparse member{s}"
 SPECIAL = "device{s}, pipe{s} or socket{s}"
 EMPTY = "empty folder{s}"
+OTHER_SPLIT = "folder{s} that may be of this split, too"
 QUARANTINED = "quarantined image{s}"
 NO_LABEL = "image{s} without a label"
 NO_IMAGE = "label{s} without an image"
@@ -105,7 +108,25 @@ def why_left_out(name: str) -> str:
     suffix = os.path.splitext(name)[1].lower()
     if not suffix:
         return NO_SUFFIX
+    if not re.fullmatch(r"\.[a-z][a-z0-9]{0,7}", suffix):  # `x.0001`, `x.jpg ` and `e.g. this` would be no end of reasons
+        return OTHER_SUFFIX
     return f"{suffix} file{{s}}" + (", a format that is not read" if suffix in _OTHER_FORMATS.split() else "")
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file, or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself, or to where this user may not look
+        return False
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def class_of(folder: str) -> str:
@@ -129,7 +150,16 @@ def listed(names: Sequence[str], count: int | None = None, most: int = 5) -> str
 def alike(name: str, names: Iterable[str]) -> str | None:
     """One of `names` that looks like `name` but for case, blanks or the form of its letters; None if none does."""
 
-    def look(text: str) -> str:
-        return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return next((other for other in names if other != name and _look(other) == _look(name)), None)
 
-    return next((other for other in names if other != name and look(other) == look(name)), None)
+
+def lookalikes(names: Iterable[str]) -> list[str]:
+    """Names that look like one another, as in `alike`, with an equals sign between them."""
+    looks: dict[str, list[str]] = {}
+    for name in names:
+        looks.setdefault(_look(name), []).append(name)
+    return [" = ".join(map(shown, some)) for some in looks.values() if len(some) > 1]
+
+
+def _look(text: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())

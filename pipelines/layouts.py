@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.image_files import is_image_name, is_left_out_folder, listed, shown
+from pipelines.image_files import is_folder, is_image_name, is_left_out_folder, listed, shown
 
 SPLITS = ("train", "val")
 # In the order in which they are looked for; in any case.
@@ -21,9 +21,13 @@ _TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
 @dataclass(frozen=True)
 class Split:
-    """The folders of a split, as paths below the root: one, or the parts that it comes in."""
+    """The folders of a split, as paths below the root: one, or the parts that it comes in.
+
+    `others`: what is not taken, though its name would do.
+    """
 
     folders: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -44,9 +48,12 @@ def find_split(root: str, split: str) -> Split | None:
             continue
         inside = list(_folders(folder))
         prefix = f"{inner}/" if inner else ""
-        for name in _NAMES[split]:
-            if found := sorted((other for other in inside if other.lower() == name), key=lambda other: other != name):
-                return Split((prefix + found[0],))
+        names = _NAMES[split]
+        found = [name for name in inside if name.lower() in names]
+        found.sort(key=lambda name: (names.index(name.lower()), name not in names, name))
+        if found:
+            others = tuple(prefix + name for name in found[1:] if name.lower() not in TESTS)
+            return Split((prefix + found[0],), others)
         # ImageNet-100 as Kaggle has it: train.X1 to train.X4, val.X.
         if parts := sorted(other for other in inside if re.fullmatch(rf"{split}\.X\d*", other)):
             return Split(tuple(prefix + part for part in parts))
@@ -63,7 +70,10 @@ def has_split(location: str) -> bool:
     shards = (f"{name}.index.npz" for names in _NAMES.values() for name in names)
     if any(os.path.isfile(os.path.join(location, name)) for name in shards):
         return True
-    return any(find_split(location, split) is not None for split in SPLITS)
+    try:
+        return any(find_split(location, split) is not None for split in SPLITS)
+    except PermissionError:
+        return False
 
 
 def what_lies_there(root: str, split: str) -> str:
@@ -112,9 +122,9 @@ def what_lies_there(root: str, split: str) -> str:
 
 def _folders(folder: str) -> Iterator[str]:
     with os.scandir(folder) as entries:
-        yield from (entry.name for entry in entries if not is_left_out_folder(entry.name) and entry.is_dir())
+        yield from (entry.name for entry in entries if not is_left_out_folder(entry.name) and is_folder(entry))
 
 
 def _has_image(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(is_image_name(entry.name) or entry.is_dir() for entry in entries)
+        return any(is_image_name(entry.name) or is_folder(entry) for entry in entries)

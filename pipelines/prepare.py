@@ -90,7 +90,10 @@ def split(*, data: str, out: Path, val: float = 0.1, seed: int = 0) -> int:
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(data)):
         raise ValueError(f"--out {out}: lies in --data {data}, whose folders are classes; a folder beside it is needed")
     splits = dict(zip(("train", "val"), split_store(open_unsplit(data), val, seed), strict=True))
-    write_links(splits, out)
+    try:
+        write_links(splits, out)
+    except OSError as error:
+        raise ValueError(f"--out {out}: no links can be written there: {error.strerror}") from error
     for name, store in splits.items():
         print(f"{name}: {len(store)} images, {len(store.class_names)} classes, as links in {out / name}")
     splits["val"].left_out = LeftOut()  # the same as of train, which they come from

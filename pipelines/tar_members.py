@@ -9,8 +9,9 @@ import contextlib
 import os
 import posixpath
 import tarfile
+from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from tqdm import tqdm
@@ -31,38 +32,55 @@ from pipelines.image_files import (
 Span = tuple[int, int]
 """Offset of the data in the archive, length in bytes."""
 _LOOKED_AT = 1 << 20  # bytes behind an archive's end; writers fill up to their block, 10 kB
+_NO_FILES = (b"V", b"D")  # GNU tar's label of an archive, and the names in a folder
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\0": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _MOST_LINKS = 40  # on the way to a file, as for Linux
 
 
-@dataclass
 class _Links:
-    """What an archive holds by path: where a file's bytes lie, or the path that a link leads to (None: out of it)."""
+    """What an archive holds by path: where a file's bytes lie, or the path from the archive's root that a link leads to."""
 
-    entries: dict[str, Span | str | None] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.entries: dict[str, Span | str] = {}
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """All paths, sorted. To be asked for once all are known."""
+        return sorted(self.entries)
 
     def follow(self, path: str) -> str:
         """The path that is left when all links on the way are taken. LookupError with the reason if that leads nowhere."""
         done, todo, taken = "", path.split("/"), 0
         while todo:
-            done = posixpath.join(done, todo.pop(0))
-            target = self.entries.get(done, (0, 0))
-            if target is None:
+            part = todo.pop(0)
+            if part == ".." and not done:
                 raise LookupError(OUTSIDE)
+            if part in ("", ".", ".."):
+                done = posixpath.dirname(done) if part == ".." else done
+                continue
+            done = posixpath.join(done, part)
+            target = self.entries.get(done)
             if isinstance(target, str):
                 taken += 1
                 if taken > _MOST_LINKS:
                     raise LookupError(CIRCLE)
-                done, todo = "", [*target.split("/"), *todo] if target else todo
+                if target.startswith("/"):
+                    raise LookupError(OUTSIDE)
+                done, todo = "", [*target.split("/"), *todo]
         return done
 
     def below(self, folder: str) -> list[str]:
-        """The paths in and below a folder."""
-        prefix = f"{folder}/" if folder else ""
-        return [path for path in self.entries if path.startswith(prefix)]
+        """The paths in and below a folder; "" is the archive's root."""
+        if not folder:
+            return self.paths
+        # "0" is the character behind "/".
+        return self.paths[bisect_left(self.paths, f"{folder}/") : bisect_left(self.paths, f"{folder}0")]
 
     def files(self, path: str, followed: tuple[str, ...], left_out: LeftOut) -> Iterator[tuple[str, Span]]:
-        """The file that a link at `path` leads to, or those of the folder, under the link's name."""
+        """The file that a link at `path` leads to, or those of the folder, under the link's name.
+
+        `followed`: the folders in which the links lie that led here.
+        """
         try:
             target = self.follow(path)
         except LookupError as error:
@@ -75,7 +93,7 @@ class _Links:
         inside = self.below(target)
         if not inside:
             left_out.add(BROKEN_LINK, path)
-        elif any(f"{folder}/".startswith(f"{target}/") for folder in followed) or not target:
+        elif not target or any(f"{folder}/".startswith(f"{target}/") for folder in followed):
             left_out.add(CIRCLE, path)
         else:
             for other in inside:
@@ -83,11 +101,8 @@ class _Links:
                 if isinstance(entry, tuple):
                     yield name, entry
                 else:
-                    yield from self._through(other, name, (*followed, posixpath.dirname(other)), left_out)
-
-    def _through(self, path: str, name: str, followed: tuple[str, ...], left_out: LeftOut) -> Iterator[tuple[str, Span]]:
-        for found, span in self.files(path, followed, left_out):
-            yield name + found[len(path) :], span
+                    for deeper, span in self.files(other, (*followed, posixpath.dirname(other)), left_out):
+                        yield f"{name}{deeper[len(other) :]}", span
 
 
 def read_members(path: Path) -> tuple[list[tuple[str, Span]], LeftOut]:
@@ -115,7 +130,7 @@ def _read(tar: tarfile.TarFile, where: str, size: int, *, inner: bool = False) -
     bar = tqdm(_checked(tar, where, size), f"reading {os.path.basename(where)}", unit="member", disable=inner)
     for member in bar:
         name = _plain(member.name)
-        if member.isdir() or not name:
+        if member.isdir() or not name or member.type in _NO_FILES:
             continue
         if name in inner_tars or (name in entries and is_image_name(posixpath.basename(name))):
             left_out.add(REPLACED, name)
@@ -127,9 +142,9 @@ def _read(tar: tarfile.TarFile, where: str, size: int, *, inner: bool = False) -
         elif member.islnk():
             target = _plain(member.linkname)
             # An earlier member is meant, even if another one replaces it later.
-            entries[name] = entries.get(target) if target in entries and target != name else target
+            entries[name] = entries[target] if target in entries and target != name else target
         elif member.issym():
-            entries[name] = _target(name, member.linkname)
+            entries[name] = posixpath.join(posixpath.dirname(name), member.linkname)
         else:
             entries.pop(name, None)
             left_out.add(SPARSE if member.isreg() else SPECIAL, name)
@@ -189,14 +204,6 @@ def _plain(name: str) -> str:
     if name[:1] in "./" or "/." in name or "//" in name:
         return posixpath.normpath(f"/{name}").lstrip("/")
     return name
-
-
-def _target(name: str, link: str) -> str | None:
-    """The path that a symbolic link at `name` leads to; None for one out of the archive. "" is the archive's root."""
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
-    if path.startswith("/") or path.split("/")[0] == "..":
-        return None
-    return "" if path == "." else path
 
 
 def _is_hidden(path: str) -> bool:

@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from pipelines.folders import FolderStore, UnknownClasses, list_classes, list_flat, open_classes
-from pipelines.image_files import NO_IMAGE, NO_LABEL, LeftOut, alike, class_of, listed, shown
+from pipelines.image_files import NO_IMAGE, NO_LABEL, OTHER_SPLIT, LeftOut, alike, class_of, listed, shown
 from pipelines.label_lists import KNOWN, TINY, find_list, read_list
 from pipelines.layouts import find_split, what_lies_there
 from pipelines.samples import Names
@@ -22,12 +22,15 @@ def open_tree(root: str, split: str) -> FolderStore:
     if source is None:
         raise ValueError(f"--data {root}: {what_lies_there(root, split)}")
     left_out = LeftOut()
+    left_out.add(OTHER_SPLIT, *source.others)
     classes = list_classes(root, source.folders, left_out)
     train = source if split == "train" else find_split(root, "train")  # to evaluate, val is enough
     known = classes if train == source else list_classes(root, train.folders, LeftOut()) if train else None
     flat = _flat_folder(root, source.folders[0], classes) if split == "val" else None
     if flat is not None:
-        return _open_flat(root, flat, None if known is None else list(known))
+        left_out = LeftOut()  # the images are what has been left out so far
+        left_out.add(OTHER_SPLIT, *source.others)
+        return _open_flat(root, flat, None if known is None else list(known), left_out)
     if split == "train" and not classes:
         count = len(list_flat(os.path.join(root, source.folders[0]), LeftOut()))
         found = f", but {count} images directly; train/<class>/*.jpg is needed" if count else ""
@@ -47,8 +50,7 @@ def _flat_folder(root: str, folder: str, classes: dict[str, list[str]]) -> str |
     return folder if not classes and list_flat(os.path.join(root, folder), LeftOut()) else None
 
 
-def _open_flat(root: str, folder: str, class_names: list[str] | None) -> FolderStore:
-    left_out = LeftOut()
+def _open_flat(root: str, folder: str, class_names: list[str] | None, left_out: LeftOut) -> FolderStore:
     images = list_flat(os.path.join(root, folder), left_out)
     path = find_list(os.path.join(root, folder))
     if path is None:

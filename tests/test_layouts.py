@@ -55,7 +55,9 @@ def test_other_names_of_splits(tmp_path: Path, train: str, val: str) -> None:
 def test_val_is_taken_before_test(tmp_path: Path) -> None:
     files = below("train", TRAIN) | {"test/n01/t.jpg": b"t", "validation/n01/v.jpg": b"v"}
     assert by_content(open_store(str(make_tree(tmp_path, files)), "val")) == {b"v": "n01"}
-    assert by_content(open_store(str(make_tree(tmp_path, {"val/n01/w.jpg": b"w"})), "val")) == {b"w": "n01"}
+    store = open_store(str(make_tree(tmp_path, {"val/n01/w.jpg": b"w"})), "val")
+    assert by_content(store) == {b"w": "n01"}
+    assert dict(store.left_out.lines()) == {"1 folder that may be of this split, too": "validation"}
 
 
 INNER = "ILSVRC/Data/CLS-LOC"

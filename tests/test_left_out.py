@@ -72,7 +72,7 @@ def test_everything_left_out_is_counted_by_reason(tmp_path: Path) -> None:
         "train/a/.hidden.jpg": b"", "train/.git/x.jpg": b"", "train/a/._0.jpg": b"", "train/__MACOSX/a/._0.jpg": b"",
         "train/lost+found/x.jpg": b"", "train/a/@eaDir/0.jpg/SYNOPHOTO.jpg": b"", "train/b/Thumbs.db": b"",
         "train/$RECYCLE.BIN/x.jpg": b"", "train/.ipynb_checkpoints/0.jpg": b"", "train/a/.DS_Store": b"",
-        "train/stray.jpg": b"", "train/desktop.ini": b"",
+        "train/stray.jpg": b"", "train/desktop.ini": b"", "train/b/x.jpg ": b"",
     }  # fmt: skip
     root = two_classes(
         tmp_path, beside | {f"train/a/read.{suffix}": b"" for suffix in ("JPE", "jfif", "WebP", "Bmp", "PNG")}
@@ -88,7 +88,8 @@ def test_everything_left_out_is_counted_by_reason(tmp_path: Path) -> None:
         ".tif file, a format that is not read": 1,
         ".txt file": 1,
         "file without a suffix": 1,
-        "hidden files": 2,
+        "hidden files or folders": 2,
+        "file with another suffix": 1,
         "image in no class folder": 1,
         "device, pipe or socket": 1,
     }
@@ -106,6 +107,16 @@ def test_class_names_composed_and_decomposed_are_one_class(tmp_path: Path) -> No
     assert by_content(train) == {b"0": composed, b"1": composed, b"2": "tea"}
     assert by_content(val) == {b"3": composed}
     assert train.find({f"train/{decomposed}/0.jpg"}).size == 1
+
+
+def test_classes_that_look_alike_stay_apart_and_are_said(tmp_path: Path) -> None:
+    store = open_store(
+        str(make_tree(tmp_path, {f"train/{name}/0.jpg": b"" for name in ("Cat", "cat", "cat ", "dog")})), "train"
+    )
+    assert store.class_names == ["Cat", "cat", "cat ", "dog"]
+    assert remarks("train", store) == [
+        "train: classes that look alike but for case or blanks are told apart: Cat = cat = 'cat '"
+    ]
 
 
 @pytest.mark.parametrize(("known", "other"), [("cat", "Cat"), ("cat", "cat "), ("ﬁsh", "fish")])

@@ -124,6 +124,11 @@ def test_development_kit_is_read_as_torchvision_reads_it(
         (lambda folder: cut(folder / "ILSVRC2012_devkit_t12.tar.gz", 500), "not a readable .* development kit"),
         (lambda folder: (folder / "ILSVRC2012_img_val.tar").write_bytes(b"no tar"), "not an uncompressed tar"),
         (lambda folder: tar_of(folder / "ILSVRC2012_img_val.tar", {"a.JPEG": b"x"}), "holds 1 images, .* labels 6"),
+        (lambda folder: tar_of(folder / "ILSVRC2012_img_val.tar", {"a.tif": b"x"}), "holds 0 images, .*; left out: 1 .tif"),
+        (
+            lambda folder: tar_of(folder / "ILSVRC2012_img_train.tar", {"train/n1/x.JPEG": b"x", "y.JPEG": b""}),
+            "differ in their classes: n01440764, n01443537, n01484850, n01491361, n1",
+        ),
         (lambda folder: tar_of(folder / "ILSVRC2012_img_train.tar", {"n01440764.tar": b"x" * 999}), "damaged"),
     ],
 )

@@ -50,6 +50,7 @@ def test_tar_gives_what_gnu_tar_unpacks(tmp_path: Path, form: int) -> None:
         add(tar, "train/b/folder", kind=SYMBOLIC, link="../a/deeper")
         add(tar, "./train/a/deeper/down//2.jpg", b"2")
         add(tar, "train/b/through.jpg", kind=SYMBOLIC, link="folder/down/2.jpg")
+        add(tar, "train/b/up.jpg", kind=SYMBOLIC, link="folder/../1.jpg")  # train/a/1.jpg: the link is taken first
         add(tar, f"train/a/{'long' * 60}.jpg", b"long")
         add(tar, "train/a/ünï.jpg", b"u")
         add(tar, "train/a/blob", b"content")  # an image's content under a name without suffix
@@ -61,7 +62,7 @@ def test_tar_gives_what_gnu_tar_unpacks(tmp_path: Path, form: int) -> None:
     oracle = open_store(str(tree), "train")
     assert store.class_names == oracle.class_names == ["a", "b", "c"]
     assert contents_by_path(store) == contents_by_path(oracle)
-    assert len(store) == len(oracle) == 19
+    assert len(store) == len(oracle) == 20
     assert all(store.class_names[store.labels[i]] == store.name(i).split("/")[1] for i in range(len(store)))
     assert left_out(store) == {
         "2 members replaced by a later one of the same name": "train/a/0.jpg, train/b/was-a-link.jpg",
@@ -89,11 +90,18 @@ def test_links_that_lead_nowhere_are_counted(tmp_path: Path) -> None:
     assert contents_by_class(store) == {"a": {b"a", b"b"}, "b": {b"a", b"b"}}
     counts = {text.partition(" ")[2] for text in left_out(store)}
     assert counts == {
-        "links out of the archive", "broken links", "links in a circle", "device, pipe or socket", "hidden files",
+        "links out of the archive", "broken links", "links in a circle", "device, pipe or socket", "hidden files or folders",
     }  # fmt: skip
     assert {"b/absolute.jpg", "b/above.jpg"} <= set(
         left_out(store)["4 links out of the archive"].split(" and ")[0].split(", ")
     )
+
+
+def test_hard_link_to_a_later_member_is_taken(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        add(tar, "b/0.jpg", kind=HARD, link="./a/0.jpg")
+        add(tar, "a/0.jpg", b"a")
+    assert contents_by_class(open_class_tar(tmp_path / "x.tar")) == {"a": {b"a"}, "b": {b"a"}}
 
 
 def contents_by_class(store: SampleStore) -> dict[str, set[bytes]]:
