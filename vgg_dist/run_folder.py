@@ -9,12 +9,17 @@ from vgg_dist.digests import DamagedCheckpoint, check_files, has_digests
 from vgg_dist.storage import local_files
 
 
+def whole_checkpoints(filesystem: fs.FileSystem, folder: str) -> list[str]:
+    """The names of the complete checkpoints in a run's folder: latest first."""
+    entries = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    names = sorted((entry.base_name for entry in entries if entry.base_name.startswith(PREFIX)), reverse=True)
+    return [name for name in names if _is_complete(filesystem, f"{folder}/{name}")]
+
+
 def checkpoints_before(filesystem: fs.FileSystem, path: str) -> list[str]:
     """The names of the complete checkpoints in the same folder whose names sort before this one's: latest first."""
     folder, _, own = path.rpartition("/")
-    names = [entry.base_name for entry in filesystem.get_file_info(fs.FileSelector(folder))]
-    earlier = sorted((name for name in names if name.startswith(PREFIX) and name < own), reverse=True)
-    return [name for name in earlier if _is_complete(filesystem, f"{folder}/{name}")]
+    return [name for name in whole_checkpoints(filesystem, folder) if name < own]
 
 
 def unused_name(filesystem: fs.FileSystem, folder: str, name: str) -> str:

@@ -10,7 +10,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from vgg_dist.exchange import Exchange
 from vgg_dist.job_messages import JobMessages
 from vgg_dist.memory import explained_memory_errors
 from vgg_dist.phases import mark
-from vgg_dist.preparation import Node, Prepared, SavedFolder, prepare
+from vgg_dist.preparation import Node, Prepared, prepare
 from vgg_dist.reporter import Reporter, Store
-from vgg_dist.run_folder import checkpoints_before, unused_name
+from vgg_dist.resume_point import ResumedFrom, find_resume_points
+from vgg_dist.run_folder import unused_name
 from vgg_dist.stopping import AllStop, StopAgreement, training_key
-from vgg_dist.storage import local_files, write_folder
+from vgg_dist.storage import write_folder
 
 
 def run_worker(config: TrainConfig) -> dict[str, Any]:
@@ -44,19 +45,28 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     exchange = Exchange()
     messages, group = JobMessages(), exchange.gather(uuid.uuid4().hex)[0]
     stop = StopAgreement(messages, group, worker.rank, worker.world_size)
-    saved = ray.train.get_checkpoint()
+    reported = ray.train.get_checkpoint()
+    storage = context.get_storage()
     try:
-        checkpoint = None if saved is None else partial(local_files, saved.filesystem, saved.path)
-        earlier = exchange.together(lambda: {} if saved is None else _earlier(saved))
-        prepared = prepare(config, worker, node, exchange, checkpoint, earlier)
+        points = find_resume_points(
+            exchange, storage.storage_filesystem, storage.experiment_fs_path, None if reported is None else reported.path
+        )
+        folders = points.folders()
+        latest = folders.pop(points.names[0]) if points.names else None
+        prepared = prepare(config, worker, node, exchange, latest, folders)
+        resumed = ResumedFrom(points, len(prepared.passed_over)) if points.names else None
+        if resumed is not None:
+            prepared = replace(prepared, kept=resumed.unreported_records() + prepared.kept)
     except TrainingError as wrong:  # raised by all workers alike
         return {"error": str(wrong)}
     mark("data and net ready")
     notes = [] if config.micro_batch else [f"--micro-batch {prepared.config.micro_batch}, by default"]
     notes += prepared.passed_over
-    if saved is not None:
+    if resumed is not None:
         notes.append(f"goes on from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
-    reporter = Reporter(worker, node, exchange, prepared, _report, _storage(saved), notes)
+    reporter = Reporter(worker, node, exchange, prepared, _report, _storage(resumed), notes)
+    if resumed is not None and resumed.is_unreported:
+        reporter.found = Checkpoint(resumed.path, storage.storage_filesystem)
     memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size)
     try:
         with memory, stop.watching(training_key(str(config.name))):
@@ -98,15 +108,8 @@ def _report(payload: dict[str, Any], checkpoint: Checkpoint | None) -> None:
     ray.train.report(payload, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
 
-def _earlier(saved: Checkpoint) -> dict[str, SavedFolder]:
-    """The checkpoints before one, in its run's folder: latest first."""
-    folder = saved.path.rpartition("/")[0]
-    names = checkpoints_before(saved.filesystem, saved.path)
-    return {name: partial(local_files, saved.filesystem, f"{folder}/{name}") for name in names}
-
-
-def _storage(saved: Checkpoint | None) -> Store:
-    """Writes into the run's folder. `saved`, which the run goes on from, is not written over: Ray Train has it in its list.
+def _storage(resumed: ResumedFrom | None) -> Store:
+    """Writes into the run's folder, not over what the run goes on from: Ray Train has that in its list.
 
     Ray's own asynchronous upload would hold back every report behind a checkpoint until that is written, and take a full
     disk for a worker's failure, to be tried again.
@@ -115,7 +118,7 @@ def _storage(saved: Checkpoint | None) -> Store:
     filesystem, folder = storage.storage_filesystem, storage.experiment_fs_path
 
     def store(name: str, write: Callable[[Path], None]) -> Checkpoint:
-        if saved is not None and saved.path == f"{folder}/{name}":  # it was stopped in the validation at the same step
+        if resumed is not None and resumed.path == f"{folder}/{name}":  # it was stopped in the validation at the same step
             name += "-again"
         name = unused_name(filesystem, folder, name)
         write_folder(filesystem, f"{folder}/{name}", write, CONFIG)
