@@ -94,7 +94,7 @@ def _await_end(ended: threading.Event, config: TrainConfig, messages: JobMessage
         raise Interrupted(by, BEFORE + resumes(config.name))
     if not silent:
         signals.say(
-            f"vgg_dist.train: {by}: stops after this step, for {limit:.0f} s at most; a second signal ends it at once"
+            f"vgg_dist.train: {by}: stopping after this step, {limit:.0f} s at most; a second signal ends it at once"
         )
     if not ended.wait(limit):
         raise Interrupted(
