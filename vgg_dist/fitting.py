@@ -62,6 +62,7 @@ def fit(trainer: TorchTrainer, config: TrainConfig, messages: JobMessages, silen
         finally:
             ended.set()
 
+    messages.remove(training_key(str(config.name)))  # of another start
     threading.Thread(target=run, name="ray-train", daemon=True).start()
     try:
         while not ended.wait(POLL_S):
