@@ -24,7 +24,7 @@ from vgg_dist.checkpoint_folder import CONFIG, MODEL, RECORDS, STATE, checkpoint
 from vgg_dist.config import TrainConfig
 from vgg_dist.digests import write_digests
 from vgg_dist.outcome import read_best
-from vgg_dist.run_folder import checkpoints_before, whole_checkpoints, write_checkpoint
+from vgg_dist.run_folder import whole_checkpoints, write_checkpoint
 
 LOCAL = fs.LocalFileSystem()
 CLASSES = [f"class{k}" for k in range(10)]
@@ -108,12 +108,10 @@ class Script:
         """Of each step up to where the run is: its errors, and the word that stands for its weights."""
 
     def resume(self, life: int) -> None:
-        """From the last checkpoint that Ray Train knows of, or where that one is damaged, from the one before it."""
-        names = self.reported[-1:]
-        if names:
-            names += checkpoints_before(LOCAL, f"{self.run}/{names[0]}")
-            if len(names) > 1 and self.rng.random() < 0.3:
-                (self.run / names[0] / STATE).write_text("bit rot")
+        """From the last checkpoint that is whole, or where that one is damaged, from the one before it."""
+        names = whole_checkpoints(LOCAL, str(self.run))[::-1]
+        if len(names) > 1 and self.rng.random() < 0.3:
+            (self.run / names[0] / STATE).write_text("bit rot")
         name = next((each for each in names if (self.run / each / STATE).read_text() != "bit rot"), None)
         start = step_of(name) if name else 0
         self.history = {step: each for step, each in self.history.items() if step <= start}
@@ -122,9 +120,9 @@ class Script:
             # On another number of workers the errors are others than before the kill.
             errors = None if step % 10 else (float(self.rng.randint(1, 4)), float(self.rng.randint(1, 9)))
             weights = f"step {step} of life {life}: {errors}"
+            self.history[step] = errors, weights
             written = write_checkpoint(LOCAL, str(self.run), checkpoint_name(step), files(step, errors, weights))
             keep_best(LOCAL, str(self.run), written)
-            self.history[step] = errors, weights
             self.reported.append(written)
             while len(self.reported) > 2:
                 shutil.rmtree(self.run / self.reported.pop(0), ignore_errors=True)

@@ -38,7 +38,7 @@ from vgg_dist.engine import Worker, build_state
 from vgg_dist.exchange import Exchange
 from vgg_dist.posteriors import ImageSet, Manifest, PosteriorFiles
 from vgg_dist.preparation import Node, prepare
-from vgg_dist.run_folder import checkpoints_before, unused_name
+from vgg_dist.run_folder import unused_name, whole_checkpoints
 
 CLASSES = open_splits("synthetic")[0].class_names
 CONFIGURED = TrainConfig(
@@ -259,10 +259,8 @@ def resumed(run: Path, names: list[str]) -> Any:
 
 @pytest.mark.slow
 def test_a_training_resumes_from_the_last_checkpoint_that_is_whole(run: Path) -> None:
-    last = str(run / "checkpoint-000000003")
-    earlier = checkpoints_before(fs.LocalFileSystem(), last)
-    assert earlier == ["checkpoint-000000002", "checkpoint-000000001"]
-    names = ["checkpoint-000000003", *earlier]
+    names = whole_checkpoints(fs.LocalFileSystem(), str(run))[::-1]
+    assert names == ["checkpoint-000000003", "checkpoint-000000002", "checkpoint-000000001"]
     prepared = resumed(run, names)
     assert (prepared.state.step, prepared.passed_over) == (3, [])
     for step, file in ((3, STATE), (2, RECORDS)):

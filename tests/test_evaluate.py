@@ -220,7 +220,11 @@ def test_bad_pictures_do_not_keep_good_ones_from_their_answer(
         assert "Traceback" not in done.stderr
         answers = done.stdout.splitlines()
         assert len(answers) % 6 == 0
-        return done.status, answers, [line for line in done.stderr.splitlines() if line.startswith("vgg_dist.evaluate: --predict")]
+        return (
+            done.status,
+            answers,
+            [line for line in done.stderr.splitlines() if line.startswith("vgg_dist.evaluate: --predict")],
+        )
 
     good, folder = tmp_path / "good.png", tmp_path / "folder"
     Image.effect_noise((60, 40), 80).save(good)

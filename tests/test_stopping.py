@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import fs
 from test_reporter import SMALL, Training, checkpoint, same, steps
 
 from vgg_dist.checkpoint import read_weights
 from vgg_dist.config import TrainConfig
+from vgg_dist.exchange import Exchange
+from vgg_dist.resume_point import ResumedFrom, find_resume_points
 from vgg_dist.stopping import WISH, AllStop, StopAgreement
 
 
@@ -93,7 +96,7 @@ def test_all_workers_stop_at_the_same_place() -> None:
         first = group.ended[0]
         assert first[-1:] == ["checkpoint"], seed
         assert all(ended == first for ended in group.ended), seed
-        assert "training" not in group.board
+        assert group.board["training"] == "group"
         places.add(first[-2].split()[0] if len(first) > 1 else "start")
     assert {"step", "validation"} & places  # not all before they began
 
@@ -200,3 +203,26 @@ def test_a_full_disk_on_the_way_out_is_told(tmp_path: Path) -> None:
     told = stopped(tmp_path, CONFIG, refuse)
     assert told.outcome["stopped"] == 2
     assert "checkpoint of step 2 not written: No space left on device" in told.outcome["unsaved"]
+
+
+def test_checkpoints_that_were_never_reported_are_gone_on_from(tmp_path: Path) -> None:
+    """As of a command that is killed between the writing and the report: here, of which step 2's alone was heard of."""
+    local, config = fs.LocalFileSystem(), replace(CONFIG, checkpoint_every=2, log_every=1)
+    Training(tmp_path, replace(config, max_steps=6))
+    (checkpoint(tmp_path, 4) / "config.json").rename(tmp_path / "aside")
+    assert find_resume_points(Exchange(), local, str(tmp_path), None).names[:2] == [
+        f"checkpoint-{6:09}",
+        f"checkpoint-{5:09}",
+    ]
+    (tmp_path / "aside").rename(checkpoint(tmp_path, 4) / "config.json")
+
+    points = find_resume_points(Exchange(), local, str(tmp_path), str(checkpoint(tmp_path, 2)))
+    assert [int(name[-9:]) for name in points.names] == [6, 5, 4, 2]
+    assert points.unreported == 3
+    newest, damaged_newest, known = (ResumedFrom(points, number) for number in (0, 1, 3))
+    assert [each.is_unreported for each in (newest, damaged_newest, known)] == [True, True, False]
+    assert steps(newest.unreported_records()) == [3, 4, 5]
+    assert steps(damaged_newest.unreported_records()) == [3, 4]
+    assert known.unreported_records() == []
+    assert newest.path == str(checkpoint(tmp_path, 6))
+    assert find_resume_points(Exchange(), local, str(tmp_path / "none"), None).names == []

@@ -64,6 +64,7 @@ def fit(trainer: TorchTrainer, config: TrainConfig, messages: JobMessages, silen
         finally:
             ended.set()
 
+    messages.remove(training_key(str(config.name)))  # of another start
     threading.Thread(target=run, name="ray-train", daemon=True).start()
     try:
         while not ended.wait(POLL_S):
@@ -95,7 +96,7 @@ def _await_end(ended: threading.Event, config: TrainConfig, messages: JobMessage
         raise Interrupted(by, BEFORE + resumes(config.name))
     if not silent:
         signals.say(
-            f"vgg_dist.train: {by}: stops after this step, for {limit:.0f} s at most; a second signal ends it at once"
+            f"vgg_dist.train: {by}: stopping after this step, {limit:.0f} s at most; a second signal ends it at once"
         )
     if not ended.wait(limit):
         raise Interrupted(

@@ -12,7 +12,9 @@ from pipelines.failures import what_failed
 from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.gauges import Gauges
+from vgg_dist.job_messages import JobMessages
 from vgg_dist.phases import mark
+from vgg_dist.stopping import training_key
 from vgg_dist.tracking import Record, TrackedRun, Tracker
 
 FLUSH_WAIT_S = 10.0  # for a trial's metrics to be logged: its search may end it at any validation
@@ -62,6 +64,7 @@ class Monitor(ray.train.UserCallback):
         run at once: the other workers, which may wait for that one in a collective, are ended too.
         """
         self.gauges.add("worker_failures", len(worker_exceptions))
+        JobMessages().remove(training_key(str(self.config.name)))
         for error in worker_exceptions.values():
             if isinstance(error, TrainingError):
                 raise ray.train.ControllerError(error)

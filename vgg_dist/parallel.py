@@ -17,8 +17,9 @@ from vgg_dist.job_messages import JobMessages
 from vgg_dist.nodes import groups_at_once, worker_resources
 from vgg_dist.programme import Run, longest_first
 from vgg_dist.ray_start import start_ray
+from vgg_dist.run_record import open_training
 from vgg_dist.stopping import Interrupted
-from vgg_dist.tracking import TrackedRun
+from vgg_dist.tracking import TrackedRun, finish_run
 
 
 def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
@@ -63,6 +64,9 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) ->
                 failures[run.name] = str(error.cause)
                 print(f"vgg_dist.reproduce: {run.name} failed: {error.cause}", flush=True)
     if stop.wished:
+        for run in running.values():  # there was no more time for them
+            record = open_training(_with_uri(run.config, parent.tracking_uri), parent)
+            finish_run(record, "KILLED", "its programme was stopped", quick=True)
         raise Interrupted(stop.wished, "".join(f", {ended}" for ended in stop.ended) + f"; {resumes(config.name)}")
     if failures:
         raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in failures.items()))

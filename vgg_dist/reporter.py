@@ -60,6 +60,8 @@ class Reporter:
         self.writer: BackgroundWriter[Any] = BackgroundWriter()  # only the first worker's ever works
         self.written_step = 0
         self.spare: Snapshot | None = None
+        self.found: Any = None
+        """The checkpoint that the run goes on from, where it was not heard of before."""
         one_node = node.workers == worker.world_size
         self.sampler = SystemSampler(None if one_node else socket.gethostname()) if node.rank == 0 else None
 
@@ -79,7 +81,7 @@ class Reporter:
             self._report(self.writer.take())
 
     def catch_up(self) -> None:
-        """Reports what the checkpoint kept: its writer may have been killed before that was heard of.
+        """Reports what the checkpoint kept, and itself: its writer may have been killed before that was heard of.
 
         MLflow is not sent a step twice (see `Outbox`).
         """
@@ -87,8 +89,9 @@ class Reporter:
         for record in kept:
             validated = {key: value for key, value in record["metrics"].items() if key.startswith("val/")}
             self.validation |= telling(validated, len(self.prepared.class_names))
-        if kept:
-            self.send({"records": [], "earlier": kept, "system": {}, "done": False, "notes": self.notes}, None)
+        if kept or self.found is not None:
+            found = None if self.worker.rank else self.found
+            self.send({"records": [], "earlier": kept, "system": {}, "done": False, "notes": self.notes}, found)
             self.notes = []
 
     def close(self) -> None:

@@ -23,12 +23,6 @@ def whole_checkpoints(filesystem: fs.FileSystem, folder: str) -> list[str]:
     return [name for name in names if _is_whole(filesystem, f"{folder}/{name}")]
 
 
-def checkpoints_before(filesystem: fs.FileSystem, path: str) -> list[str]:
-    """The names of the whole checkpoints in the same folder whose names sort before this one's: latest first."""
-    folder, _, own = path.rpartition("/")
-    return [name for name in reversed(whole_checkpoints(filesystem, folder)) if name < own]
-
-
 def write_checkpoint(filesystem: fs.FileSystem, folder: str, name: str, write: Callable[[Path], None]) -> str:
     """Writes a checkpoint into a run's folder, under the name that is returned. OSError where the storage refuses."""
     name = unused_name(filesystem, folder, name)

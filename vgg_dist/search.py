@@ -220,10 +220,12 @@ class SearchProgress(Callback):
             return
         messages = JobMessages()
         told_by(messages)
-        running = [self._training(trial).name for trial in trials if trial.status == "RUNNING"]
-        left = [name for name in running if messages.get(stopped_key(str(name))) is None]
+        running = [self._training(trial) for trial in trials if trial.status == "RUNNING"]
+        left = [training for training in running if messages.get(stopped_key(str(training.name))) is None]
         if not left or signals.left_s() < CLOSING_S:
             self.ending = True
+            for training in left:
+                finish_run(open_training(training, self.run), "KILLED", "its search was stopped", quick=True)
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
             signal.raise_signal(signal.SIGUSR1)  # Ray Tune saves its state and ends
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Protocol
 
 from vgg_dist.config import TrainingError
@@ -21,7 +21,7 @@ ANSWERS_POLL_S = 0.05
 
 
 def training_key(name: str) -> str:
-    """The key of the message that a run's workers train: they are waited for."""
+    """The key of the message that a run's workers train, or have trained: their end is waited for."""
     return f"training/{name}"
 
 
@@ -75,7 +75,7 @@ class StopAgreement:
 
     @contextmanager
     def watching(self, key: str) -> Iterator[None]:
-        """For the while that the worker trains; the first one leaves a message under `key` for that while."""
+        """For the while that the worker trains; the first one leaves a message under `key` that it does, or has."""
         if self.messages is None:
             yield
             return
@@ -84,9 +84,6 @@ class StopAgreement:
             yield
         finally:
             self._over.set()
-            if not self.rank:
-                with suppress(Exception):  # the head may be away for a while
-                    self.messages.remove(key)
 
     def begin(self) -> None:
         """Before work that all workers take part in. Raises AllStop where they stop before it."""

@@ -10,17 +10,16 @@ import logging
 import os
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray.train
-from pyarrow import fs
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from pipelines.secrets import masked
 from vgg_dist.best_checkpoint import begin_best, keep_best
-from vgg_dist.checkpoint_folder import step_of
 from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.engine import NonFiniteLoss, Trainer, Worker
@@ -28,11 +27,11 @@ from vgg_dist.exchange import Exchange
 from vgg_dist.job_messages import JobMessages
 from vgg_dist.memory import explained_memory_errors
 from vgg_dist.phases import mark
-from vgg_dist.preparation import Node, Prepared, SavedFolder, prepare
+from vgg_dist.preparation import Node, Prepared, prepare
 from vgg_dist.reporter import Reporter, Store
-from vgg_dist.run_folder import checkpoints_before, write_checkpoint
+from vgg_dist.resume_point import ResumedFrom, ResumePoints, find_resume_points
+from vgg_dist.run_folder import write_checkpoint
 from vgg_dist.stopping import AllStop, StopAgreement, training_key
-from vgg_dist.storage import local_files
 
 
 def run_worker(config: TrainConfig) -> dict[str, Any]:
@@ -48,15 +47,20 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     exchange = Exchange()
     messages, group = JobMessages(), exchange.gather(uuid.uuid4().hex)[0]
     stop = StopAgreement(messages, group, worker.rank, worker.world_size)
-    saved = ray.train.get_checkpoint()
+    reported = ray.train.get_checkpoint()
+    storage = context.get_storage()
     try:
-        checkpoint = None if saved is None else partial(local_files, saved.filesystem, saved.path)
-        earlier = exchange.together(lambda: {} if saved is None else _earlier(saved))
-        prepared = prepare(config, worker, node, exchange, checkpoint, earlier)
-        names = [] if saved is None else [saved.path.rpartition("/")[2], *earlier]
-        restored = next((name for name in names if step_of(name) == prepared.state.step), None)
-        if worker.rank == 0:
-            begin = partial(begin_best, *_run_folder(), restored, prepared.state.epoch)
+        points = find_resume_points(
+            exchange, storage.storage_filesystem, storage.experiment_fs_path, None if reported is None else reported.path
+        )
+        folders = points.folders()
+        latest = folders.pop(points.names[0]) if points.names else None
+        prepared = prepare(config, worker, node, exchange, latest, folders)
+        resumed = ResumedFrom(points, len(prepared.passed_over)) if points.names else None
+        if resumed is not None:
+            prepared = replace(prepared, kept=resumed.unreported_records() + prepared.kept)
+        restored = None if resumed is None else resumed.name
+        begin = partial(begin_best, points.filesystem, points.folder, restored, prepared.state.epoch)
         exchange.together(begin if worker.rank == 0 else lambda: None)
     except TrainingError as wrong:  # raised by all workers alike
         return {"error": str(wrong)}
@@ -65,11 +69,13 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     notes += prepared.passed_over
     if cluster_named():  # elsewhere the command has opened the data itself, and said it
         notes += prepared.remarks
-    if saved is not None:
+    if resumed is not None:
         notes.append(f"goes on from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
     elif prepared.state.origin:
         notes.append(f"starts from {masked(config.init_from)}: {prepared.state.origin}")
-    reporter = Reporter(worker, node, exchange, prepared, _report, _storage(saved), notes)
+    reporter = Reporter(worker, node, exchange, prepared, _report, _storage(points, resumed), notes)
+    if resumed is not None and resumed.is_unreported:
+        reporter.found = Checkpoint(resumed.path, storage.storage_filesystem)
     memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size)
     try:
         with memory, stop.watching(training_key(str(config.name))):
@@ -111,31 +117,19 @@ def _report(payload: dict[str, Any], checkpoint: Checkpoint | None) -> None:
     ray.train.report(payload, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
 
-def _earlier(saved: Checkpoint) -> dict[str, SavedFolder]:
-    """The checkpoints before one, in its run's folder: latest first."""
-    folder = saved.path.rpartition("/")[0]
-    names = checkpoints_before(saved.filesystem, saved.path)
-    return {name: partial(local_files, saved.filesystem, f"{folder}/{name}") for name in names}
-
-
-def _storage(saved: Checkpoint | None) -> Store:
-    """Writes into the run's folder. `saved`, which the run goes on from, is not written over: Ray Train has it in its list.
+def _storage(points: ResumePoints, resumed: ResumedFrom | None) -> Store:
+    """Writes into the run's folder, not over what the run goes on from: Ray Train has that in its list.
 
     Ray's own asynchronous upload would hold back every report behind a checkpoint until that is written, and take a full
     disk for a worker's failure, to be tried again.
     """
-    filesystem, folder = _run_folder()
+    filesystem, folder = points.filesystem, points.folder
 
     def store(name: str, write: Callable[[Path], None]) -> Checkpoint:
-        if saved is not None and saved.path == f"{folder}/{name}":  # it was stopped in the validation at the same step
+        if resumed is not None and resumed.path == f"{folder}/{name}":  # it was stopped in the validation at the same step
             name += "-again"
         name = write_checkpoint(filesystem, folder, name, write)
         keep_best(filesystem, folder, name)
         return Checkpoint(f"{folder}/{name}", filesystem)
 
     return store
-
-
-def _run_folder() -> tuple[fs.FileSystem, str]:
-    storage = ray.train.get_context().get_storage()
-    return storage.storage_filesystem, storage.experiment_fs_path
