@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +33,7 @@ from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig, TrainingError, scale_word
 from vgg_dist.exchange import GRADIENTS_WAIT_S
 from vgg_dist.gauges import Gauges
+from vgg_dist.lost_cluster import watched_cluster
 from vgg_dist.monitor import SERVER_WAIT_S, Monitor, root_cause
 from vgg_dist.nodes import describe_workers, worker_resources
 from vgg_dist.outcome import Earlier, write_outcome
@@ -121,8 +123,9 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
     )
     steps = " steps" if str(config.log_every).isdecimal() else ""
     _say(silent, f"run {config.name}, {describe_workers(resources)}; metrics every {config.log_every}{steps}")
+    leave = partial(finish_run, run, "FAILED")
     try:
-        with gauges.running():
+        with gauges.running(), contextlib.nullcontext() if part else watched_cluster("vgg_dist.train", leave):
             result = _fit(trainer, config)
     except BaseException as error:
         if isinstance(error, NonFinite):

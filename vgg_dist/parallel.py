@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import ray
 
 from vgg_dist.config import ReproduceConfig, TrainConfig, TrainingError
 from vgg_dist.driver import DRIVER_MEMORY, Part, run_training
+from vgg_dist.lost_cluster import watched_cluster
 from vgg_dist.nodes import groups_at_once, worker_resources
 from vgg_dist.programme import Run, longest_first
-from vgg_dist.ray_start import start_ray
-from vgg_dist.tracking import TrackedRun
+from vgg_dist.ray_start import describe_loss, start_ray
+from vgg_dist.tracking import TrackedRun, finish_run
 
 
 def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
@@ -25,6 +27,11 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) ->
     """
     print("vgg_dist.reproduce: starting Ray", flush=True)
     start_ray()
+    with watched_cluster("vgg_dist.reproduce", partial(finish_run, parent, "FAILED")):
+        _run_all(config, runs, parent)
+
+
+def _run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
     at_once = groups_at_once(config.num_workers) if config.num_workers else 1
     resources = worker_resources(None if config.num_workers is None else config.num_workers * at_once)
     resources = resources[: len(resources) // at_once]
@@ -51,6 +58,9 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) ->
                 raise
             failures[run.name] = str(error.cause)
             print(f"vgg_dist.reproduce: {run.name} failed: {error.cause}", flush=True)
+        except ray.exceptions.RayError as error:
+            failures[run.name] = describe_loss(error, "its process", f"--name {config.name}")
+            print(f"vgg_dist.reproduce: {run.name} failed: {failures[run.name]}", flush=True)
     if failures:
         raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in failures.items()))
 

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 # Ray Tune's own output (a box at the start) and its files for TensorBoard and others; read when it is imported.
@@ -28,6 +29,7 @@ from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialSchedule
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
 from vgg_dist.driver import DRIVER_MEMORY, open_training
 from vgg_dist.halving import SuccessiveHalving
+from vgg_dist.lost_cluster import watched_cluster
 from vgg_dist.nodes import describe_workers, groups_at_once, worker_resources
 from vgg_dist.preflight import check_search
 from vgg_dist.ray_start import start_ray
@@ -78,7 +80,8 @@ def run_search(config: TuneConfig) -> SearchResult:
     run = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
     status = "FAILED"
     try:
-        found = _tuner(config, run, resources, at_once).fit()
+        with watched_cluster("vgg_dist.tune", partial(finish_run, run, "FAILED")):
+            found = _tuner(config, run, resources, at_once).fit()
         trials = sorted(_trials(config, found), key=lambda trial: trial.error)
         if found.num_terminated + found.num_errors < len(found) or len(trials) < config.num_trials():
             raise TrainingError(f"interrupted; --name {config.name} goes on with it")  # Ray Tune ends so at Ctrl-C
