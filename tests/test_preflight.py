@@ -173,6 +173,11 @@ def test_what_is_no_cluster_though_it_listens_is_told_from_one(
     why = cluster_address.no_answer(f"127.0.0.1:{listening}")
     assert why
     assert why.startswith("it takes connections, but answers no request of Ray's for 1 s")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # and there is none: that is told of a real cluster, by Ray
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "nowhere"))
+    assert cluster_address.no_answer(f"127.0.0.1:{listening}") == why
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    assert "its certificates cannot be used (" in str(cluster_address.no_answer(f"127.0.0.1:{listening}"))
     # What `ray start` leaves when it is killed.
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:9\n")

@@ -19,7 +19,7 @@ from pipelines.secrets import masked
 from pipelines.store import open_splits
 from vgg_dist.checkpoint import TrainState, read_description
 from vgg_dist.checkpoint_folder import checkpoint_name
-from vgg_dist.config import EvalConfig, TrainConfig
+from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig
 from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
 from vgg_dist.driver import _say
 from vgg_dist.engine import build_state
@@ -195,3 +195,27 @@ def test_a_resume_logs_no_change_where_only_the_secret_differs(tmp_path: Path) -
     run_record(tmp_path, begun(tmp_path, "aNoThEr"))
     (found,) = MlflowClient(uri).search_runs(["1"])
     assert not [name for name in found.data.tags if name.startswith("resumed.")]
+
+
+@pytest.mark.parametrize("kind", ["random", "grid", "bayesian"])
+def test_what_ray_tune_keeps_of_a_search_has_no_secret_and_its_trials_have(kind: Any, tmp_path: Path) -> None:
+    from ray import cloudpickle
+
+    from vgg_dist.search import SearchProgress, _tuner
+
+    fields = begun(tmp_path).to_dict(secrets=True) | {"name": "s", "num_workers": 1}
+    config = TuneConfig.from_dict(fields | {"search": kind, "search_train_scale": ("36",), "train_scale": None}).resolved()
+    parent = TrackedRun(str(config.tracking_uri), "1", "2", 0.0, config.storage_path)
+    for again in (False, True):
+        tuner = _tuner(config, parent, [{"CPU": 1.0}], 1)
+        kept = [path for path in (tmp_path / "s").rglob("*") if path.is_file()]
+        assert {path.name for path in kept} >= {"tuner.pkl"}
+        (progress, _) = tuner._local_tuner._run_config.callbacks
+        legs = tuner._local_tuner._tune_config.search_alg
+        legs.save(str(tmp_path / "legs.pkl"))
+        for content in [path.read_bytes() for path in (*kept, tmp_path / "legs.pkl")] + [cloudpickle.dumps(progress)]:
+            assert SECRET.encode() not in content
+        assert isinstance(progress, SearchProgress)
+        leg = legs.suggest(f"trial-{again}")
+        training = progress._training(type("Trial", (), {"config": leg}))
+        assert (training.data, training.tracking_uri) == (config.data, config.tracking_uri), "which the trials need"

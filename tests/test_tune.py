@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, Outcome, driver, kill_once
 
 from vgg_dist import trial
+from vgg_dist.search import describe_running
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.store import connect
 
@@ -56,6 +57,13 @@ def test_a_killed_search_goes_on_and_a_diverging_trial_does_not_end_it(
 
     again = subprocess.run(command(*flags), capture_output=True, text=True, cwd=ROOT, timeout=500, env=os.environ | env)
     assert again.returncode == 0, again.stdout + again.stderr
+    assert (
+        "search searched: 2 trials of A on synthetic:train=96,val=20,size=40 (all combinations: --search-lr " in again.stdout
+    )
+    assert (
+        "; an epoch has 3 steps (96 images), and a validation of 20 images" not in again.stdout
+    )  # the cluster has the data
+    assert "1 trials at once, each on 1 worker of " in again.stdout
     assert first_epoch.stat().st_mtime_ns == written  # not trained again
     runs = {run.name.rpartition("_")[0]: run for run in read_runs(uri, "vgg_dist")}
     ended = {name: (run.status, [epoch for epoch, _ in run.validations.get("val/loss", [])]) for name, run in runs.items()}
@@ -122,6 +130,17 @@ def test_of_five_classes_a_search_by_top5_error_goes_by_top1(
     done = call("vgg_dist.tune", *SMALL, "--storage-path", tmp_path, "--data", small_tree, "--metric", "top5_error")
     assert done.status == 2
     assert "--metric top5_error: is 0 for every net, as the data has 3 classes; use top1_error" in done.stderr
+
+
+def test_a_search_says_how_far_its_trials_are() -> None:
+    known = {
+        "lr0.1_00000": {"epoch": 1.256, "images_per_second": 12.34},
+        "lr0.2_00001": {"epoch": 0.5},
+        "ended": {"epoch": 9.0},
+    }
+    assert describe_running({"lr0.2_00001", "lr0.1_00000", "lr0.3_00002"}, known, 74) == (
+        "3 training: lr0.1_00000 (epoch 1.26/74, 12.3 images/s); lr0.2_00001 (epoch 0.50/74); lr0.3_00002 (starting)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vgg_dist.config import Choices, Range, TrainConfig, TuneConfig
+from vgg_dist.tune import describe
 
 
 def test_the_default_search_is_over_rate_and_the_papers_scales() -> None:
@@ -59,3 +60,21 @@ def test_what_cannot_be_searched_names_the_flag(options: dict[str, object], word
         TuneConfig(**options).resolved()  # type: ignore[arg-type]
     assert str(error.value).startswith(words)
     assert "\n" not in str(error.value)
+
+
+def test_a_search_says_what_it_will_do() -> None:
+    """Without Ray, and without the secrets of URLs."""
+    grid = describe(TuneConfig(name="s", search="grid", data="s3://K:hUsH@bucket/data").resolved())
+    assert grid == (
+        "search s: 6 trials of A on s3://***@bucket/data (all combinations: --search-lr 0.001 0.1,"
+        " --search-train-scale 256 384 256-512); each trains 74 epochs at most;"
+        " only the best quarter goes on after epoch 1, 4, ..."
+    )
+    drawn = describe(TuneConfig(name="s", epochs=1, search_init=("he", "glorot")).resolved())
+    assert drawn == (
+        "search s: 16 trials of A on synthetic (drawn: --search-lr from 0.001 to 0.1, --search-train-scale 256 384 256-512,"
+        " --search-init he glorot); each trains 1 epoch at most"
+    )
+    median = TuneConfig(name="s", search="bayesian", early_stopping="median", grace_epochs=2, epochs=9).resolved()
+    assert "chosen by Optuna" in describe(median)
+    assert describe(median).endswith("9 epochs at most; those above the median are stopped, from epoch 2 on")

@@ -58,18 +58,27 @@ def no_answer(address: str) -> str | None:
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
     from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+    from ray.exceptions import AuthenticationError
 
-    with init_grpc_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+    options = [("grpc.enable_http_proxy", 0)]
+    tls = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+    try:
+        # Without a token, which this machine may lack: whether it is right Ray says itself.
+        channel = init_grpc_channel(address, options) if tls else grpc.insecure_channel(address, options)
+    except (RuntimeError, OSError) as error:
+        return f"its certificates cannot be used ({' '.join(str(error).split())})"
+    with channel:
         try:
             NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=ANSWER_S)
+        except AuthenticationError:
+            return None
         except grpc.RpcError as error:
             code = error.code()
             if code == grpc.StatusCode.DEADLINE_EXCEEDED:
                 return f"it takes connections, but answers no request of Ray's for {ANSWER_S:.0f} s; {FORM}"
-            # Whether the token is right Ray says itself.
             if code not in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-                tls = "" if os.environ.get("RAY_USE_TLS") else ", or it wants TLS (RAY_USE_TLS)"
-                return f"what answers there is not the head of a Ray cluster{tls}; {FORM}"
+                other = "no TLS" if tls else "TLS"
+                return f"what answers there is not the head of a Ray cluster, or wants {other} (RAY_USE_TLS); {FORM}"
     return None
 
 

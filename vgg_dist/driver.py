@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,6 +34,7 @@ from vgg_dist.exchange import GRADIENTS_WAIT_S
 from vgg_dist.fitting import BEFORE, NonFinite, fit, refuse_stopped, resumes
 from vgg_dist.gauges import Gauges
 from vgg_dist.job_messages import JobMessages
+from vgg_dist.lost_cluster import watched_cluster
 from vgg_dist.monitor import Monitor
 from vgg_dist.nodes import describe_workers, worker_resources
 from vgg_dist.outcome import Earlier, describe_outcome, read_best, write_outcome
@@ -137,8 +139,9 @@ def _train(
     )
     steps = " steps" if str(config.log_every).isdecimal() else ""
     _say(silent, f"run {config.name}, {describe_workers(resources)}; metrics every {config.log_every}{steps}")
+    leave = partial(finish_run, run, "FAILED")
     try:
-        with gauges.running():
+        with gauges.running(), contextlib.nullcontext() if part else watched_cluster("vgg_dist.train", leave):
             result = fit(trainer, config, messages, silent)
     except NonFinite:
         gauges.add("non_finite")

@@ -180,8 +180,9 @@ def _on_cluster(tasks: list[Task], store: SampleStore, config: EvalConfig) -> It
     import ray
     from ray.util import ActorPool
 
+    from vgg_dist.lost_cluster import watched_cluster
     from vgg_dist.nodes import worker_resources
-    from vgg_dist.ray_start import start_ray
+    from vgg_dist.ray_start import describe_loss, start_ray
 
     start_ray()
     resources = worker_resources(config.num_workers)[: len(tasks)]
@@ -197,11 +198,14 @@ def _on_cluster(tasks: list[Task], store: SampleStore, config: EvalConfig) -> It
         for each in resources
     ]
     try:
-        yield from ActorPool(workers).map_unordered(lambda worker, task: worker.compute.remote(task), tasks)
+        with watched_cluster("vgg_dist.evaluate"):
+            yield from ActorPool(workers).map_unordered(lambda worker, task: worker.compute.remote(task), tasks)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError | OSError):
             raise error.cause from None
         raise
+    except ray.exceptions.RayError as error:
+        raise ValueError(describe_loss(error, "a worker", f"--name {config.name}")) from None
 
 
 def predict(config: EvalConfig, store: SampleStore) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import ray
 
@@ -14,9 +15,10 @@ from vgg_dist.config import ReproduceConfig, TrainConfig, TrainingError
 from vgg_dist.driver import DRIVER_MEMORY, Part, run_training
 from vgg_dist.fitting import LEAVING_S, POLL_S, resumes, told_by
 from vgg_dist.job_messages import JobMessages
+from vgg_dist.lost_cluster import watched_cluster
 from vgg_dist.nodes import groups_at_once, worker_resources
 from vgg_dist.programme import Run, longest_first
-from vgg_dist.ray_start import start_ray
+from vgg_dist.ray_start import describe_loss, start_ray
 from vgg_dist.run_record import open_training
 from vgg_dist.stopping import Interrupted
 from vgg_dist.tracking import TrackedRun, finish_run
@@ -30,6 +32,11 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) ->
     """
     print("vgg_dist.reproduce: starting Ray", flush=True)
     start_ray()
+    with watched_cluster("vgg_dist.reproduce", partial(finish_run, parent, "FAILED")):
+        _run_all(config, runs, parent)
+
+
+def _run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
     at_once = groups_at_once(config.num_workers) if config.num_workers else 1
     resources = worker_resources(None if config.num_workers is None else config.num_workers * at_once)
     resources = resources[: len(resources) // at_once]
@@ -63,6 +70,9 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) ->
                     raise
                 failures[run.name] = str(error.cause)
                 print(f"vgg_dist.reproduce: {run.name} failed: {error.cause}", flush=True)
+            except ray.exceptions.RayError as error:
+                failures[run.name] = describe_loss(error, "its process", f"--name {config.name}")
+                print(f"vgg_dist.reproduce: {run.name} failed: {failures[run.name]}", flush=True)
     if stop.wished:
         for run in running.values():  # there was no more time for them
             record = open_training(_with_uri(run.config, parent.tracking_uri), parent)

@@ -56,7 +56,8 @@ def _start_here() -> None:
         except Exception as error:  # Ray raises bare Exceptions for what timed out
             ray.shutdown()
             _end(set(psutil.Process().children(recursive=True)) - before)
-            mistake = isinstance(error, (ValueError, OSError)) and not isinstance(error, (TimeoutError, ConnectionError))
+            kinds = ValueError, OSError, ray.exceptions.AuthenticationError
+            mistake = isinstance(error, kinds) and not isinstance(error, (TimeoutError, ConnectionError))
             if again or mistake:
                 logs = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
                 twice = "" if mistake else " in two tries"

@@ -8,12 +8,13 @@ an interruption.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -34,6 +35,7 @@ from vgg_dist.driver import DRIVER_MEMORY
 from vgg_dist.fitting import CLOSING_S, resumes, told_by
 from vgg_dist.halving import SuccessiveHalving
 from vgg_dist.job_messages import JobMessages
+from vgg_dist.lost_cluster import watched_cluster
 from vgg_dist.nodes import describe_workers, groups_at_once, worker_resources
 from vgg_dist.preflight import check_search
 from vgg_dist.ray_start import start_ray
@@ -41,7 +43,7 @@ from vgg_dist.run_record import open_training
 from vgg_dist.settings_file import SEARCH, keep_settings
 from vgg_dist.stopping import Interrupted
 from vgg_dist.storage import beside
-from vgg_dist.tracking import TrackedRun, finish_run, open_run, resolve_tracking_uri
+from vgg_dist.tracking import TrackedRun, finish_run, open_run, read_runs, resolve_tracking_uri
 from vgg_dist.trial import leg_training, run_leg, stopped_key
 
 QUIET_S = 60.0  # after so long without a validation, a line says what is running
@@ -82,13 +84,17 @@ def run_search(config: TuneConfig) -> SearchResult:
     at_once = min(config.trials_at_once or groups_at_once(workers), config.num_trials())
     resources = worker_resources(workers * at_once)[:workers]
     keep_settings(config.folder, config, SEARCH)
-    print(f"vgg_dist.tune: {at_once} trials at once, each on {describe_workers(resources)}; a line for each validation")
+    several = "s" * (at_once > 1)
+    print(f"vgg_dist.tune: {at_once} trial{several} at once, on {describe_workers(resources)} each", flush=True)
     tags = {"mlflow.source.name": "vgg_dist.tune", "arch": config.arch}
     status = "FAILED"
     with signals.holding():
         run = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
         try:
-            with signals.at_last(partial(finish_run, run, "KILLED", quick=True)):
+            with (
+                signals.at_last(partial(finish_run, run, "KILLED", quick=True)),
+                watched_cluster("vgg_dist.tune", partial(finish_run, run, "FAILED")),
+            ):
                 found = _tuner(config, run, resources, at_once).fit()
             if signum := signals.caught():
                 status = "KILLED"
@@ -180,11 +186,13 @@ class SearchProgress(Callback):
             self._say_running(trials)
 
     def _say_running(self, trials: list[Any]) -> None:
-        """That the search is alive, where its validations are far apart."""
-        running = [trial for trial in trials if trial.status == "RUNNING"]
-        if running and self.said_at:
-            names = ", ".join(str(self._training(trial).name) for trial in running)
-            print(f"search {self.config.name}: {len(running)} trials are training: {names}", flush=True)
+        """How far the trials are, where validations are far apart."""
+        names = {str(self._training(trial).name) for trial in trials if trial.status == "RUNNING"}
+        if names and self.said_at:
+            known = {}
+            with contextlib.suppress(ValueError):  # a tracking server that is away
+                known = {run.name: run.metrics for run in read_runs(self.run.tracking_uri, self.config.experiment, self.run)}
+            print(f"search {self.config.name}: {describe_running(names, known, self.config.epochs)}", flush=True)
         type(self).said_at = time.monotonic()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
@@ -235,6 +243,17 @@ class SearchProgress(Callback):
     def _say(self, trial: Any, what: str) -> None:
         print(f"trial {self._training(trial).name}: {what}", flush=True)
         type(self).said_at = time.monotonic()
+
+
+def describe_running(names: Iterable[str], metrics: Mapping[str, Mapping[str, float]], epochs: int) -> str:
+    """How far trials are, by the last metrics of each, for people."""
+    words = []
+    for name in sorted(names):
+        last = metrics.get(name, {})
+        at = f"epoch {last['epoch']:.2f}/{epochs}" if "epoch" in last else "starting"
+        rate = f", {last['images_per_second']:.1f} images/s" if "images_per_second" in last else ""
+        words.append(f"{name} ({at}{rate})")
+    return f"{len(words)} training: {'; '.join(words)}"
 
 
 def _trials(config: TuneConfig, legs: Iterable[Any]) -> list[Trial]:

@@ -98,7 +98,7 @@ def describe(config: TuneConfig) -> str:
         stopping = ""
     return (
         f"search {config.name}: {config.num_trials()} trials of {config.arch} on {masked(config.data)} ({kind}: {of});"
-        f" each trains {config.epochs} epochs at most{stopping}"
+        f" each trains {config.epochs} epoch{'s' * (config.epochs > 1)} at most{stopping}"
     )
 
 
