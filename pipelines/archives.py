@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from tqdm import tqdm
 
 from pipelines.failures import what_failed
+from pipelines.progress import Progress
 from pipelines.samples import Names
 from pipelines.shard_index import ShardIndex
 from pipelines.shards import ShardFolder, ShardStore
@@ -124,7 +124,7 @@ def _store(path: Path, members: list[Member], classes: list[str], class_names: l
 def _members(path: Path) -> Iterator[Member]:
     """The images of a tar, in its order, hidden ones passed over."""
     with _open(path) as tar:
-        for member in tqdm(_checked(tar, path, path.stat().st_size), f"reading {path.name}", unit="image"):
+        for member in Progress(_checked(tar, path, path.stat().st_size), f"reading {path.name}", unit="image"):
             if _is_image(member):
                 yield member.name, member.offset_data, member.size
 
@@ -132,7 +132,7 @@ def _members(path: Path) -> Iterator[Member]:
 def _nested_members(path: Path) -> Iterator[tuple[str, Member]]:
     """(class, image) for the images of a tar of tars, one a class, with offsets in the outer one."""
     with _open(path) as outer:
-        for inner in tqdm(_checked(outer, path, path.stat().st_size), f"reading {path.name}", unit="class"):
+        for inner in Progress(_checked(outer, path, path.stat().st_size), f"reading {path.name}", unit="class"):
             wnid, extension = os.path.splitext(os.path.basename(inner.name))
             if extension != ".tar" or not inner.isfile():
                 continue

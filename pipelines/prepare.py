@@ -19,10 +19,10 @@ from typing import Literal
 
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from pipelines.archives import open_class_tar, open_ilsvrc
 from pipelines.images import UNREADABLE, Finding, inspect
+from pipelines.progress import Progress
 from pipelines.remote import write_whole
 from pipelines.samples import SampleStore
 from pipelines.shard_writer import write_shards
@@ -145,7 +145,7 @@ def write_tree(store: SampleStore, split: str, out: Path, *, threads: int = 8) -
     part = out / f".{split}.part"
     part.mkdir(parents=True, exist_ok=True)
     rows = groupby(np.argsort(store.labels, kind="stable").tolist(), key=lambda index: store.labels[index])
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(store), desc=f"{split} images", unit="image") as progress:
+    with ThreadPoolExecutor(threads) as pool, Progress(total=len(store), desc=f"{split} images", unit="image") as progress:
         for label, group in rows:
             indices = list(group)
             folder = part / store.class_names[label]
@@ -180,7 +180,7 @@ def _inspect_all(store: SampleStore, split: str, threads: int) -> list[tuple[str
     # In chunks: a million futures would take more memory than all else here.
     chunks = np.array_split(np.arange(len(store)), len(store) // 64 + 1)
     with (
-        tqdm(total=len(store), desc=f"checking {split}", unit="image") as progress,
+        Progress(total=len(store), desc=f"checking {split}", unit="image") as progress,
         warnings.catch_warnings(),
         ThreadPoolExecutor(threads) as pool,
     ):

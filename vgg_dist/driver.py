@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -134,7 +133,7 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
         finish_run(run, "KILLED" if isinstance(error, Interrupted) else "FAILED", " ".join(str(error).split())[:500])
         raise
     outcome = result.return_value | {"checkpoint": result.checkpoint.path} | read_best(run.folder)
-    _log_the_rest(run, outcome)
+    _log_the_rest(run)
     if not silent:
         _keep_model(run, config, result.checkpoint, outcome["step"])
     if part is not None and part.waits(whole, outcome["metrics"]):  # it may be for good
@@ -146,17 +145,13 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
     return outcome["metrics"]
 
 
-def _log_the_rest(run: TrackedRun, outcome: dict[str, Any]) -> None:
+def _log_the_rest(run: TrackedRun) -> None:
     """What MLflow has not been told yet; TrainingError if it stays away. Here that holds up no GPU any more."""
     try:
         await_store(run.tracking_uri, TRACKING_WAIT_S)
     except TrackingError as error:
         raise TrainingError(f"{error}; the run is whole, and the same command logs what is missing") from None
-    tracker = Tracker(run)
-    if best := outcome.get("best"):  # beside the last ones, which are val/...
-        metrics = {name.replace("val/", "best/"): value for name, value in best["metrics"].items()}
-        tracker.log([{"step": best["step"], "time": time.time(), "metrics": metrics}])
-    tracker.close(SERVER_WAIT_S)
+    Tracker(run).close(SERVER_WAIT_S)
 
 
 class Interrupted(TrainingError):

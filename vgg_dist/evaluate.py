@@ -1,6 +1,6 @@
 """Evaluate trained nets as the paper does, and print its tables beside ours (paper, sections 3.2 and 4).
 
-    python -m vgg_dist.evaluate runs/d-jitter runs/e-jitter --views dense crops
+    python -m vgg_dist.evaluate runs/e-384 runs/e-jitter --views dense crops
     python -m vgg_dist.evaluate runs/first --checkpoint best
     python -m vgg_dist.evaluate vgg19.pth --weights-format torchvision --data /data/imagenet --views center
     python -m vgg_dist.evaluate runs/first --predict cat.jpg dog.png
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pipelines.command import fail, one_line_errors
 from pipelines.secrets import masked
 from vgg_dist.config import EvalConfig
+from vgg_dist.config.suggestions import suggestions
 from vgg_dist.storage import beside, replace_file
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command line."""
-    with one_line_errors("vgg_dist.evaluate"):
+    with one_line_errors("vgg_dist.evaluate", suggestions(EvalConfig)):
         config = tyro.cli(EvalConfig, prog="python -m vgg_dist.evaluate", description=__doc__)
     try:
         if config.predict:
@@ -106,7 +107,8 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
     for name, text in texts.items():
         replace_file(beside(evaluation.folder, name), text.encode())
     log_report(run, report.metrics, texts)
-    print(f"{report.to_text()}\nreport: {masked(beside(evaluation.folder, 'report.html'))}\n{ui_hint(run)}")
+    print(f"{report.to_text()}\nreport: {masked(beside(evaluation.folder, 'report.html'))}")
+    print(ui_hint(run, "artifacts/report.html"))
     return report
 
 

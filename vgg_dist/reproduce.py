@@ -18,6 +18,7 @@ import tyro
 from pipelines.command import fail, one_line_errors
 from pipelines.store import open_splits
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainingError
+from vgg_dist.config.suggestions import suggestions
 from vgg_dist.storage import beside
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command line."""
-    with one_line_errors("vgg_dist.reproduce"):
+    with one_line_errors("vgg_dist.reproduce", suggestions(ReproduceConfig)):
         config = tyro.cli(ReproduceConfig, prog="python -m vgg_dist.reproduce", description=__doc__)
     try:
         reproduce(config)
@@ -74,13 +75,13 @@ def reproduce(config: ReproduceConfig) -> None:
 def plan(config: ReproduceConfig, runs: list[Run], images: tuple[int, int], num_classes: int) -> str:
     """The programme as a table, with steps measured on a GPU of the cluster, or here; and the command of each run."""
     import torch
-    from tqdm import tqdm
 
+    from pipelines.progress import Progress
     from vgg_dist.programme import describe_plan, measure_rate
 
     archs = {run.config.arch: run.config for run in runs}
     rates = {
-        arch: measure_rate(of_arch, num_classes) for arch, of_arch in tqdm(archs.items(), desc="measuring", leave=False)
+        arch: measure_rate(of_arch, num_classes) for arch, of_arch in Progress(archs.items(), desc="measuring", leave=False)
     }
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({torch.get_num_threads()} threads)"
     commands = "\n".join(run.config.command_line() for run in runs)

@@ -15,13 +15,14 @@ import tyro
 from pipelines.command import fail, one_line_errors
 from pipelines.store import open_splits
 from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.config.suggestions import suggestions
 from vgg_dist.phases import mark
 
 
 def main() -> None:
     """The command line."""
     mark("Python started")
-    with one_line_errors("vgg_dist.train"):
+    with one_line_errors("vgg_dist.train", suggestions(TrainConfig)):
         config = tyro.cli(TrainConfig, prog="python -m vgg_dist.train", description=__doc__)
     try:
         train(config)

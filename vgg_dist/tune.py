@@ -19,11 +19,12 @@ from pipelines.command import fail, one_line_errors
 from pipelines.secrets import masked
 from pipelines.store import open_splits
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
+from vgg_dist.config.suggestions import suggestions
 
 
 def main() -> None:
     """The command line."""
-    with one_line_errors("vgg_dist.tune"):
+    with one_line_errors("vgg_dist.tune", suggestions(TuneConfig)):
         config = tyro.cli(TuneConfig, prog="python -m vgg_dist.tune", description=__doc__)
     try:
         search(config)
@@ -64,7 +65,8 @@ def search(config: TuneConfig) -> TrainConfig:
     print(
         f"{comparison.to_text()}\n\n{len(found.trials)} trials, {epochs:g} epochs in all."
         f" Best: {best.config.name}, {config.metric} {best.error:.4g}\n"
-        f"train it: {command}\nreport: {masked(beside(config.folder, 'search.html'))}\n{ui_hint(found.run)}"
+        f"train it: {command}\nreport: {masked(beside(config.folder, 'search.html'))}\n"
+        f"{ui_hint(found.run, 'artifacts/search.html')}"
     )
     return best.config
 
