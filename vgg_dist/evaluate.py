@@ -159,7 +159,7 @@ def print_predictions(config: EvalConfig) -> bool:
 
     nets = open_nets(config)
     for line in describe_checkpoints(nets):
-        print(f"vgg_dist.evaluate: {line}", file=sys.stderr)
+        print(line, file=sys.stderr)  # what begins with the command's name there are the pictures that failed
     labels = [net.class_labels or net.class_names for net in nets]
     names = next((each for each in labels if each is not None), None)
     pictures = Pictures(config.predict)
