@@ -10,6 +10,7 @@ import tyro
 
 from cluster import local, services
 from pipelines.command import fail, one_line_errors
+from vgg_dist.config.suggestions import suggestions
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ TRY_IT = (
 
 def main() -> None:
     """Runs the command; one line on stderr and exit status 2 for a user's mistake."""
-    with one_line_errors("cluster"):
+    with one_line_errors("cluster", suggestions(Command)):
         options = tyro.cli(Command, prog="python -m cluster", description=local.__doc__)
     try:
         sys.exit(run(options))

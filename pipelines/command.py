@@ -7,14 +7,17 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pipelines.secrets import masked
 
 
 @contextlib.contextmanager
-def one_line_errors(command: str) -> Iterator[None]:
-    """For the parsing of a command line: tyro's drawn boxes become one line, ValueErrors too."""
+def one_line_errors(command: str, improved: Callable[[str], str] = str) -> Iterator[None]:
+    """For the parsing of a command line: tyro's drawn boxes become one line, ValueErrors too.
+
+    `improved`: takes tyro's message and may add what was meant.
+    """
     boxes = io.StringIO()
     try:
         with contextlib.redirect_stderr(boxes):
@@ -29,7 +32,8 @@ def one_line_errors(command: str) -> Iterator[None]:
             raise
         # The box's title, the message, and under a rule where to find help.
         message = re.split(r"^│ ─+", boxes.getvalue(), maxsplit=1, flags=re.MULTILINE)[0].splitlines()[1:]
-        fail(command, " ".join(line.strip("│╭╮╰╯─ ") for line in message).strip() + " (--help explains all flags)")
+        text = " ".join(line.strip("│╭╮╰╯─ ") for line in message).strip()
+        fail(command, f"{improved(text)} (--help explains all flags)")
 
 
 def fail(command: str, error: object) -> None:

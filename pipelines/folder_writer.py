@@ -10,9 +10,9 @@ from itertools import count, groupby
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from pipelines.folders import FolderStore
+from pipelines.progress import Progress
 from pipelines.samples import SampleStore
 
 
@@ -27,7 +27,7 @@ def write_tree(store: SampleStore, split: str, out: Path, *, threads: int = 8) -
     part = out / f".{split}.part"
     part.mkdir(parents=True, exist_ok=True)
     rows = groupby(np.argsort(store.labels, kind="stable").tolist(), key=lambda index: store.labels[index])
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(store), desc=f"{split} images", unit="image") as progress:
+    with ThreadPoolExecutor(threads) as pool, Progress(total=len(store), desc=f"{split} images", unit="image") as progress:
         for label, group in rows:
             indices = list(group)
             folder = part / store.class_names[label]

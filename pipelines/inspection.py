@@ -6,9 +6,9 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
 from pipelines.images import Finding, inspect
+from pipelines.progress import Progress
 from pipelines.quarantine import UNREADABLE
 from pipelines.samples import SampleStore
 
@@ -30,7 +30,7 @@ def inspect_all(store: SampleStore, split: str, threads: int, max_pixels: int) -
     # In chunks: a million futures would take more memory than all else here.
     chunks = np.array_split(np.arange(len(store)), len(store) // 64 + 1)
     with (
-        tqdm(total=len(store), desc=f"checking {split}", unit="image") as progress,
+        Progress(total=len(store), desc=f"checking {split}", unit="image") as progress,
         warnings.catch_warnings(),
         ThreadPoolExecutor(threads) as pool,
     ):

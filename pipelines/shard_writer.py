@@ -23,9 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from pipelines.images import image_size
+from pipelines.progress import Progress
 from pipelines.remote import size_of, write_whole
 from pipelines.samples import Names, SampleStore
 from pipelines.shard_index import ShardIndex
@@ -44,7 +44,7 @@ def write_shards(store: SampleStore, split: str, out: Path, *, shard_bytes: int,
     stopped, and does nothing if that one had ended. Returns the index, in that case without sizes in px. Raises
     ValueError where other shards of the split lie in `out`, OSError where a sample cannot be read or the disk is full.
     """
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(store), desc=f"{split} shards", unit="image") as progress:
+    with ThreadPoolExecutor(threads) as pool, Progress(total=len(store), desc=f"{split} shards", unit="image") as progress:
         order, plan = plan_shards(store, split, pool, shard_bytes=shard_bytes, seed=seed)
         if not _claim(out, split, plan):
             progress.update(len(store))
@@ -63,7 +63,7 @@ def write_shards(store: SampleStore, split: str, out: Path, *, shard_bytes: int,
     return plan
 
 
-def _ticking(images: Iterable[bytes], progress: tqdm) -> Iterator[bytes]:
+def _ticking(images: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
     for image in images:
         yield image
         progress.update()

@@ -10,15 +10,14 @@ import hashlib
 import os
 import resource
 import shutil
-import sys
 import threading
 from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
 from pipelines.image_files import LeftOut
+from pipelines.progress import Progress
 from pipelines.remote import cache_folder, fetch, is_remote, read_if_there, size_of
 from pipelines.samples import SampleStore
 from pipelines.shard_index import ShardIndex
@@ -147,12 +146,11 @@ class ShardStore(SampleStore):
             )
         # Of all shards, not of the missing: the others may have begun.
         share = [shard for shard in list(shards.sizes)[part::parts] if shard in missing]
-        bar = tqdm(
+        bar = Progress(
             desc=f"copying {shards.url}",
             total=sum(missing[shard] for shard in share),
             unit="B",
             unit_scale=True,
-            mininterval=0.1 if sys.stderr.isatty() else 10,
             disable=part > 0,  # one for all of them
         )
         with bar, ThreadPoolExecutor(threads) as pool:

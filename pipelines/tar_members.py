@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pipelines.image_files import (
     BROKEN_LINK,
     CIRCLE,
@@ -28,6 +26,7 @@ from pipelines.image_files import (
     is_left_out_folder,
     why_left_out,
 )
+from pipelines.progress import Progress
 
 Span = tuple[int, int]
 """Offset of the data in the archive, length in bytes."""
@@ -127,7 +126,7 @@ def read_members(path: Path) -> tuple[list[tuple[str, Span]], LeftOut]:
 def _read(tar: tarfile.TarFile, where: str, size: int, *, inner: bool = False) -> tuple[list[tuple[str, Span]], LeftOut]:
     links, left_out = _Links(), LeftOut()
     entries, inner_tars = links.entries, dict[str, tuple[list[tuple[str, Span]], LeftOut]]()
-    bar = tqdm(_checked(tar, where, size), f"reading {os.path.basename(where)}", unit="member", disable=inner)
+    bar = Progress(_checked(tar, where, size), f"reading {os.path.basename(where)}", unit="member", disable=inner)
     for member in bar:
         name = _plain(member.name)
         if member.isdir() or not name or member.type in _NO_FILES:

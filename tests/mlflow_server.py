@@ -37,8 +37,7 @@ class Server:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [*self.command, "--port", self.uri.rpartition(":")[2], "--workers", "1"],
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            ["env", *self.command, "--port", self.uri.rpartition(":")[2], "--workers", "1"],
             cwd=self.folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -19,12 +19,14 @@ from pyarrow import fs
 
 from vgg_dist import best_checkpoint, run_folder, storage
 from vgg_dist.best_checkpoint import begin_best, keep_best, kept, read_since, validated
+from vgg_dist.best_so_far import BestSoFar
 from vgg_dist.checkpoint_choice import ChosenCheckpoint, local_checkpoint
 from vgg_dist.checkpoint_folder import CONFIG, MODEL, RECORDS, STATE, checkpoint_name, step_of
 from vgg_dist.config import TrainConfig
 from vgg_dist.digests import write_digests
 from vgg_dist.outcome import read_best
 from vgg_dist.run_folder import whole_checkpoints, write_checkpoint
+from vgg_dist.tracking import Record
 
 LOCAL = fs.LocalFileSystem()
 CLASSES = [f"class{k}" for k in range(10)]
@@ -276,3 +278,21 @@ def test_in_a_bucket_the_store_makes_the_copies(s3: Any) -> None:
 
 def test_what_is_said_without_a_step() -> None:
     assert str(ChosenCheckpoint(Path(), None)) == ""
+
+
+def test_beside_each_validation_mlflow_has_the_best_so_far(run: Path) -> None:
+    def record(step: int, top5: float, **more: float) -> Record:
+        metrics = {"val/loss": 2.0, "val/top1_error": 5.0, "val/top5_error": top5} | more
+        return {"step": step, "time": 0.0, "metrics": metrics}
+
+    training: Record = {"step": 41, "time": 0.0, "metrics": {"train/loss": 1.0}}
+    records = [training, record(50, 2.0), record(60, 0.5, **{"val/bad_images": 1.0}), record(70, 0.5)]
+    best = BestSoFar(str(run))
+    added = best.added_to(records[:2]) + best.added_to(records[2:])
+    assert added[0] == training
+    assert [each["metrics"]["best/top5_error"] for each in added[1:]] == [1.0, 0.5, 0.5]  # step 20's first
+    assert [each["metrics"]["val/top5_error"] for each in added[1:]] == [2.0, 0.5, 0.5]
+    assert added[1]["metrics"]["best/top1_error"] == 7.0
+    assert "best/bad_images" not in added[2]["metrics"]
+    fresh = BestSoFar(str(run.with_name("another")))
+    assert fresh.added_to([record(5, 9.0)])[0]["metrics"]["best/top5_error"] == 9.0

@@ -290,7 +290,9 @@ def test_the_page_that_is_told_shows_the_run(server: Server, storage: Path) -> N
     run = open_run(f"sqlite:///{storage}/mlflow.db", "tests", str(storage), "shown", {})
     page = ui_hint(run).splitlines()[1].removeprefix("then open http://127.0.0.1:5000")
     assert ui_hint(replace(run, tracking_uri=server.uri)) == f"MLflow: {server.uri}{page}"
-    assert page == f"/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    page, _, query = page.partition("?")
+    assert query == "workflowType=machine_learning"
+    assert page == f"/#/experiments/{run.experiment_id}/runs/{run.run_id}/model-metrics"
     seen = connect(server.uri).get_run(run.run_id)
     assert (seen.info.run_name, seen.info.experiment_id) == ("shown", run.experiment_id)
 

@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, Outcome, driver, kill_once
 
 from vgg_dist import trial
+from vgg_dist.checkpoint_choice import local_checkpoint
 from vgg_dist.search import describe_running
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.store import connect
@@ -70,6 +71,12 @@ def test_a_killed_search_goes_on_and_a_diverging_trial_does_not_end_it(
     assert ended == {"lr0.02_S36": ("FINISHED", [1.0, 2.0]), "lr1e+12_S36": ("FAILED", [])}
     assert runs["lr1e+12_S36"].note.startswith("the loss is not finite")
     assert runs["lr0.02_S36"].note == ""
+    # Over both legs: the best of the trial's validations, and the table has that one by the search's metric.
+    found = runs["lr0.02_S36"].validations
+    errors = [(five, one) for (_, five), (_, one) in zip(found["val/top5_error"], found["val/top1_error"], strict=True)]
+    with local_checkpoint(str(first_epoch.parent), "net", "best") as best:
+        assert ((best.metrics or {})["val/top5_error"], (best.metrics or {})["val/top1_error"]) == min(errors)
+    assert f" {min(one for _, one in errors):.2f} " in again.stdout.partition("trials, 2 epochs")[0]
     assert f"Best: {first_epoch.parent.name}" in again.stdout
     assert "2 trials, 2 epochs in all" in again.stdout
     assert "--lr 0.02 " in again.stdout.partition("train it: python -m vgg_dist.train")[2]

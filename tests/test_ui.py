@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ from urllib.parse import quote
 import pytest
 from mlflow_server import PATIENCE_S, Server, wait_for
 
+from vgg_dist.best_so_far import BestSoFar
 from vgg_dist.config import Arch, TrainConfig
 from vgg_dist.run_record import open_training
-from vgg_dist.tracking import TrackedRun, Tracker, finish_run, log_report, open_run
+from vgg_dist.tracking import TrackedRun, Tracker, finish_run, log_report, open_run, ui_hint
 
 ARCHS: tuple[Arch, ...] = "A", "A-LRN", "B", "C", "D", "E"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -35,11 +37,11 @@ def train(storage: Path, arch: Arch, number: int) -> TrackedRun:
     init_from = None if number < 2 else str(storage / "A-256")
     config = TrainConfig(arch=arch, name=f"{arch}-256", storage_path=str(storage), init_from=init_from).resolved()
     run = open_training(config)
-    tracker = Tracker(run)
+    tracker, best = Tracker(run), BestSoFar(run.folder)
     for epoch in range(1, 6):
         errors = {"val/top1_error": 30 + 60 / epoch - number, "val/top5_error": 10 + 40 / epoch - number}
         metrics = {"epoch": epoch, "train/loss": 7 / epoch, "val/loss": 7 / epoch - number / 10, **errors}
-        tracker.log([{"step": 5004 * epoch, "time": time.time(), "metrics": metrics}])
+        tracker.log(best.added_to([{"step": 5004 * epoch, "time": time.time(), "metrics": metrics}]))
     assert tracker.close(wait_s=PATIENCE_S) == 0
     finish_run(run, "FINISHED")
     return run
@@ -102,6 +104,27 @@ def test_the_compare_page_shows_the_configurations_side_by_side(page: Any, runs:
     for text in ("arch", "train_scale", "init_from", *ARCHS, "val/top1_error", *last_errors):
         page.get_by_text(text, exact=True).first.wait_for()
     keep(page, "compare")
+
+
+def test_the_page_that_is_told_shows_the_curves_the_validations_first(
+    page: Any, server: Server, runs: list[TrackedRun]
+) -> None:
+    """In a browser that has never been there, as a newcomer's: MLflow's first view is for language models."""
+
+    def told(*of: Any) -> str:
+        return ui_hint(*of).splitlines()[1].removeprefix("then open http://127.0.0.1:5000")
+
+    fresh = page.context.browser.new_context(viewport={"width": 1700, "height": 1100}, base_url=server.uri)
+    newcomer = fresh.new_page()
+    newcomer.set_default_timeout(60_000)
+    newcomer.goto(told(runs[0]))
+    newcomer.locator(".js-plotly-plot").first.wait_for()
+    keep(newcomer, "curves")
+    sections = re.findall(r"^(best|train|val)\b", newcomer.locator("body").inner_text(), re.MULTILINE)
+    assert sections[:2] == ["best", "train"], newcomer.locator("body").inner_text()
+    newcomer.goto(told(runs[-1], "artifacts/report.html"))
+    newcomer.frame_locator("iframe").get_by_text("The paper's tables beside ours").wait_for()
+    fresh.close()
 
 
 def test_the_report_is_shown_as_a_page(page: Any, runs: list[TrackedRun]) -> None:

@@ -149,7 +149,7 @@ def _train(
     outcome = result.return_value | {"checkpoint": result.checkpoint.path} | read_best(run.folder)
     try:
         with signals.raising():
-            log_the_rest(run, outcome)
+            log_the_rest(run)
             if not silent:
                 keep_model(run, config, result.checkpoint, outcome["step"])
     except signals.Stopped as stopped:

@@ -306,7 +306,8 @@ class Trainer:
         state = self.state
         result = self.epoch_sums.reduce().result()
         metrics = {f"epoch/train_{key}": value for key, value in result.items()}
-        metrics["epoch/bad_images"] = float(state.bad_images)
+        if state.bad_images:
+            metrics["epoch/bad_images"] = float(state.bad_images)
         validation = self._validate()
         state.schedule.epoch_ended(validation["top1_error"])
         state.epoch, state.samples, state.bad_images = state.epoch + 1, 0, 0

@@ -1,6 +1,6 @@
 """Evaluate trained nets as the paper does, and print its tables beside ours (paper, sections 3.2 and 4).
 
-    python -m vgg_dist.evaluate runs/d-jitter runs/e-jitter --views dense crops
+    python -m vgg_dist.evaluate runs/e-384 runs/e-jitter --views dense crops
     python -m vgg_dist.evaluate runs/first --checkpoint best
     python -m vgg_dist.evaluate vgg19.pth --weights-format torchvision --data /data/imagenet --views center
     python -m vgg_dist.evaluate runs/first --predict cat.jpg dog.png
@@ -25,6 +25,7 @@ from pipelines.command import fail, one_line_errors
 from pipelines.quoting import one_line, quoted
 from pipelines.secrets import masked
 from vgg_dist.config import EvalConfig
+from vgg_dist.config.suggestions import suggestions
 from vgg_dist.storage import beside, replace_file
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command line."""
-    with one_line_errors("vgg_dist.evaluate"):
+    with one_line_errors("vgg_dist.evaluate", suggestions(EvalConfig)):
         config = tyro.cli(EvalConfig, prog="python -m vgg_dist.evaluate", description=__doc__)
     ending = "" if config.predict else f"; the same command with --name {config.name} resumes it"
     try:
@@ -116,7 +117,8 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
     for name, content in files.items():
         replace_file(beside(evaluation.folder, name), content)
     log_report(run, report.metrics, files)
-    print(f"{report.to_text()}\nreport: {masked(beside(evaluation.folder, 'report.html'))}\n{ui_hint(run)}")
+    print(f"{report.to_text()}\nreport: {masked(beside(evaluation.folder, 'report.html'))}")
+    print(ui_hint(run, "artifacts/report.html"))
     return report
 
 
@@ -167,7 +169,7 @@ def print_predictions(config: EvalConfig) -> bool:
 
     nets = open_nets(config)
     for line in describe_checkpoints(nets):
-        print(f"vgg_dist.evaluate: {line}", file=sys.stderr)
+        print(line, file=sys.stderr)  # what begins with the command's name there are the pictures that failed
     labels = [net.class_labels or net.class_names for net in nets]
     names = next((each for each in labels if each is not None), None)
     pictures = Pictures(config.predict, config.max_pixels)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipelines.batch import Preprocessing
+from pipelines.progress import Progress
 from pipelines.samples import SampleStore
 from pipelines.whole import LargeImage, WholeImages
 from vgg_dist.cluster_address import cluster_named
@@ -162,7 +162,7 @@ def compute(evaluation: Evaluation, config: EvalConfig) -> None:
     tasks = evaluation.tasks()
     wanted = sum(len(of_net) for of_net in evaluation.files) * len(evaluation.store)
     missing = sum(len(task.files.indices(task.part)) for task in tasks)
-    with tqdm(total=wanted, initial=wanted - missing, desc="evaluating", unit="image", smoothing=0.05) as progress:
+    with Progress(total=wanted, initial=wanted - missing, desc="evaluating", unit="image", smoothing=0.05) as progress:
         for count in _computed(tasks, evaluation, config):
             progress.update(count)
 

@@ -30,6 +30,7 @@ import tyro
 
 from pipelines.command import fail, one_line_errors
 from vgg_dist.config.base import LAST, check_checkpoint
+from vgg_dist.config.suggestions import suggestions
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help and mistakes need it not
     from torch import Tensor
@@ -70,7 +71,7 @@ class ExportConfig:
 
 def main() -> None:
     """The command line."""
-    with one_line_errors("vgg_dist.export"):
+    with one_line_errors("vgg_dist.export", suggestions(ExportConfig)):
         config = tyro.cli(ExportConfig, prog="python -m vgg_dist.export", description=__doc__)
     try:
         config.check()

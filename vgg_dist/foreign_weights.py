@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipelines.progress import show_bars
 from vgg_dist.models import build_model
 from vgg_dist.trained_net import NetDescription, TrainedNet, assemble, differences, some
 from vgg_dist.weight_files import one_line
@@ -68,7 +69,7 @@ def load_by_name(location: str) -> TrainedNet:
 
     entry = torchvision.models.get_weight(name)
     try:
-        weights = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        weights = entry.get_state_dict(progress=show_bars(), check_hash=True, weights_only=True)
     except OSError as error:
         raise ValueError(f"{location}: cannot be downloaded from {entry.url}: {error}") from error
     except (RuntimeError, EOFError, LookupError, pickle.UnpicklingError) as error:

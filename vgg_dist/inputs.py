@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipelines.class_checks import tell_remarks
 from pipelines.devkit import read_devkit
 from pipelines.flat import open_flat
 from pipelines.layouts import has_split
+from pipelines.progress import Progress
 from pipelines.remote import is_remote
 from pipelines.samples import SampleStore
 from pipelines.secrets import MASK
@@ -32,7 +32,7 @@ from vgg_dist.weights import load_net
 def open_nets(config: EvalConfig) -> list[TrainedNet]:
     """The nets, their weights left out, with the same classes. ValueError, one line, where they do not go together."""
     nets = []
-    for location in tqdm(config.nets, "reading weights", unit="net", disable=None):
+    for location in Progress(config.nets, "reading weights", unit="net"):
         nets.append(open_net(config, location))
         nets[-1].model.to("meta")  # frees its memory: who computes opens one net at a time
     for number, net in enumerate(nets[1:], start=1):

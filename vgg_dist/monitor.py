@@ -10,11 +10,13 @@ from ray.train import Checkpoint
 
 from pipelines.failures import what_failed
 from pipelines.secrets import masked
+from vgg_dist.best_so_far import BestSoFar
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.gauges import Gauges
 from vgg_dist.job_messages import JobMessages
 from vgg_dist.phases import mark
 from vgg_dist.stopping import training_key
+from vgg_dist.time_left import TimeLeft
 from vgg_dist.tracking import Record, TrackedRun, Tracker
 
 FLUSH_WAIT_S = 10.0  # for a trial's metrics to be logged: its search may end it at any validation
@@ -30,7 +32,8 @@ class Monitor(ray.train.UserCallback):
         self.gauges = gauges
         self.prefix = prefix
         self.tracker = Tracker(run)
-        self.last: Record | None = None
+        self.best = BestSoFar(run.folder)
+        self.time_left = TimeLeft(config.epochs, config.max_steps)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -45,7 +48,7 @@ class Monitor(ray.train.UserCallback):
                 print(self.prefix + self._line(record), flush=True)
                 if "loader_images_per_second" in record["metrics"]:
                     print(self.prefix + describe_limit(record["metrics"]), flush=True)
-        self.tracker.log(metrics[0].get("earlier", []) + metrics[0]["records"])
+        self.tracker.log(self.best.added_to(metrics[0].get("earlier", []) + metrics[0]["records"]))
         self.gauges.take(metrics[0]["records"])
         for of_worker in metrics:
             if of_worker["system"]:
@@ -75,7 +78,7 @@ class Monitor(ray.train.UserCallback):
         """A record as a line for people."""
         values, step = record["metrics"], record["step"]
         if "val/loss" in values:
-            self.last = None  # the time that validation took says nothing of the steps to come
+            self.time_left.interrupted()
             line = f"step {step:>6}  validation: loss {values['val/loss']:.3f}  top-1 error {values['val/top1_error']:.2f} %"
             if "val/top5_error" in values:  # not for five classes or fewer
                 line += f"  top-5 error {values['val/top5_error']:.2f} %"
@@ -84,13 +87,8 @@ class Monitor(ray.train.UserCallback):
             f"step {step:>6}  epoch {values['epoch']:6.2f}/{self.config.epochs}  loss {values['train/loss']:.3f}"
             f"  {values['images_per_second']:.1f} images/s  lr {values['lr']:.2g}"
         )
-        if self.last is not None and step > self.last["step"]:
-            per_second = 1 / max(record["time"] - self.last["time"], 1e-9)
-            left = (self.config.epochs - values["epoch"]) / ((values["epoch"] - self.last["metrics"]["epoch"]) * per_second)
-            if self.config.max_steps is not None:
-                left = min(left, (self.config.max_steps - step) / ((step - self.last["step"]) * per_second))
+        if (left := self.time_left.after(step, values["epoch"], record["time"])) is not None:
             line += f"  {duration(left)} left"
-        self.last = record
         return line
 
 

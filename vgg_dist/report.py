@@ -12,6 +12,7 @@ from pathlib import Path
 import tyro
 
 from pipelines.command import fail, one_line_errors
+from vgg_dist.config.suggestions import suggestions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class ReportConfig:
 
 def main() -> None:
     """The command line."""
-    with one_line_errors("vgg_dist.report"):
+    with one_line_errors("vgg_dist.report", suggestions(ReportConfig)):
         config = tyro.cli(ReportConfig, prog="python -m vgg_dist.report", description=__doc__)
     try:
         report(config)

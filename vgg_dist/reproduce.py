@@ -21,6 +21,7 @@ from pipelines.store import open_splits
 from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainingError
 from vgg_dist.config.command_line import parse_resuming
+from vgg_dist.config.suggestions import suggestions
 from vgg_dist.ending import stoppable_runs
 from vgg_dist.settings_file import PROGRAMME, find_settings, keep_settings
 from vgg_dist.stopping import Interrupted
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command line."""
-    with one_line_errors("vgg_dist.reproduce"):
+    with one_line_errors("vgg_dist.reproduce", suggestions(ReproduceConfig)):
         config = parse_resuming(ReproduceConfig, "python -m vgg_dist.reproduce", __doc__, find_settings(PROGRAMME))
     try:
         with stoppable_runs("vgg_dist.reproduce"):
@@ -91,13 +92,13 @@ def reproduce(config: ReproduceConfig) -> None:
 def plan(config: ReproduceConfig, runs: list[Run], images: tuple[int, int], num_classes: int) -> str:
     """The programme as a table, with steps measured on a GPU of the cluster, or here; and the command of each run."""
     import torch
-    from tqdm import tqdm
 
+    from pipelines.progress import Progress
     from vgg_dist.programme import describe_plan, measure_rate
 
     archs = {run.config.arch: run.config for run in runs}
     rates = {
-        arch: measure_rate(of_arch, num_classes) for arch, of_arch in tqdm(archs.items(), desc="measuring", leave=False)
+        arch: measure_rate(of_arch, num_classes) for arch, of_arch in Progress(archs.items(), desc="measuring", leave=False)
     }
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({torch.get_num_threads()} threads)"
     commands = "\n".join(run.config.command_line() for run in runs)

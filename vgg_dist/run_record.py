@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Any
 
 from ray.train import Checkpoint
 
@@ -42,17 +40,13 @@ def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> Trac
     return open_run(uri, config.experiment, config.storage_path, config.name or "", params, tags, parent)
 
 
-def log_the_rest(run: TrackedRun, outcome: dict[str, Any]) -> None:
+def log_the_rest(run: TrackedRun) -> None:
     """What MLflow has not been told yet; TrainingError if it stays away. Here that holds up no GPU any more."""
     try:
         await_store(run.tracking_uri, TRACKING_WAIT_S)
     except TrackingError as error:
         raise TrainingError(f"{error}; the run is whole, and the same command logs what is missing") from None
-    tracker = Tracker(run)
-    if best := outcome.get("best"):  # beside the last ones, which are val/...
-        metrics = {name.replace("val/", "best/"): value for name, value in best["metrics"].items()}
-        tracker.log([{"step": best["step"], "time": time.time(), "metrics": metrics}])
-    tracker.close(SERVER_WAIT_S)
+    Tracker(run).close(SERVER_WAIT_S)
 
 
 def end_record(run: TrackedRun, error: BaseException) -> None:

@@ -17,6 +17,7 @@ from pipelines.store import open_splits
 from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.config.command_line import parse_resuming
+from vgg_dist.config.suggestions import suggestions
 from vgg_dist.ending import stoppable_runs
 from vgg_dist.outcome import find_run
 from vgg_dist.phases import mark
@@ -25,7 +26,7 @@ from vgg_dist.phases import mark
 def main() -> None:
     """The command line."""
     mark("Python started")
-    with one_line_errors("vgg_dist.train"):
+    with one_line_errors("vgg_dist.train", suggestions(TrainConfig)):
         config = parse_resuming(TrainConfig, "python -m vgg_dist.train", __doc__, find_run)
     try:
         with stoppable_runs("vgg_dist.train"):

@@ -21,13 +21,14 @@ from pipelines.store import open_splits
 from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import Choices, Range, TrainConfig, TrainingError, TuneConfig, flag
 from vgg_dist.config.command_line import parse_resuming
+from vgg_dist.config.suggestions import suggestions
 from vgg_dist.ending import stoppable_runs
 from vgg_dist.settings_file import SEARCH, find_settings
 
 
 def main() -> None:
     """The command line."""
-    with one_line_errors("vgg_dist.tune"):
+    with one_line_errors("vgg_dist.tune", suggestions(TuneConfig)):
         config = parse_resuming(TuneConfig, "python -m vgg_dist.tune", __doc__, find_settings(SEARCH))
     try:
         with stoppable_runs("vgg_dist.tune"):
@@ -79,7 +80,8 @@ def search(config: TuneConfig) -> TrainConfig:
     print(
         f"{comparison.to_text()}\n\n{len(found.trials)} trials, {epochs:g} epochs in all."
         f" Best: {best.config.name}, {config.metric} {best.error:.4g}\n"
-        f"train it: {command}\nreport: {masked(beside(config.folder, 'search.html'))}\n{ui_hint(found.run)}"
+        f"train it: {command}\nreport: {masked(beside(config.folder, 'search.html'))}\n"
+        f"{ui_hint(found.run, 'artifacts/search.html')}"
     )
     return best.config
 

@@ -8,11 +8,12 @@ import vgg_dist.benchmark
 from pipelines.command import fail, one_line_errors
 from pipelines.signals import stoppable
 from vgg_dist.benchmark.options import Benchmark, CheckpointBenchmark, EvaluationBenchmark, LoaderBenchmark, StepBenchmark
+from vgg_dist.config.suggestions import suggestions
 
 
 def main() -> None:
     """Runs the benchmark that is named; one line on stderr and exit status 2 for a user's mistake."""
-    with one_line_errors("vgg_dist.benchmark"):
+    with one_line_errors("vgg_dist.benchmark", suggestions(Benchmark)):
         options = tyro.cli(Benchmark, prog="python -m vgg_dist.benchmark", description=vgg_dist.benchmark.__doc__)
     try:
         with stoppable("vgg_dist.benchmark"):

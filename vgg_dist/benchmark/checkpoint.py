@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from tqdm import tqdm
 
+from pipelines.progress import Progress
 from vgg_dist.benchmark.options import CheckpointBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, table, write_json
 from vgg_dist.checkpoint import CONFIG, Snapshot, TrainState
@@ -40,7 +40,7 @@ def run_checkpoint(options: CheckpointBenchmark) -> None:
 
         seconds: dict[str, list[float]] = {AT_ONCE: [], BY_THREAD: [], DURABLE: []}
         spare: Snapshot | None = None
-        for _ in tqdm(range(options.rounds + 1), "writing", unit="round"):
+        for _ in Progress(range(options.rounds + 1), "writing", unit="round"):
             start = _now(device)
             store("at-once", lambda part: state.save(part, config, names))
             seconds[AT_ONCE].append(time.perf_counter() - start)

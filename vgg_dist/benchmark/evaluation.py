@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from pipelines.batch import Preprocessing
+from pipelines.progress import Progress
 from pipelines.store import open_store
 from pipelines.whole import SizedBatch, WholeImages
 from vgg_dist.benchmark.options import EvaluationBenchmark
@@ -115,7 +115,7 @@ def run_evaluation(options: EvaluationBenchmark) -> None:
     }
     bench.dense(indices[:1])  # what is set up once is not timed
     rates: dict[str, list[float]] = {name: [] for name in contestants}
-    with tqdm(total=options.rounds * len(contestants), desc="measuring", unit="turn") as progress:
+    with Progress(total=options.rounds * len(contestants), desc="measuring", unit="turn") as progress:
         for _ in range(options.rounds):
             for name, (evaluate, some) in contestants.items():
                 start = time.perf_counter()

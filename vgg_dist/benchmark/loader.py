@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pipelines.batch import Preprocessing
 from pipelines.plan import Augmentation, EpochPlan
+from pipelines.progress import Progress
 from pipelines.reference import ReferenceLoader
 from pipelines.store import open_store
 from vgg_dist.benchmark.contestants import decoding_alone, ours, stock_dali, torchvision_dataloader, torchvision_v2
@@ -111,7 +111,7 @@ def start_peer(name: PeerName, work: Work, folder: Path) -> PeerProcess:
 
 def in_turn(names: list[str], rounds: int) -> Iterator[str]:
     """Every name once a round, with a progress bar."""
-    yield from tqdm(names * rounds, "measuring", unit="turn")
+    yield from Progress(names * rounds, "measuring", unit="turn")
 
 
 def plan_work(options: LoaderBenchmark) -> Work:
@@ -124,7 +124,7 @@ def plan_work(options: LoaderBenchmark) -> Work:
     device = torch.device(options.device)
     reader = ReferenceLoader(store, preprocessing, options.threads, device)
     shapes = []
-    for index in tqdm(samples.index.tolist(), "reading headers", unit="image"):
+    for index in Progress(samples.index.tolist(), "reading headers", unit="image"):
         try:
             shapes.append(reader.read(index)[1])
         except OSError as error:

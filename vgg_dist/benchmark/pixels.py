@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from pipelines.plan import Samples
+from pipelines.progress import Progress
 from pipelines.reference import ReferenceLoader
 from vgg_dist.benchmark.peers import PeerError
 from vgg_dist.benchmark.work import Epoch, Work
@@ -29,7 +29,7 @@ def compare_pixels(work: Work, epochs: dict[str, Epoch]) -> dict[str, dict[str, 
     differences: dict[str, list[float]] = {name: [] for name in epochs}
     walks = zip(reference.batches(work.micro_batches()), *(epoch() for epoch in epochs.values()), strict=True)
     try:
-        for expected, *batches in tqdm(walks, "comparing pixels", total=len(list(work.parts())), unit="batch"):
+        for expected, *batches in Progress(walks, "comparing pixels", total=len(list(work.parts())), unit="batch"):
             for name, images in zip(epochs, batches, strict=True):
                 differences[name] += _difference(images, expected.images)
     except Exception:  # DALI and the workers of the DataLoader raise several kinds
@@ -49,7 +49,7 @@ def compare_peer(work: Work, batches: Iterable[tuple[NDArray[np.int64], Tensor]]
     reference = ReferenceLoader(work.store, work.preprocessing, work.threads, torch.device("cpu"))
     differences: list[float] = []
     seen: list[int] = []
-    for positions, images in tqdm(batches, "comparing pixels", total=len(list(work.parts())), unit="batch"):
+    for positions, images in Progress(batches, "comparing pixels", total=len(list(work.parts())), unit="batch"):
         (expected,) = reference.batches([_at(work.samples, positions)])
         differences += _difference(images, expected.images)
         seen += positions.tolist()

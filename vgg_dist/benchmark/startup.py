@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from tqdm import tqdm
-
+from pipelines.progress import Progress
 from vgg_dist.benchmark.options import StartupBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, table, write_json
 from vgg_dist.config import TrainConfig
@@ -54,7 +53,7 @@ def run_startup(options: StartupBenchmark) -> None:
     """Starts the training and the plain script in turn, prints and writes. ValueError, one line, if one fails."""
     trainings: list[Times] = []
     scripts: list[Times] = []
-    for _ in tqdm(range(options.repeats), "starting", unit="start"):
+    for _ in Progress(range(options.repeats), "starting", unit="start"):
         with tempfile.TemporaryDirectory() as folder:
             trainings.append(time_phases(_train_command(options, folder), Path(folder)))
             scripts.append(time_phases(_plain_command(options.train), Path(folder)))

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from tqdm import tqdm
 
 from pipelines.batch import Batch, Loader, Preprocessing
 from pipelines.plan import Samples
+from pipelines.progress import Progress
 from pipelines.synthetic import SyntheticSpec, SyntheticStore
 from vgg_dist.benchmark.options import StepBenchmark
 from vgg_dist.benchmark.plain_loop import PlainLoop, has_twin
@@ -59,7 +59,7 @@ class Stopwatch:
         self.plain_loop = plain
         self.ours: list[float] = []
         self.plain: list[float] = []
-        self.progress = tqdm(total=options.rounds + 1, unit="round", leave=False)
+        self.progress = Progress(total=options.rounds + 1, unit="round", leave=False)
         self.start = self._now()
 
     def __call__(self, metrics: dict[str, float], save: bool) -> None:

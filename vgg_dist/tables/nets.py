@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from pipelines.progress import Progress
 from vgg_dist import paper
 from vgg_dist.paper import AnyView, Errors, several_scales, single_scale
 from vgg_dist.tables.errors import guess_errors, mean_posteriors, top_guesses
@@ -98,7 +98,7 @@ def measure(means: Iterable[Mean], labels: NDArray[np.int64], num_classes: int) 
     for mean in distinct:
         groups.setdefault((mean.nets, mean.at), []).append(mean.view)
     found: dict[Mean, Measurement] = {}
-    with tqdm(total=len(distinct), desc="report", unit="mean", leave=False) as progress:
+    with Progress(total=len(distinct), desc="report", unit="mean", leave=False) as progress:
         for (nets, at), views in groups.items():
             for view, posteriors in _of_group(nets, at, views, (len(labels), num_classes)):
                 guesses = top_guesses(posteriors)

@@ -137,13 +137,20 @@ def log_report(run: TrackedRun, metrics: Mapping[str, float], files: Mapping[str
                 client.log_artifact(run.run_id, str(file))
 
 
-def ui_hint(run: TrackedRun) -> str:
-    """Where a person finds the run in MLflow's UI: the address, and for a database the command that serves it."""
-    page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}"
+CURVES = "model-metrics"
+
+
+def ui_hint(run: TrackedRun, tab: str = CURVES) -> str:
+    """Where a person finds the run in MLflow's UI: the address, and for a database the command that serves it.
+
+    `tab`: of the run's page. Without the workflow type MLflow shows what it has for language models, and no curves; without
+    its job execution, which is for those, its server starts in seconds.
+    """
+    page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}/{tab}?workflowType=machine_learning"
     if database(run.tracking_uri) is None:
         return f"MLflow: {masked(run.tracking_uri)}/{page}"
     mlflow = "mlflow" if shutil.which("mlflow") else shlex.quote(str(Path(sys.executable).with_name("mlflow")))
-    serve = f"{mlflow} ui --backend-store-uri {shlex.quote(run.tracking_uri)}"
+    serve = f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {mlflow} ui --backend-store-uri {shlex.quote(run.tracking_uri)}"
     return f"MLflow: {serve}\nthen open http://127.0.0.1:5000/{page}"
 
 

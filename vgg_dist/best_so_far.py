@@ -1,0 +1,36 @@
+"""Beside each validation in MLflow, the errors of the best net so far: the run's list and curves show both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vgg_dist.best_checkpoint import best_of, kept
+from vgg_dist.storage import open_storage
+from vgg_dist.tracking import Record
+from vgg_dist.validation_errors import validation_errors
+
+
+class BestSoFar:
+    """Of one run, in the process that sees its records."""
+
+    def __init__(self, run_folder: str) -> None:
+        self.run_folder = run_folder
+        self.metrics: dict[str, float] | None = None
+        self.begun = False
+
+    def added_to(self, records: Iterable[Record]) -> list[Record]:
+        """The records; those of validations with `best/...`. OSError where the run's folder cannot be read."""
+        return [self._added_to(record) for record in records]
+
+    def _added_to(self, record: Record) -> Record:
+        errors = validation_errors(record["metrics"])
+        if errors is None:
+            return record
+        if not self.begun:  # a run that goes on
+            earlier = best_of(each for each in kept(*open_storage(self.run_folder)) if each.step < record["step"])
+            self.metrics, self.begun = None if earlier is None else earlier.metrics, True
+        if self.metrics is None or errors < (validation_errors(self.metrics) or ()):
+            names = [name for name in record["metrics"] if name.startswith("val/") and name != "val/bad_images"]
+            self.metrics = {name: record["metrics"][name] for name in names}
+        best = {name.replace("val/", "best/"): value for name, value in self.metrics.items()}
+        return {**record, "metrics": record["metrics"] | best}

@@ -1,0 +1,36 @@
+"""How long a training still takes, from the steps so far; the latest count most."""
+
+from __future__ import annotations
+
+import math
+
+SMOOTHED_S, SMOOTHED_INTERVALS = 120.0, 5  # over the longer of the two, about: on a busy machine intervals differ by a half
+
+
+class TimeLeft:
+    """Takes the time at which each reported step was done."""
+
+    def __init__(self, epochs: int, max_steps: int | None) -> None:
+        self.epochs = epochs
+        self.max_steps = max_steps
+        self.last: tuple[int, float, float] | None = None
+        self.seconds = self.steps = self.trained = 0.0  # sums in which what is long ago counts little
+
+    def interrupted(self) -> None:
+        """Something else than training took time: a validation, which says nothing of the steps to come."""
+        self.last = None
+
+    def after(self, step: int, epoch: float, time: float) -> float | None:
+        """Seconds left; None while nothing is known. `epoch`: how many are trained, with a fraction; `time`: seconds."""
+        last, self.last = self.last, (step, epoch, time)
+        if last is not None and step > last[0] and time > last[2]:
+            kept = math.exp(-min((time - last[2]) / SMOOTHED_S, 1 / SMOOTHED_INTERVALS))
+            self.seconds = kept * self.seconds + time - last[2]
+            self.steps = kept * self.steps + step - last[0]
+            self.trained = kept * self.trained + epoch - last[1]
+        if not self.trained:
+            return None
+        left = (self.epochs - epoch) * self.seconds / self.trained
+        if self.max_steps is not None:
+            left = min(left, (self.max_steps - step) * self.seconds / self.steps)
+        return max(0.0, left)
