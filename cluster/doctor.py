@@ -25,6 +25,7 @@ from cluster.legs import plan_legs
 from cluster.link_verdicts import judge_rdma
 from cluster.links import examine_links
 from cluster.verdicts import Verdict
+from vgg_dist.config import data_location
 from vgg_dist.ray_start import start_ray
 from vgg_dist.storage import absolute
 from vgg_dist.tracking import resolve_tracking_uri
@@ -59,7 +60,7 @@ def examine(data: str | None, storage_path: str, tracking_uri: str | None) -> It
     yield from verdicts.judge_clocks(_offsets(alive))
     yield from _examine_storage(alive, storage)
     if data is not None:
-        data = data if ":" in data else absolute(data)
+        data = data_location(data)
         answers, silent = _ask(alive, probes.read_data, data)
         answers |= {name: {"error": why} for name, why in silent.items()}
         yield from verdicts.judge_data(data, answers, {node: len(fact["gpus"]) for node, fact in facts.items()})

@@ -49,8 +49,13 @@ def report(config: ReportConfig) -> None:
     if not runs:
         raise ValueError(f"--experiment {config.experiment}: has no trainings")
     comparison = compare(runs)
-    Path(config.output).write_text(to_html(comparison, f"Experiment {config.experiment}"))
-    print(f"{comparison.to_text()}\n\npage: {Path(config.output).absolute()}")
+    print(f"{comparison.to_text()}\n", flush=True)
+    page = Path(config.output).absolute()
+    try:
+        page.write_text(to_html(comparison, f"Experiment {config.experiment}"))
+    except OSError as error:
+        raise OSError(f"--output {config.output}: cannot be written: {error.strerror}; give a file that can") from None
+    print(f"page: {page}")
 
 
 if __name__ == "__main__":
