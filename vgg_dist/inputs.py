@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pipelines.class_checks import tell_remarks
 from pipelines.devkit import read_devkit
 from pipelines.flat import open_flat
+from pipelines.label_lists import find_list
 from pipelines.layouts import has_split
 from pipelines.remote import is_remote
 from pipelines.samples import SampleStore
@@ -133,6 +134,11 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
             raise ValueError(f"--data {data}: is a folder without class folders, so --class-names is needed")
         store: SampleStore = open_flat(data, names)
         tell_remarks(data, images=store)
+        if config.labels is None and config.submission is None and (known := find_list(os.path.abspath(data))) is not None:
+            whole = Path(os.path.abspath(data)).parent
+            raise ValueError(
+                f"--data {data}: the classes of its images are in {known}: --data {whole} reads both, or --labels"
+            )
         if config.labels is not None:
             store.labels = _label_numbers(config, names, len(store))
         return store, names
