@@ -134,11 +134,9 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
             raise ValueError(f"--data {data}: is a folder without class folders, so --class-names is needed")
         store: SampleStore = open_flat(data, names)
         tell_remarks(data, images=store)
-        if config.labels is None and config.submission is None and (known := find_list(os.path.abspath(data))) is not None:
-            whole = Path(os.path.abspath(data)).parent
-            raise ValueError(
-                f"--data {data}: the classes of its images are in {known}: --data {whole} reads both, or --labels"
-            )
+        folder = Path(os.path.abspath(data))
+        if config.labels is None and config.submission is None and (classes := find_list(str(folder))) is not None:
+            raise ValueError(f"--data {data}: the classes of its images are in {classes}: --data {folder.parent} reads both")
         if config.labels is not None:
             store.labels = _label_numbers(config, names, len(store))
         return store, names
