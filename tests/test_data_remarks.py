@@ -62,6 +62,10 @@ def test_evaluation_says_it_of_val(data: Path, tmp_path: Path, capsys: pytest.Ca
     assert (len(store), names) == (2, CLASSES)
     assert capsys.readouterr().err == f"--data {data}: {VAL}\n"
 
+    kaggle = make_tree(tmp_path / "kaggle", {"LOC_val_solution.csv": b"-", "train/cat/0.jpg": b"", "val/0.jpg": b""})
+    with pytest.raises(ValueError, match=f"its images are in {kaggle}/LOC_val_solution.csv: --data {kaggle} reads both"):
+        open_images(EvalConfig(nets=(str(folder),), data=str(kaggle / "val")), [load_net(str(folder), None)])
+
 
 @pytest.mark.slow
 def test_a_worker_has_it_among_what_it_says_at_its_start(data: Path) -> None:

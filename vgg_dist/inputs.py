@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipelines.class_checks import tell_remarks
 from pipelines.devkit import read_devkit
 from pipelines.flat import open_flat
+from pipelines.label_lists import find_list
 from pipelines.layouts import has_split
 from pipelines.progress import Progress
 from pipelines.remote import is_remote
@@ -135,6 +136,9 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
             raise ValueError(f"--data {data}: is a folder without class folders, so --class-names is needed")
         store: SampleStore = open_flat(data, names)
         tell_remarks(data, images=store)
+        folder = Path(os.path.abspath(data))
+        if config.labels is None and config.submission is None and (classes := find_list(str(folder))) is not None:
+            raise ValueError(f"--data {data}: the classes of its images are in {classes}: --data {folder.parent} reads both")
         if config.labels is not None:
             store.labels = _label_numbers(config, names, len(store))
         return store, names
