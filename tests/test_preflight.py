@@ -113,6 +113,15 @@ def test_a_mistaken_training_is_one_line(flags: list[str], words: str, tmp_path:
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("flag", ["--data", "--labels", "--devkit", "--class-names"])
+def test_an_evaluation_without_a_file_that_it_needs_is_one_line(
+    flag: str, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    net = checkpoint(tmp_path)
+    done = call("vgg_dist.evaluate", net, flag, tmp_path / "nowhere", "--storage-path", tmp_path / "runs")
+    assert (done.status, done.stderr) == (2, f"vgg_dist.evaluate: {flag} {tmp_path}/nowhere: does not exist\n")
+
+
 def test_a_name_that_is_taken_is_refused_before_anything_is_imported(tmp_path: Path) -> None:
     checkpoint(tmp_path)
     keep_settings(str(tmp_path / "s"), TuneConfig(name="s", storage_path=str(tmp_path)).resolved(), SEARCH)

@@ -10,7 +10,7 @@ import os
 from pipelines.remote import is_remote
 from vgg_dist.checkpoint_choice import find_checkpoints
 from vgg_dist.cluster_address import cluster_named
-from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig
+from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig, flag
 from vgg_dist.nodes import check_cluster
 from vgg_dist.outcome import Earlier, read_earlier
 from vgg_dist.search_folder import refuse_other_search
@@ -48,6 +48,10 @@ def check_evaluation(config: EvalConfig) -> None:
     for net in config.nets:
         if not net.startswith("torchvision://") and not is_remote(net) and not os.path.isfile(net):
             find_checkpoints(net, "net", config.checkpoint)
+    files = {"data": config.data, "labels": config.labels, "devkit": config.devkit, "class_names": config.class_names}
+    for field, file in files.items():
+        if file is not None and not is_remote(file) and not file.startswith("synthetic") and not os.path.exists(file):
+            raise ValueError(f"{flag(field)} {file}: does not exist")
     check_place(config.storage_path, config.tracking_uri, config.num_workers)
 
 

@@ -53,7 +53,8 @@ def absolute(location: str) -> str:
 def check_writable(folder: str) -> None:
     """Tries to write there; on this machine nothing is left of that, not even the folder. OSError or ValueError."""
     filesystem, path = fs.FileSystem.from_uri(folder)  # at once: a mistake is to be told in seconds
-    if isinstance(filesystem, fs.LocalFileSystem):
+    local = isinstance(filesystem, fs.LocalFileSystem)
+    if local:
         while not os.path.lexists(path):  # it is made in the first of those above it that is there
             path = os.path.dirname(path)
     else:
@@ -62,9 +63,12 @@ def check_writable(folder: str) -> None:
     try:
         with filesystem.open_output_stream(probe) as stream:
             stream.write(b"writable")
-    finally:
-        with contextlib.suppress(OSError):
-            filesystem.delete_file(probe)
+    except OSError:
+        if local:  # a full disk still has room for an empty file
+            with contextlib.suppress(OSError):
+                os.unlink(probe)
+        raise
+    filesystem.delete_file(probe)
 
 
 def check_storage(storage_path: str) -> None:
