@@ -22,17 +22,19 @@ SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 class Command:
     """A process of its own session, as in a terminal, and what it has written so far."""
 
-    def __init__(self, arguments: Sequence[str], log: Path, env: dict[str, str] | None = None, **options: object) -> None:
+    def __init__(
+        self, arguments: Sequence[str], log: Path, env: dict[str, str] | None = None, before: Sequence[str] = ()
+    ) -> None:
         self.log = log
         self.file = log.open("w")
         self.process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [*before, sys.executable, *arguments],
             stdout=self.file,
             stderr=self.file,
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | (env or {}),
+            stdin=subprocess.DEVNULL,
             start_new_session=True,
-            **options,  # type: ignore[call-overload]
         )
 
     @property
@@ -72,8 +74,8 @@ Start = Callable[..., Command]
 def start(tmp_path: Path) -> Iterator[Start]:
     commands: list[Command] = []
 
-    def start(*arguments: str, env: dict[str, str] | None = None, **options: object) -> Command:
-        commands.append(Command(arguments, tmp_path / f"log{len(commands)}", env, **options))
+    def start(*arguments: str, env: dict[str, str] | None = None, before: Sequence[str] = ()) -> Command:
+        commands.append(Command(arguments, tmp_path / f"log{len(commands)}", env, before))
         return commands[-1]
 
     yield start
@@ -106,7 +108,7 @@ def test_a_signal_in_the_first_imports_is_one_line(signum: int, start: Start, st
 
 
 def test_what_nohup_ignores_stays_ignored(start: Start, stuck: dict[str, str]) -> None:
-    command = start("-m", "vgg_dist.train", env=stuck, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    command = start("-m", "vgg_dist.train", env=stuck, before=["nohup"])
     command.await_line("importing")
     command.send(signal.SIGHUP)
     command.send(signal.SIGTERM)
@@ -185,7 +187,7 @@ with signals.stoppable("work"):
     os.kill(child, signal.SIGTERM)
     print(os.waitpid(child, 0)[1], flush=True)
 """
-    command = start("-c", code)
+    command = start("-W", "ignore", "-c", code)  # Python 3.12 warns of a fork beside threads
     assert command.wait() == 0
     assert command.output == "15\n"
 
