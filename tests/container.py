@@ -56,11 +56,12 @@ class User:
 
     uid: int
     gid: int
-    groups: tuple[int, ...]
+    group: int | None
+    """The one group besides, if any."""
 
     def drop(self) -> list[str]:
         """The command line that becomes this user, without any capability."""
-        groups = f"--groups={','.join(map(str, self.groups))}" if self.groups else "--clear-groups"
+        groups = "--clear-groups" if self.group is None else f"--groups={self.group}"
         return ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", groups, *CAPABILITIES]
 
 
@@ -101,6 +102,7 @@ class Container:
         self.init: int | None = None
         while self.process.poll() is None and not started.stat().st_size:
             time.sleep(0.01)
+        assert started.stat().st_size, f"the root was not made: {self.output()}"
         if self.process.poll() is None and (pids := children.read_text().split()):
             self.init = int(pids[0])
 

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from container import Container, Image, Mount, User
 from hosts import Network
@@ -66,8 +65,8 @@ class Kubelet:
             name, port = item["metadata"]["name"], item["spec"]["ports"][0]["port"]
             if item["spec"].get("clusterIP") != "None" and name in self.services:
                 prefix, host = name.upper().replace("-", "_"), self.services[name]
-                found |= {f"{prefix}_SERVICE_HOST": host, f"{prefix}_SERVICE_PORT": str(port)}
-                found |= {f"{prefix}_PORT": f"tcp://{host}:{port}"}
+                own = {"SERVICE_HOST": host, "SERVICE_PORT": str(port), "PORT": f"tcp://{host}:{port}"}
+                found |= {f"{prefix}_{key}": value for key, value in own.items()}
         return found
 
     def curl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -93,7 +92,9 @@ class Pod:
         if service is not None:
             kubelet.services[service] = self.host.address
         kubelet.write_hosts()
-        self.ready, self.restarts, self.unhealthy, self.killed = False, 0, 0, False
+        self.ready, self.restarts, self.killed = False, 0, False
+        self.unhealthy = 0
+        """How often its liveness probe has failed in a row, at most."""
         self.exit: int | None = None
         """Its last exit status."""
         self.containers: list[Container] = []
@@ -147,27 +148,24 @@ class Pod:
         """Runs a container to its end, asking its probes; returns its exit status."""
         image, groups = self._image(spec), self.spec["securityContext"]
         security = groups | spec.get("securityContext", {})
-        group = groups.get("fsGroup")
         env = {"HOSTNAME": self.name, **image.env, **self.kubelet.links(), **self._variables(spec)}
         command = [expand(part, env) for part in [*spec.get("command", image.command), *spec.get("args", [])]]
         assert security["capabilities"] == {"drop": ["ALL"]}
         assert not security["allowPrivilegeEscalation"]
         container = Container(
             self.host, self.folder / f"{spec['name']}-{len(self.containers)}", image, command, env,
-            User(security["runAsUser"], security.get("runAsGroup", 0), (group,) if group is not None else ()),
+            User(security["runAsUser"], security.get("runAsGroup", 0), groups.get("fsGroup")),
             [*self._mounts(spec), Mount("/etc/hosts", self.folder / "hosts")],
             workdir=spec.get("workingDir"), read_only=security.get("readOnlyRootFilesystem", False),
         )  # fmt: skip
         self.containers.append(container)
-        assert container.init is not None, container.output()
         if self._leaving.is_set():
             container.send(9)
         self._probe(container, spec)
         return container.process.wait()
 
     def _probe(self, container: Container, spec: Object) -> None:
-        started = time.monotonic()
-        failed, next_at = {"livenessProbe": 0}, {}
+        failed, next_at, started = 0, {}, time.monotonic()
         if spec not in self.spec["containers"]:
             return
         self.ready = "startupProbe" not in spec and "readinessProbe" not in spec
@@ -182,8 +180,8 @@ class Pod:
                 well = self.ask(container, spec, probe)
                 next_at[kind] = time.monotonic() + (1 if not self.ready else probe.get("periodSeconds", 10))
                 if kind == "livenessProbe":
-                    failed[kind] = 0 if well else failed[kind] + 1
-                    self.unhealthy = max(self.unhealthy, failed[kind])
+                    failed = 0 if well else failed + 1
+                    self.unhealthy = max(self.unhealthy, failed)
                 elif kind == "readinessProbe" or "readinessProbe" not in spec:
                     self.ready = well
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -224,17 +222,16 @@ class Pod:
         return [self._mount(mount, volumes[mount["name"]]) for mount in spec.get("volumeMounts", [])]
 
     def _mount(self, mount: Object, volume: Object) -> Mount:
-        group = self.spec["securityContext"].get("fsGroup")
         path, read_only = mount["mountPath"], mount.get("readOnly", False)
-        folder: Any = self.folder / "volumes" / volume["name"]
+        folder = self.folder / "volumes" / volume["name"]
         if claim := volume.get("persistentVolumeClaim"):
-            folder = self.kubelet.claim(claim["claimName"], group)
+            folder = self.kubelet.claim(claim["claimName"], self.spec["securityContext"].get("fsGroup"))
         elif volume.get("emptyDir", {}).get("medium") == "Memory":  # of a container, where a real one is the pod's
             return Mount(path, None, read_only, int(amount(volume["emptyDir"]["sizeLimit"])))
         elif not folder.exists():
             folder.mkdir(parents=True)
             folder.chmod(0o777)
-            for key, text in self.kubelet.maps[volume["configMap"]["name"]].items() if "configMap" in volume else ():
+            for key, text in self.kubelet.maps.get(volume.get("configMap", {}).get("name"), {}).items():
                 (folder / key).write_text(text)
         return Mount(path, folder, read_only)
 
@@ -242,8 +239,7 @@ class Pod:
 def template_of(item: Object) -> Object:
     """The template of a Deployment, a Job or a StatefulSet, with the claims of its first pod."""
     template = copy.deepcopy(item["spec"]["template"])
-    for claim in item["spec"].get("volumeClaimTemplates", []):
-        name = claim["metadata"]["name"]
+    for name in (claim["metadata"]["name"] for claim in item["spec"].get("volumeClaimTemplates", [])):
         volume = {"name": name, "persistentVolumeClaim": {"claimName": f"{name}-{item['metadata']['name']}-0"}}
         template["spec"].setdefault("volumes", []).append(volume)
     return template

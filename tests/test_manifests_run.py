@@ -65,7 +65,10 @@ class Applied:
             self.job.reconcile()
             return condition()
 
-        wait_for(look)
+        try:
+            wait_for(look)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.job.logs()}") from error
 
     def step(self) -> int:
         """The last that the job has told of."""
