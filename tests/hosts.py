@@ -26,8 +26,8 @@ if not WHY_NOT and subprocess.run(["unshare", "--net", "--mount", "--pid", "--fo
 class Host:
     """One of them."""
 
-    def __init__(self, number: int, folder: Path) -> None:
-        self.name, self.address, self.folder = f"host{number}", f"{SUBNET}.{10 + number}", folder
+    def __init__(self, number: int, folder: Path, name: str | None = None) -> None:
+        self.name, self.address, self.folder = name or f"host{number}", f"{SUBNET}.{10 + number}", folder
         (folder / "ray").mkdir(parents=True)
         Path("/tmp/ray").mkdir(exist_ok=True)
         flags = ["--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -78,18 +78,32 @@ class Host:
         self.holder.wait()
 
 
+def _port(host: Host) -> str:
+    """The switch's end of its cable."""
+    return f"port-{host.address.rpartition('.')[2]}"
+
+
 class Network:
     """Hosts on a switch."""
 
     def __init__(self, count: int, folder: Path) -> None:
         self.switch = Host(0, folder / "switch")
-        self.hosts = [Host(number, folder / f"host{number}") for number in range(1, count + 1)]
-        self._at_switch("ip link add switch type bridge && ip link set switch up")
-        for host in self.hosts:
-            port = f"port-{host.name}"
-            self._at_switch(f"ip link add {port} type veth peer name eth0 netns {host.init}")
-            self._at_switch(f"ip link set {port} master switch && ip link set {port} up")
-            host.run("sh", "-c", f"ip addr add {host.address}/24 dev eth0 && ip link set eth0 up")
+        self._folder = folder
+        self._at_switch(f"ip link add switch type bridge && ip addr add {SUBNET}.1/24 dev switch && ip link set switch up")
+        self.hosts: list[Host] = []
+        for _ in range(count):
+            self.add()
+
+    def add(self, name: str | None = None) -> Host:
+        """One more host."""
+        number = len(self.hosts) + 1
+        host = Host(number, self._folder / f"host{number}", name)
+        self.hosts.append(host)
+        port = _port(host)
+        self._at_switch(f"ip link add {port} type veth peer name eth0 netns {host.init}")
+        self._at_switch(f"ip link set {port} master switch && ip link set {port} up")
+        host.run("sh", "-c", f"ip addr add {host.address}/24 dev eth0 && ip link set eth0 up")
+        return host
 
     def _at_switch(self, script: str) -> None:
         # In its network only: processes of hosts have numbers that it does not know.
@@ -97,16 +111,16 @@ class Network:
 
     def cut(self, host: Host) -> None:
         """Nothing goes to or from the host any more."""
-        self._at_switch(f"ip link set port-{host.name} down")
+        self._at_switch(f"ip link set {_port(host)} down")
 
     def mend(self, host: Host) -> None:
         """It does again."""
-        self._at_switch(f"ip link set port-{host.name} up")
+        self._at_switch(f"ip link set {_port(host)} up")
 
     def slow(self, host: Host, megabits: int) -> None:
         """So many a second to the host, and from it."""
         shape = f"root tbf rate {megabits}mbit burst 256kb latency 400ms"
-        self._at_switch(f"tc qdisc replace dev port-{host.name} {shape}")
+        self._at_switch(f"tc qdisc replace dev {_port(host)} {shape}")
         host.run("sh", "-c", f"tc qdisc replace dev eth0 {shape}")
 
     def close(self) -> None:

@@ -182,6 +182,14 @@ MUTATIONS: list[tuple[str, str, str, Change, str]] = [
      f"{WORKER}{POD}.containers.0.env.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S: 30 s of a grace period of 120 s"),
     ("a head killed while it drains", JOB, f"{HEAD}{BOX}.env.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S.value", put("30"),
      f"{HEAD}{POD}.containers.0.env.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S: 30 s of a grace period of 30 s"),
+    ("objects that have no room in the head's shared memory", JOB, f"{HEAD}.rayStartParams.object-store-memory",
+     put("2147483648"), f"{HEAD}.rayStartParams.object-store-memory: 2147483648 do not fit"),
+    ("objects of the head's without a bound", JOB, f"{HEAD}.rayStartParams.object-store-memory", drop,
+     f"{HEAD}.rayStartParams.object-store-memory: missing"),
+    ("a submission that ends with the head", JOB, "spec.submitterPodTemplate.spec.containers.0.env.BASH_ENV", drop,
+     "env.BASH_ENV: missing"),
+    ("a script that is not mounted", JOB, "spec.submitterPodTemplate.spec.containers.0.env.BASH_ENV.value",
+     put("/etc/submitter/submit.sh"), "env.BASH_ENV: there is no /etc/submitter/submit.sh"),
     # GPUs
     ("little shared memory for NCCL", JOB, f"{WORKER}{POD}.volumes.shared-mem.emptyDir.sizeLimit", put("11Gi"),
      f"{WORKER}{POD}.volumes.shared-mem: 11Gi"),
@@ -243,6 +251,8 @@ MUTATIONS: list[tuple[str, str, str, Change, str]] = [
     # Pods
     ("a probe that has a second", "StatefulSet/postgres", f"{SERVER}.livenessProbe.timeoutSeconds", drop,
      "livenessProbe.timeoutSeconds"),
+    ("a database that is ready while it makes itself", "StatefulSet/postgres", f"{SERVER}.readinessProbe.exec.command.1",
+     drop, "readinessProbe: without --host"),
     ("a root user", "StatefulSet/postgres", "spec.template.spec.securityContext.runAsUser", put(0), "StatefulSet/postgres"),
     ("a head that may be root", JOB, f"{HEAD}{POD}.securityContext.runAsNonRoot", drop,
      f"{HEAD}{POD}.securityContext.runAsNonRoot"),

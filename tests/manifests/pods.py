@@ -96,6 +96,9 @@ def check_pods(objects: list[Object]) -> Iterator[str]:
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                 if probe in container and container[probe].get("timeoutSeconds", 1) < 5:
                     yield f"{here}.{probe}.timeoutSeconds: must be at least 5, as 1 s is little under load"
+                asked = container.get(probe, {}).get("exec", {}).get("command", [])
+                if asked[:1] == ["pg_isready"] and not any(word.startswith("--host=") for word in asked):
+                    yield f"{here}.{probe}: without --host it finds the server that the image runs at first for itself"
             if "/tmp" not in mounts:
                 yield f"{here}.volumeMounts: nothing at /tmp, and the root is read-only"
             if pod.kind in ("head", "worker"):

@@ -14,7 +14,7 @@ import tyro
 from ray._private import ray_constants
 
 from manifests.objects import Object, clusters, environment, find, name_of, pods
-from manifests.pods import container_security, resource_faults
+from manifests.pods import container_security, megabytes, resource_faults
 from pipelines import prepare
 from pipelines.command import one_line_errors
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainConfig, TuneConfig
@@ -54,6 +54,8 @@ def job_faults(job: Object) -> Iterator[str]:
         yield "spec.submitterConfig: not with SidecarMode"
     if mode == "K8sJobMode" and "submitterPodTemplate" not in spec:
         yield "spec.submitterPodTemplate: missing; KubeRay's own has no security context, so the namespace refuses it"
+    elif mode == "K8sJobMode" and "BASH_ENV" not in environment(spec["submitterPodTemplate"]["spec"]["containers"][0]):
+        yield "spec.submitterPodTemplate.spec.containers.0.env.BASH_ENV: missing, so a head told to end ends the submission"
     if mode == "InteractiveMode" and spec.get("backoffLimit"):
         yield "spec.backoffLimit: not with InteractiveMode"
     for key, least in (("ttlSecondsAfterFinished", 0), ("backoffLimit", 0), ("activeDeadlineSeconds", 1)):
@@ -85,6 +87,7 @@ def cluster_faults(cluster: Object) -> Iterator[str]:
         if autoscaled and options.get("version") == "v2" and group["template"]["spec"].get("restartPolicy") != "Never":
             yield f"{path}.template.spec.restartPolicy: must be Never with autoscaler v2"
         yield from (f"{path}.template.spec.{fault}" for fault in drain_faults(group["template"]["spec"]))
+        yield from (f"{path}.{fault}" for fault in store_faults(group))
     if len(groups) == 1:
         yield "workerGroupSpecs: no workers"
     if cluster["headGroupSpec"].get("rayStartParams", {}).get("num-cpus") != "0":
@@ -113,6 +116,16 @@ def cluster_faults(cluster: Object) -> Iterator[str]:
         yield from (f"autoscalerOptions.{fault}" for fault in resource_faults(options))
         if "/tmp" not in {mount["mountPath"] for mount in options.get("volumeMounts", [])}:
             yield "autoscalerOptions.volumeMounts: nothing at /tmp, and the root is read-only"
+
+
+def store_faults(group: Object) -> Iterator[str]:
+    """Ray takes 30 % of the memory for objects, and where /dev/shm is smaller puts them all on the disk."""
+    store = int(group.get("rayStartParams", {}).get("object-store-memory", 0))
+    shared = [volume["emptyDir"] for volume in group["template"]["spec"]["volumes"] if volume["name"] == "shared-mem"]
+    if not store:
+        yield "rayStartParams.object-store-memory: missing, and 30 % of the memory need not fit into /dev/shm"
+    elif any("sizeLimit" in memory and megabytes(memory["sizeLimit"]) * 2**20 < store for memory in shared):
+        yield f"rayStartParams.object-store-memory: {store} do not fit into /dev/shm"
 
 
 def drain_faults(spec: Object) -> Iterator[str]:

@@ -48,6 +48,12 @@ def check_references(objects: list[Object]) -> Iterator[str]:
                 for kind, have in (("configMapKeyRef", maps), ("secretKeyRef", documented_secrets())):
                     if (reference := source.get(kind)) and reference["key"] not in have.get(reference["name"], set()):
                         yield f"{where}: there is no {reference['name']} with key {reference['key']}"
+                if variable["name"] == "BASH_ENV":
+                    folder, _, key = variable["value"].rpartition("/")
+                    names = {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts", [])}
+                    config = volumes.get(names.get(folder), {}).get("configMap", {}).get("name")
+                    if key not in maps.get(config, set()):
+                        yield f"{where}: there is no {variable['value']}"
             for source in container.get("envFrom", []):
                 for kind, have in (("configMapRef", maps), ("secretRef", documented_secrets())):
                     if kind in source and source[kind]["name"] not in have:
