@@ -116,7 +116,8 @@ def test_dali_accepts_the_gpus_graph(decoding: Decoding, pad: int) -> None:
     crops = DeviceCrops(Preprocessing(224, (0.0,) * 3, (1.0,) * 3, pad=pad), DeviceSide(CPU), decoding)
     none, pairs = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
     samples = EpochPlan(1, 0, 0, Augmentation()).samples[:0]
-    layout = crops.inputs(Prepared(samples, [], none, [], pairs, pairs, decode_window(pairs, pairs, pairs, 224)))
+    edges = np.zeros((0, 2, 2), np.int64)
+    layout = crops.inputs(Prepared(samples, [], none, [], pairs, edges, decode_window(pairs, pairs, pairs, 224)))
     with Pipeline(batch_size=8, num_threads=1, device_id=0):
         kinds = {"dtype": [dtype for _, dtype, _ in layout.values()], "ndim": [ndim for *_, ndim in layout.values()]}
         nodes = fn.external_source(source=lambda: (), num_outputs=len(layout), batch=True, **kinds)
