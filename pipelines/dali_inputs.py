@@ -66,8 +66,8 @@ class DaliInputs:
         resized, corner = self.loader.preprocessing.geometry(source, planned)
         first, last = clipped(resized, corner, size)
         window = decode_window(source, resized, first, last - first)
-        kept = source if self.decoding is not None and not self.decoding.regions else window.shape
-        by_definition = (self._routes[planned.index] == Route.BITMAP) | is_large(source, kept)
+        whole = self.decoding is not None and not self.decoding.regions
+        by_definition = (self._routes[planned.index] == Route.BITMAP) | is_large(source, None if whole else window.shape)
         if by_definition.any():
 
             def crop(k: int) -> _Image | None:

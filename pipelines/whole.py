@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,11 +140,12 @@ class WholeImages:
     def decoded(self, index: int) -> Iterator[Image.Image]:
         """The picture as stored. OSError, with the image's name, if it cannot be decoded."""
         encoded = self.store.read(index)
-        try:
-            with decoded(encoded, self.preprocessing.max_pixels) as image:
-                yield image
-        except OSError as error:
-            raise self._undecodable(index, error) from error
+        with ExitStack() as stack:
+            try:
+                image = stack.enter_context(decoded(encoded, self.preprocessing.max_pixels))
+            except OSError as error:
+                raise self._undecodable(index, error) from error
+            yield image
 
     def _undecodable(self, index: int, error: Exception) -> OSError:
         return OSError(f"{quoted(self.store.name(index))}: cannot be decoded: {one_line(error)}")

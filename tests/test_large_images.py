@@ -81,7 +81,8 @@ def by_definition(pixels: NDArray[np.uint8], resized: list[int], corner: list[in
 def test_crops_of_large_images_are_those_of_the_whole_rescaled_image(
     kind: str, pad: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.decodable.LARGE", 2**18)
+    monkeypatch.setattr("pipelines.decodable.LARGEST_WINDOW", 2**18)
+    monkeypatch.setattr("pipelines.decodable.LARGEST_WHOLE", 2**18)
     store, size = Images(list(large_images().values())), 48
     preprocessing = Preprocessing(size, (0.0,) * 3, (1.0,) * 3, pad=pad)
     samples = EpochPlan(len(store), 3, 0, Augmentation((64, 72), color_shift=0.0)).samples

@@ -1,13 +1,14 @@
 """`digests.json` of a checkpoint: the SHA-256 of each of its files, by which a flipped bit is found.
 
 `{"model.safetensors": "<64 hexadecimal digits>", ...}`. Checkpoints of earlier versions of this code have none, and nothing
-is checked then.
+is checked then. In the files of torch.save, which come from anywhere, it is the archive's own checksums.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,6 +62,30 @@ def check_files(folder: Path, names: Sequence[str] | None = None) -> None:
             raise damaged(folder / name, f"{DIGESTS} beside it lists it, and it is not there") from error
         if found != digests[name]:
             raise damaged(folder / name, f"its SHA-256 is not the one in {DIGESTS}")
+
+
+def damaged_member(file: Path) -> str | None:
+    """A member of a file of torch.save, a zip archive, whose CRC-32 is another; torch does not look.
+
+    None where there is none, or torch wrote none of them (`torch.serialization.set_crc32_options`).
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            is_whole = {member: _has_checksum(archive, member) for member in archive.namelist()}
+    except Exception:  # an older format, or a damaged directory, for which zipfile has many kinds: torch will name it
+        return None
+    wrong = [member for member, whole in is_whole.items() if not whole]
+    return wrong[0] if wrong and len(wrong) < len(is_whole) / 2 else None
+
+
+def _has_checksum(archive: zipfile.ZipFile, member: str) -> bool:
+    try:
+        with archive.open(member) as opened:
+            while opened.read(2**24):
+                pass
+    except Exception:  # as above
+        return False
+    return True
 
 
 def _digest(file: Path) -> str:

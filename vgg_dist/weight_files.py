@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from pipelines.remote import is_remote
+from vgg_dist.digests import damaged_member
 from vgg_dist.storage import absolute, read_file
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pth.tar")
@@ -179,6 +180,8 @@ class StandIn:
 
 
 def _read_pickled(file: Path, location: str) -> tuple[object, str | None]:
+    if (member := damaged_member(file)) is not None:
+        raise ValueError(f"{location}: is damaged: {member} in it does not have its checksum")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file

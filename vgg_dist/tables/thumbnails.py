@@ -9,6 +9,8 @@ import warnings
 import numpy as np
 from PIL import Image
 
+from pipelines.pixels import open_image
+
 SIDE = 160  # pixels, twice the size they are shown at
 
 
@@ -19,8 +21,8 @@ def thumbnail(encoded: bytes) -> str | None:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata and large pictures; they are decoded all the same
-            with Image.open(io.BytesIO(encoded)) as image:
+            warnings.simplefilter("ignore")  # odd metadata; they are decoded all the same
+            with open_image(encoded, None) as image:
                 image.draft("RGB", (2 * SIDE, 2 * SIDE))
                 small = _as_rgb(image)
     except Exception:  # PIL raises many kinds for a damaged file
