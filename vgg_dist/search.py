@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import os
-import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 from ray import tune
-from ray.tune import Callback, FailureConfig, RunConfig, Tuner
+from ray.tune import FailureConfig, RunConfig, Tuner
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 
@@ -32,15 +31,14 @@ from pipelines import signals
 from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
 from vgg_dist.driver import DRIVER_MEMORY
-from vgg_dist.fitting import CLOSING_S, resumes, told_by
+from vgg_dist.fitting import resumes
 from vgg_dist.halving import SuccessiveHalving
-from vgg_dist.job_messages import JobMessages
 from vgg_dist.nodes import check_storage, groups_at_once, start_ray, worker_resources
-from vgg_dist.run_record import open_training
+from vgg_dist.search_progress import SearchProgress
 from vgg_dist.stopping import Interrupted
 from vgg_dist.storage import beside, read_file, replace_file
 from vgg_dist.tracking import TrackedRun, check_store, finish_run, open_run, resolve_tracking_uri
-from vgg_dist.trial import leg_training, run_leg, stopped_key
+from vgg_dist.trial import run_leg
 
 SETTINGS = "search.json"
 
@@ -149,91 +147,6 @@ def _scheduler(config: TuneConfig) -> TrialScheduler:
         return FIFOScheduler()
     # Where there are too few to compare with, a trial goes on; of itself the rule would let the waiting ones in before it.
     return MedianStoppingRule(time_attr="epoch", grace_period=config.grace_epochs, min_time_slice=math.inf)
-
-
-class SearchProgress(Callback):
-    """In the search's own process: a line for each validation and for each trial's end.
-
-    After an interruption it tells the scheduler again what every trial has reported, which Ray Tune does not: the trials
-    that are left would be compared with each other only.
-    """
-
-    def __init__(self, config: TuneConfig, run: TrackedRun, scheduler: TrialScheduler) -> None:
-        self.config = config
-        self.run = run
-        self.scheduler = scheduler
-        self.ending = False
-        self.best = math.inf
-        self.heard: set[tuple[int, float]] = set()
-        """Trials and epochs of the validations so far."""
-        self.results: list[tuple[str, dict[str, Any]]] = []
-        self.untold: list[tuple[str, dict[str, Any]]] = []
-
-    def get_state(self) -> dict[str, Any]:
-        """What Ray Tune keeps with its own state."""
-        return {"best": self.best, "heard": self.heard, "results": self.results}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Called before the trials are there."""
-        self.best, self.heard, self.results = state["best"], state["heard"], state["results"]
-        self.untold = list(self.results)
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """The first time after an interruption: the scheduler's memory. And a look for a signal to the command."""
-        self._look_for_signal(trials)
-        known = {trial.trial_id: trial for trial in trials}
-        for trial_id, result in self.untold:
-            if trial_id in known:
-                self.scheduler.on_trial_result(None, known[trial_id], result)
-        self.untold = []
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """A validation, or what a leg returned at its end."""
-        error = result[self.config.metric]
-        self.results.append((trial.trial_id, {"epoch": result["epoch"], self.config.metric: error}))
-        validation = trial.config["number"], result["epoch"]
-        if not result["ended"] and validation not in self.heard:  # the next leg begins with the last one's
-            self.heard.add(validation)
-            self.best = min(self.best, error)
-            epoch = f"epoch {result['epoch']:g}/{self.config.epochs}"
-            self._say(trial, f"{epoch}  {self.config.metric} {error:.4g}  (best so far {self.best:.4g})")
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A leg came to its end, or the scheduler stopped it."""
-        result = trial.last_result
-        ended = result.get("ended") or f"stopped early at epoch {result.get('epoch', 0):g}"
-        if ended.startswith("stopped"):
-            finish_run(open_training(self._training(trial), self.run), "KILLED", ended)
-        if ended == "waits":
-            ended += f" at epoch {result['epoch']:g}"
-        tried = {other.config["number"] for other in trials if other is trial or other.is_finished()}
-        self._say(trial, f"{ended}; {len(tried)} of {self.config.num_trials()} trials tried")
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial whose process was lost too often."""
-        finish_run(open_training(self._training(trial), self.run), "FAILED", "its process was lost")
-        self._say(trial, "failed: its process was lost")
-
-    def _look_for_signal(self, trials: list[Any]) -> None:
-        """Passes it on to the trials; when they have stopped, or there is no more time for them, Ray Tune ends."""
-        if self.ending or signals.caught() is None:
-            return
-        messages = JobMessages()
-        told_by(messages)
-        running = [self._training(trial) for trial in trials if trial.status == "RUNNING"]
-        left = [training for training in running if messages.get(stopped_key(str(training.name))) is None]
-        if not left or signals.left_s() < CLOSING_S:
-            self.ending = True
-            for training in left:
-                finish_run(open_training(training, self.run), "KILLED", "its search was stopped", quick=True)
-            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-            signal.raise_signal(signal.SIGUSR1)  # Ray Tune saves its state and ends
-
-    def _training(self, trial: Any) -> TrainConfig:
-        return leg_training(trial.config, self.config, self.run)
-
-    def _say(self, trial: Any, what: str) -> None:
-        print(f"trial {self._training(trial).name}: {what}", flush=True)
 
 
 def _trials(config: TuneConfig, legs: Iterable[Any]) -> list[Trial]:
