@@ -74,10 +74,9 @@ def fit(trainer: TorchTrainer, config: TrainConfig, messages: JobMessages, silen
     if errors:
         if isinstance(errors[0], ray.train.TrainingFailedError):
             raise TrainingError(root_cause(errors[0])) from None
-        if isinstance(errors[0], ray.exceptions.RayActorError):
-            raise TrainingError(
-                f"Ray Train's controller was lost; {resumes(config.name)} from its last checkpoint"
-            ) from None
+        if isinstance(errors[0], ray.exceptions.RayError):
+            lost = f"Ray Train's controller was lost ({type(errors[0]).__name__})"
+            raise TrainingError(f"{lost}; {resumes(config.name)} from its last checkpoint") from None
         raise errors[0]
     [result] = results
     value = result.return_value or {}
