@@ -4,9 +4,8 @@ With one line, with status 128 + signal, and in time. Where nothing is begun tha
 process at once. Within `raising` it raises `Stopped`; within `holding` it is noted, for the command to look at (`caught`).
 After the first signal the process has STOP_S seconds; a second signal ends it at once.
 
-A thread sees to this. It hears of a signal from Python's C handler, so it works while the main thread is in C code for long,
-as in the import of torch. A signal that was ignored at the start (nohup) stays ignored. A process that is not a command (a
-worker, a test) is left alone.
+A thread sees to this, which hears of a signal while the main thread is in C code for long, as in the import of torch. What
+was ignored at the start (SIGHUP under nohup) stays ignored. A process that is no command (a worker, a test) is left alone.
 """
 
 from __future__ import annotations

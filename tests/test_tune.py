@@ -14,7 +14,7 @@ from conftest import ROOT, Outcome, driver, kill_once
 
 from vgg_dist import trial
 from vgg_dist.checkpoint_choice import local_checkpoint
-from vgg_dist.search import describe_running
+from vgg_dist.search_progress import describe_running
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.store import connect
 

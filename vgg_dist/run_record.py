@@ -50,10 +50,13 @@ def log_the_rest(run: TrackedRun) -> None:
 
 
 def end_record(run: TrackedRun, error: BaseException) -> None:
-    """For a training that `error` ends: sends what MLflow has not been told, sets the status, and says why."""
+    """For a training that `error` ends: sends what MLflow has not been told, sets the status, and says why.
+
+    One that is told to stop has little time, and no curves are drawn.
+    """
     stopped = isinstance(error, Interrupted)
     Tracker(run).close(STOP_WAIT_S if stopped else SERVER_WAIT_S)
-    finish_run(run, "KILLED" if stopped else "FAILED", " ".join(str(error).split())[:500])
+    finish_run(run, "KILLED" if stopped else "FAILED", " ".join(str(error).split())[:500], quick=stopped)
 
 
 def keep_model(run: TrackedRun, config: TrainConfig, checkpoint: Checkpoint, step: int) -> None:
