@@ -99,7 +99,14 @@ def test_a_record_that_says_nothing_is_none(content: str, parse: Callable[..., T
     assert parse().resolved() == TrainConfig(name="first", storage_path=str(tmp_path)).resolved()
 
 
-@pytest.mark.parametrize("content", ['{"arch": "F"}', '{"epochs": "many"}', '{"lr": null}', '{"train_scale": "256"}'])
+UNUSABLE = (
+    '{"arch": "F"}', '{"epochs": "many"}', '{"epochs": 2.5}', '{"lr": null}', '{"train_scale": "256"}',
+    '{"train_scale": ["a"]}', '{"train_scale": []}', '{"precision": "fp64"}', '{"flip": "yes"}', '{"flip": 1}',
+    '{"data": 5}', '{"dropout": true}', '{"log_every": ["5"]}', '{"init_from": 3}', '{"max_steps": -1}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("content", UNUSABLE)
 def test_a_record_that_cannot_be_used_is_named(content: str, parse: Callable[..., TrainConfig], tmp_path: Path) -> None:
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "settings.json").write_text(content)
