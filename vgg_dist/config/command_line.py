@@ -19,6 +19,9 @@ from vgg_dist.storage import absolute
 THE_NET = "arch", "batch_norm", "head", "image_size"
 """What most other checks depend on: they would speak of the wrong flag where one of these differs."""
 
+FOLLOWING = "image_size", "train_scale", "val_scale"
+"""What a net has of its own where no flag says it."""
+
 
 class Recorded(NamedTuple):
     """What is known of a run's settings before its command line is parsed."""
@@ -26,7 +29,7 @@ class Recorded(NamedTuple):
     settings: dict[str, Any]
     """As JSON holds them, secrets masked."""
     trained: bool
-    """Whether there are weights, which hold it to some of them; otherwise other ones begin it anew."""
+    """Whether there are weights, which hold it to some of them."""
 
 
 C = TypeVar("C", bound=TrainConfig)
@@ -44,9 +47,13 @@ def parse_resuming(kind: type[C], prog: str, description: str | None, find: Call
         return given
     own = _defaults(given, recorded.settings)
     found = tyro.cli(kind, prog=prog, description=description, default=own)
-    if not recorded.trained and any(getattr(found, field) != getattr(own, field) for field in MUST_STAY):
-        return given
-    refuse_changes({field: getattr(own, field) for field in THE_NET}, found)
+    if recorded.trained:
+        refuse_changes({field: getattr(own, field) for field in THE_NET}, found)
+        refuse_changes({field: getattr(own, field) for field in MUST_STAY}, found.resolved())
+    elif any(getattr(found, field) != getattr(own, field) for field in THE_NET):
+        # Nothing holds it to the run's net; what followed from that follows from the other one now.
+        own = dataclasses.replace(own, **{field: getattr(given, field) for field in FOLLOWING})
+        found = tyro.cli(kind, prog=prog, description=description, default=own)
     if taken := _taken(given, found):
         print(f"{prog.removeprefix('python -m ')}: run {given.name} has {taken}", flush=True)
     return found
