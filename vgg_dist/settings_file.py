@@ -26,9 +26,8 @@ def find_settings(name: str) -> Callable[[str, str], Recorded | None]:
         check_name(of, storage_path)
         check_storage(storage_path)  # in seconds, where it does not answer
         settings = kept_settings(beside(storage_path, of), name)
-        return (
-            None if settings is None else Recorded(settings, trained=name == SEARCH)
-        )  # a programme's runs are held to theirs one by one
+        # A search is held to its settings; a programme's runs are held to theirs one by one.
+        return None if settings is None else Recorded(settings, trained=name == SEARCH)
 
     return find
 
