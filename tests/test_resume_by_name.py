@@ -86,10 +86,14 @@ def test_of_an_earlier_versions_run_the_checkpoint_says_the_settings(
     assert parse("--epochs", 9).resolved() == dataclasses.replace(config, **found_out, epochs=9)
 
 
-def test_a_run_without_weights_is_begun_anew_with_another_net(parse: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    keep(tmp_path)
-    anew = parse("--arch", "lenet5", "--lr", 0.5).resolved()
-    assert anew == TrainConfig(arch="lenet5", lr=0.5, name="first", storage_path=str(tmp_path)).resolved()
+def test_a_run_without_weights_may_be_of_another_net(parse: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    """The rest is as the run has it, except what followed from its net."""
+    kept = keep(tmp_path)
+    other = parse("--arch", "lenet5", "--no-batch-norm", "--head", "fc", "--lr", 0.5).resolved()
+    net: dict[str, Any] = {"arch": "lenet5", "batch_norm": False, "head": "fc"}
+    follows = {"image_size": None, "train_scale": None, "val_scale": None}
+    assert other == dataclasses.replace(kept, **net, **follows, lr=0.5).resolved()
+    assert parse("--seed", 9).resolved() == dataclasses.replace(kept, seed=9)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "", '{"unheard": 1}'])
@@ -99,7 +103,14 @@ def test_a_record_that_says_nothing_is_none(content: str, parse: Callable[..., T
     assert parse().resolved() == TrainConfig(name="first", storage_path=str(tmp_path)).resolved()
 
 
-@pytest.mark.parametrize("content", ['{"arch": "F"}', '{"epochs": "many"}', '{"lr": null}', '{"train_scale": "256"}'])
+UNUSABLE = (
+    '{"arch": "F"}', '{"epochs": "many"}', '{"epochs": 2.5}', '{"lr": null}', '{"train_scale": "256"}',
+    '{"train_scale": ["a"]}', '{"train_scale": []}', '{"precision": "fp64"}', '{"flip": "yes"}', '{"flip": 1}',
+    '{"data": 5}', '{"dropout": true}', '{"log_every": ["5"]}', '{"init_from": 3}', '{"max_steps": -1}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("content", UNUSABLE)
 def test_a_record_that_cannot_be_used_is_named(content: str, parse: Callable[..., TrainConfig], tmp_path: Path) -> None:
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "settings.json").write_text(content)
@@ -152,7 +163,7 @@ def test_another_net_by_name_is_refused_in_one_line_and_changes_nothing(
         (["--train-scale", 40], "--train-scale 37 37, not 40 40"),
     ):
         refused = call("vgg_dist.train", *place, *flags)
-        assert (refused.status, refused.stderr.count("\n")) == (2, 1)
+        assert (refused.status, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
         assert f"vgg_dist.train: --name first: that run was begun with {words}, which cannot change" in refused.stderr
     assert not ray.is_initialized()
     assert snapshot(tmp_path) == before

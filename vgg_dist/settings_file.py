@@ -20,13 +20,14 @@ def keep_settings(folder: str, config: TrainConfig, name: str = SETTINGS) -> Non
 
 
 def find_settings(name: str) -> Callable[[str, str], Recorded | None]:
-    """For `config.command_line`: what is in the file of that name, of a search or a programme, which cannot begin anew."""
+    """For `config.command_line`: what is in the file of that name, of a search or a programme."""
 
     def find(storage_path: str, of: str) -> Recorded | None:
         check_name(of, storage_path)
         check_storage(storage_path)  # in seconds, where it does not answer
         settings = kept_settings(beside(storage_path, of), name)
-        return None if settings is None else Recorded(settings, trained=True)
+        # A search is held to its settings; a programme's runs are held to theirs one by one.
+        return None if settings is None else Recorded(settings, trained=name == SEARCH)
 
     return find
 

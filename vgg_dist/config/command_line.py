@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from types import UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -18,6 +19,9 @@ from vgg_dist.storage import absolute
 THE_NET = "arch", "batch_norm", "head", "image_size"
 """What most other checks depend on: they would speak of the wrong flag where one of these differs."""
 
+FOLLOWING = "image_size", "train_scale", "val_scale"
+"""What a net has of its own where no flag says it."""
+
 
 class Recorded(NamedTuple):
     """What is known of a run's settings before its command line is parsed."""
@@ -25,7 +29,7 @@ class Recorded(NamedTuple):
     settings: dict[str, Any]
     """As JSON holds them, secrets masked."""
     trained: bool
-    """Whether there are weights, which hold it to some of them; otherwise other ones begin it anew."""
+    """Whether there are weights, which hold it to some of them."""
 
 
 C = TypeVar("C", bound=TrainConfig)
@@ -43,9 +47,13 @@ def parse_resuming(kind: type[C], prog: str, description: str | None, find: Call
         return given
     own = _defaults(given, recorded.settings)
     found = tyro.cli(kind, prog=prog, description=description, default=own)
-    if not recorded.trained and any(getattr(found, field) != getattr(own, field) for field in MUST_STAY):
-        return given
-    refuse_changes({field: getattr(own, field) for field in THE_NET}, found)
+    if recorded.trained:
+        refuse_changes({field: getattr(own, field) for field in THE_NET}, found)
+        refuse_changes({field: getattr(own, field) for field in MUST_STAY}, found.resolved())
+    elif any(getattr(found, field) != getattr(own, field) for field in THE_NET):
+        # Nothing holds it to the run's net; what followed from that follows from the other one now.
+        own = dataclasses.replace(own, **{field: getattr(given, field) for field in FOLLOWING})
+        found = tyro.cli(kind, prog=prog, description=description, default=own)
     if taken := _taken(given, found):
         print(f"{prog.removeprefix('python -m ')}: run {given.name} has {taken}", flush=True)
     return found
@@ -53,16 +61,36 @@ def parse_resuming(kind: type[C], prog: str, description: str | None, find: Call
 
 def _defaults(given: C, settings: dict[str, Any]) -> C:
     """The run's settings where `given` says it is now."""
-    known = {field.name: settings[field.name] for field in dataclasses.fields(given) if field.name in settings}
+    known: dict[str, Any] = {
+        field.name: settings[field.name] for field in dataclasses.fields(given) if field.name in settings
+    }
     if MASK in str(known.get("tracking_uri")):
         known["tracking_uri"] = given.tracking_uri  # the password is not kept; MLFLOW_TRACKING_URI may have it
+    hints = get_type_hints(type(given))
     try:
+        for field, value in known.items():
+            if not _fits(value, hints[field]):
+                raise TypeError(f"{flag(field)} {value!r}")
         own = type(given).from_dict(known | {"name": given.name, "storage_path": given.storage_path})
         own.resolved()
     except (ValueError, LookupError, TypeError) as error:
         if MASK not in str(error):  # a secret that has to be given again; if it is not, that is told later
             raise ValueError(f"--name {given.name}: the run's record of its settings cannot be used: {error}") from None
     return own
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON is one of a field of that type."""
+    kinds = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, kind) for kind in kinds)
+    if get_origin(hint) is Literal:
+        return value in kinds
+    if get_origin(hint) is tuple:
+        return isinstance(value, list) and all(_fits(item, kinds[0]) for item in value)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint
 
 
 def _taken(given: TrainConfig, found: TrainConfig) -> str:
