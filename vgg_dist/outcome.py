@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from vgg_dist.best_checkpoint import best_of, kept
+from vgg_dist.best_checkpoint import best_of, kept, read_since
 from vgg_dist.checkpoint import CONFIG, PREFIX, refuse_classes
 from vgg_dist.config import TrainConfig, changed_settings, describe_changes, refuse_changes
 from vgg_dist.config.base import BEST
@@ -76,8 +76,12 @@ def check_earlier(config: TrainConfig, class_names: list[str] | None = None) -> 
 
 def read_best(folder: str) -> dict[str, Any]:
     """What the outcome has of the best checkpoint of the run in `folder`; empty if there is none."""
-    best = best_of(kept(*open_storage(folder)))
-    return {} if best is None else {"best": {"step": best.step, "metrics": best.metrics, "checkpoint": best.path}}
+    filesystem, run = open_storage(folder)
+    best = best_of(kept(filesystem, run))
+    if best is None:
+        return {}
+    since = read_since(filesystem, run)
+    return {"best": {"step": best.step, "metrics": best.metrics, "checkpoint": best.path, "since": since}}
 
 
 def describe_outcome(outcome: dict[str, Any]) -> str:
@@ -85,7 +89,8 @@ def describe_outcome(outcome: dict[str, Any]) -> str:
     lines = [f" at step {outcome['step']}: validation {describe_errors(outcome['metrics'])}"]
     lines.append(f"checkpoint: {outcome['checkpoint']}")
     if (best := outcome.get("best")) and best["step"] != outcome["step"]:
-        lines.append(f"the best was at step {best['step']}: validation {describe_errors(best['metrics'])}")
+        since = "" if best["since"] is None else f", of those from step {best['since']} on,"
+        lines.append(f"the best{since} was at step {best['step']}: validation {describe_errors(best['metrics'])}")
         lines.append(f"its checkpoint: {best['checkpoint']} (--checkpoint {BEST} of vgg_dist.evaluate and export)")
     return "\n".join(lines)
 
