@@ -24,7 +24,7 @@ from vgg_dist.checkpoint_choice import ChosenCheckpoint, local_checkpoint
 from vgg_dist.checkpoint_folder import CONFIG, MODEL, RECORDS, STATE, checkpoint_name, step_of
 from vgg_dist.config import TrainConfig
 from vgg_dist.digests import write_digests
-from vgg_dist.outcome import read_best
+from vgg_dist.outcome import describe_outcome, read_best
 from vgg_dist.run_folder import whole_checkpoints, write_checkpoint
 from vgg_dist.tracking import Record
 
@@ -248,6 +248,13 @@ def test_a_run_of_an_earlier_version_says_that_it_has_no_best(run: Path) -> None
     save(run, 50, (2.0, 6.0))
     words = "step 50, the best checkpoint of those from step 40 on (validation top-1 error 6.00 %, top-5 error 2.00 %)"
     assert chosen(run, "best")[2] == words
+    outcome = {"step": 60, "metrics": {"val/top1_error": 9.0}, "checkpoint": "there"} | read_best(str(run))
+    ended = describe_outcome(outcome)
+    assert ended.startswith(
+        " at step 60: validation top-1 error 9.00 %\ncheckpoint: there\nthe best, of those from step 40 on,"
+    )
+    assert f"its checkpoint: {run}/best/checkpoint-000000050 (--checkpoint best of" in ended
+    assert "the best" not in describe_outcome(outcome | {"metrics": outcome["best"]["metrics"]})
     with pytest.raises(ValueError, match="does not exist"):
         chosen(run.with_name("none"), "best")
 

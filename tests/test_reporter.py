@@ -156,6 +156,9 @@ def test_the_best_net_is_kept_with_its_errors(tmp_path: Path) -> None:
         if "val/loss" in record["metrics"]
     ]
     assert len(validations) == 9
+    told = {name for record in training.sent for name in record["metrics"]}
+    assert "epoch/train_loss" in told
+    assert "epoch/bad_images" not in told  # there are none
     *errors, step = min(validations)
     with local_checkpoint(str(tmp_path), "net", "best") as best:
         assert best.step == step

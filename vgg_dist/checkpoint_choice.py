@@ -14,7 +14,7 @@ from vgg_dist.config.base import BEST, LAST
 from vgg_dist.digests import DamagedCheckpoint, check_files
 from vgg_dist.run_folder import whole_checkpoints
 from vgg_dist.storage import absolute, beside, last_part, list_folder, local_folder, open_storage, parent
-from vgg_dist.validation_errors import describe_errors
+from vgg_dist.validation_errors import describe_errors, validation_errors
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class ChosenCheckpoint:
     since: int | None = None
     """The step before which validations are not known."""
     better: Validated | None = None
-    """The best of its run, where the last was asked for and that is another one."""
+    """The best of its run, where the last was asked for and has other errors."""
 
     def __str__(self) -> str:
         """Such as "step 189, the last checkpoint (validation top-1 error 26.70 %)"."""
@@ -119,7 +119,8 @@ def _find(location: str, flag: str, which: str) -> Found:
     def choice(path: str) -> ChosenCheckpoint:
         step = _step(path)
         kind = which if which in (LAST, BEST) and step == _step(paths[0]) else ""
-        better = best if which == LAST and best is not None and best.step != step else None
+        own = validation_errors(metrics.get(path, {}))
+        better = best if which == LAST and best is not None and validation_errors(best.metrics) != own else None
         return ChosenCheckpoint(Path(), step, kind, metrics.get(path), since, better)
 
     return [(beside(location, path.removeprefix(run).lstrip("/")), choice(path)) for path in paths]

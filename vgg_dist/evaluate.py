@@ -12,7 +12,7 @@ on where it was, and more nets, scales or views are added to what is there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from vgg_dist.posteriors import PosteriorFiles
     from vgg_dist.tables import Report
     from vgg_dist.tracking import TrackedRun
-    from vgg_dist.trained_net import TrainedNet
 
 
 def main() -> None:
@@ -65,8 +64,9 @@ def evaluate(config: EvalConfig, wanted: Wanted | None = None, parent: TrackedRu
     from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
 
     evaluation = plan_evaluation(config, wanted)
-    for line in describe_checkpoints(evaluation.nets):
-        print(f"vgg_dist.evaluate: {line}", flush=True)
+    for net in evaluation.nets:
+        if net.origin:
+            print(f"vgg_dist.evaluate: {net.origin}", flush=True)
     labelled = bool((evaluation.labels >= 0).all())
     if config.submission is None and not labelled:
         raise ValueError(f"--data {config.data}: a folder of images without classes needs --labels, or --submission")
@@ -122,15 +122,6 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
     return report
 
 
-def describe_checkpoints(nets: Sequence[TrainedNet]) -> list[str]:
-    """A line for each net of a run: which checkpoint it is, and whether there is a better one."""
-    return [
-        f"{net.name}: {net.checkpoint}" + (f"; {net.hint}: --checkpoint best" if net.hint else "")
-        for net in nets
-        if net.checkpoint is not None
-    ]
-
-
 def submit(evaluation: Evaluation, config: EvalConfig) -> None:
     """Writes the test server's file: from the mean over scales, then dense and crops, then nets, as in Table 6."""
     from pathlib import Path
@@ -168,7 +159,7 @@ def print_predictions(config: EvalConfig) -> bool:
     from vgg_dist.inputs import open_nets
 
     nets = open_nets(config)
-    for line in describe_checkpoints(nets):
+    for line in filter(None, (net.origin for net in nets)):
         print(line, file=sys.stderr)  # what begins with the command's name there are the pictures that failed
     labels = [net.class_labels or net.class_names for net in nets]
     names = next((each for each in labels if each is not None), None)

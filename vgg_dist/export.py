@@ -83,9 +83,7 @@ def main() -> None:
         fail("vgg_dist.export", error)
     size = f"(N, {len(net.mean)}, {net.image_size}, {net.image_size})"
     pixels = f"{'grey' if len(net.mean) == 1 else 'RGB'} pixels 0 to 255"
-    print(f"{config.output}: {net.arch}, {net.num_classes} classes{f'; {net.checkpoint}' if net.checkpoint else ''}")
-    if net.hint:
-        print(f"{net.hint}: --checkpoint best")
+    print(f"{config.output}: {net.arch}, {net.num_classes} classes{f'; {net.origin}' if net.origin else ''}")
     print(f"read back, its logits differ by at most {difference:.1e}; the largest is {largest:.1e}")
     print(f"it takes {size}: (pixel - mean) / std of {pixels}, mean {net.mean}, std {net.std}")
 

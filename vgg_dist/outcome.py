@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.secrets import masked
-from vgg_dist.best_checkpoint import best_of, kept
+from vgg_dist.best_checkpoint import best_of, kept, read_since
 from vgg_dist.checkpoint_folder import CONFIG, PREFIX, refuse_classes
 from vgg_dist.config import TrainConfig, changed_settings, check_name, describe_changes, refuse_changes
 from vgg_dist.config.base import BEST
@@ -19,7 +19,7 @@ from vgg_dist.config.resume import EXTENT, FOUND_OUT, PLACE
 from vgg_dist.settings_file import kept_settings
 from vgg_dist.storage import beside, check_storage, list_folder, open_storage, read_file, replace_file
 from vgg_dist.top5 import TOP, telling
-from vgg_dist.validation_errors import describe_errors
+from vgg_dist.validation_errors import describe_errors, validation_errors
 
 OUTCOME = "outcome.json"
 
@@ -97,16 +97,22 @@ def check_earlier(config: TrainConfig, class_names: list[str] | None = None) -> 
 
 def read_best(folder: str) -> dict[str, Any]:
     """What the outcome has of the best checkpoint of the run in `folder`; empty if there is none."""
-    best = best_of(kept(*open_storage(folder)))
-    return {} if best is None else {"best": {"step": best.step, "metrics": best.metrics, "checkpoint": best.path}}
+    filesystem, run = open_storage(folder)
+    best = best_of(kept(filesystem, run))
+    if best is None:
+        return {}
+    since = read_since(filesystem, run)
+    return {"best": {"step": best.step, "metrics": best.metrics, "checkpoint": best.path, "since": since}}
 
 
 def describe_outcome(outcome: dict[str, Any]) -> str:
-    """Where it ended, with which errors and checkpoint; and the best, where that is another."""
+    """Where it ended, with which errors and checkpoint; and the best, where that has smaller errors."""
     lines = [f" at step {outcome['step']}: validation {describe_errors(outcome['metrics'])}"]
     lines.append(f"checkpoint: {outcome['checkpoint']}")
-    if (best := outcome.get("best")) and best["step"] != outcome["step"]:
-        lines.append(f"the best was at step {best['step']}: validation {describe_errors(best['metrics'])}")
+    best = outcome.get("best")
+    if best and validation_errors(best["metrics"]) != validation_errors(outcome["metrics"]):
+        since = "" if best["since"] is None else f", of those from step {best['since']} on,"
+        lines.append(f"the best{since} was at step {best['step']}: validation {describe_errors(best['metrics'])}")
         lines.append(f"its checkpoint: {best['checkpoint']} (--checkpoint {BEST} of vgg_dist.evaluate and export)")
     return "\n".join(lines)
 

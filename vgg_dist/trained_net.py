@@ -71,6 +71,12 @@ class TrainedNet(NetDescription):
     hint: str = ""
     """That its run has a better checkpoint, if so."""
 
+    @property
+    def origin(self) -> str:
+        """For people: which checkpoint of which run it is, and whether a better one is there; empty if that is not known."""
+        hint = f"; {self.hint}: --checkpoint best" if self.hint else ""
+        return "" if self.checkpoint is None else f"{self.name}: {self.checkpoint}{hint}"
+
 
 def differences(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
     """What is missing, unexpected or of another shape, in words."""
