@@ -16,6 +16,7 @@ from pipelines.image_files import (
     IMAGE_EXTENSIONS,
     NO_CLASS,
     SPECIAL,
+    SUBFOLDER,
     LeftOut,
     class_of,
     is_file,
@@ -145,6 +146,8 @@ def list_flat(folder: str, left_out: LeftOut) -> list[str]:
                 images.append(entry.name)
             elif is_left_out_folder(entry.name) or not is_folder(entry):
                 left_out.add(_why(entry), entry.name)
+            else:
+                left_out.add(SUBFOLDER, entry.name)
     return sorted(images)
 
 

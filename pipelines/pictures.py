@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipelines.flat import FlatStore
-from pipelines.image_files import IMAGE_EXTENSIONS
+from pipelines.folders import list_flat
+from pipelines.image_files import IMAGE_EXTENSIONS, LeftOut
 from pipelines.pixels import MAX_PIXELS, refusal
 from pipelines.remote import is_remote, read_if_there
 
@@ -24,15 +25,15 @@ class Pictures(FlatStore):
         self.held: dict[str, bytes] = {}
         """What cannot, or need not, be read twice: URLs, standard input, pipes."""
         self.failed: dict[str, str] = {}
-        good: list[str] = []
+        good, left_out = list[str](), LeftOut()
         for name in named:
             try:
-                for picture in _pictures_at(name):
+                for picture in _pictures_at(name, left_out):
                     if self._can_be_shown(picture):
                         good.append(picture)
             except OSError as error:
                 self.failed[name] = error.strerror or str(error)
-        super().__init__(good, [])
+        super().__init__(good, [], left_out=left_out)
 
     def read(self, index: int) -> bytes:
         """The picture's bytes; OSError with its name."""
@@ -56,12 +57,12 @@ class Pictures(FlatStore):
         return True
 
 
-def _pictures_at(name: str) -> Iterator[str]:
-    """The picture, or those of a folder, by name. OSError where a folder has none."""
+def _pictures_at(name: str, left_out: LeftOut) -> Iterator[str]:
+    """The picture, or those of a folder, by name, what else is there being counted. OSError where a folder has none."""
     if is_remote(name) or not os.path.isdir(name):
         yield name
         return
-    inside = sorted(name for name in os.listdir(name) if name.lower().endswith(IMAGE_EXTENSIONS) and name[0] != ".")
+    inside = list_flat(name, left_out)
     if not inside:
         raise OSError(f"a folder without pictures ({' '.join(IMAGE_EXTENSIONS)}) directly in it")
     yield from (os.path.join(name, picture) for picture in inside)

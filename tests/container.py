@@ -1,7 +1,8 @@
-"""A container without an image: a process in namespaces of its own, on a root of its own, as a user without capabilities.
+"""A container without an engine: a process in namespaces of its own, on a root of its own, as a user without capabilities.
 
-The root has this machine's /usr, the environment as /opt/venv and the repository, all read-only; the process is number 1
-there, as in a real one, so that a signal which it does not handle is ignored. Needs root and util-linux.
+The root is an unpacked image; or it has this machine's /usr, the environment as /opt/venv and the repository, all read-only.
+The process is number 1 there, as in a real one, so that a signal which it does not handle is ignored. Needs root and
+util-linux.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ CAPABILITIES = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
 
 @dataclass(frozen=True)
 class Image:
-    """What an image would say."""
+    """What an image says, or would say."""
 
+    root: Path | None = None
+    """Where it is unpacked. None: this machine stands in for it."""
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str = "/"
     users: Mapping[int, str] = field(default_factory=dict)
@@ -83,9 +86,7 @@ class Container:
     ) -> None:
         folder.mkdir(parents=True)
         self.host, self.env, self.user, self.log = host, dict(env), user, folder / "log"
-        passwd = [f"{name}:x:{uid}:{uid}::/nonexistent:/usr/sbin/nologin" for uid, name in image.users.items()]
-        (folder / "passwd").write_text("\n".join(["root:x:0:0:root:/root:/bin/bash", *passwd, ""]))
-        script = _setup(folder, [*mounts, Mount("/etc/passwd", folder / "passwd", read_only=True)], read_only)
+        script = _setup(folder, image, mounts, read_only)
         script += f"cd {shlex.quote(workdir or image.workdir)}\n"
         script += f"echo >&3; exec 3>&-; exec {shlex.join([*user.drop(), *command])}\n"
         (folder / "setup").write_text(script)
@@ -114,7 +115,7 @@ class Container:
         own = ["nsenter", "--target", str(self.init), "--net", "--uts", "--ipc", "--mount", "--pid"]
         return [*own, *self.user.drop(), *arguments]
 
-    def run(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Runs it in there to its end, as `kubectl exec` does; its errors are with its output."""
         return subprocess.run(
             self.command(arguments), env=self.env, timeout=timeout, text=True, check=False,
@@ -126,14 +127,54 @@ class Container:
         if self.init is not None and self.process.poll() is None:
             os.kill(self.init, number)
 
+    def stop(self, timeout: float = 60) -> int:
+        """As an engine does, by SIGTERM; the exit status. subprocess.TimeoutExpired if it goes on."""
+        self.send(signal.SIGTERM)
+        return self.process.wait(timeout)
 
-def _setup(folder: Path, mounts: Sequence[Mount], read_only: bool) -> str:
+    def wait_for_output(self, text: str, seconds: float = 480) -> None:
+        """AssertionError if it ends without it, or the time does."""
+        deadline = time.monotonic() + seconds
+        while text not in self.output():
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.1)
+
+
+def _setup(folder: Path, image: Image, mounts: Sequence[Mount], read_only: bool) -> str:
     """A script, for a mount namespace of its own, that makes the root and enters it."""
-    root = folder / "root"
-    root.mkdir()
-    quoted = shlex.quote(str(root))
-    lines = ["set -e", "ulimit -n 1048576 2>/dev/null || true", f"mount -t tmpfs -o mode=755 root {quoted}", f"cd {quoted}"]
-    lines += ["mkdir -p dev proc sys tmp var/tmp var/run home/ubuntu opt old", "chmod 1777 tmp var/tmp"]
+    (folder / "root").mkdir()
+    lines = ["set -e", "ulimit -n 1048576 2>/dev/null || true", f"cd {shlex.quote(str(folder))}"]
+    lines += _machine(folder, image) if image.root is None else _unpacked(image.root)
+    lines += ["mkdir -p dev proc sys old"]
+    lines += [line for device in DEVICES for line in _bind(Mount(f"/dev/{device}", Path("/dev", device)))]
+    lines += [f"ln -sfn /proc/self/fd{end}" for end in (" dev/fd", "/0 dev/stdin", "/1 dev/stdout", "/2 dev/stderr")]
+    lines += ["mount -t proc proc proc", "mount --rbind /sys sys"]
+    given = {mount.path: mount for mount in [Mount("/dev/shm", None), *mounts]}
+    for _, mount in sorted(given.items()):
+        lines += _bind(mount)
+    lines += ["pivot_root . old", "cd /", "umount -l /old", *["mount -o remount,ro /"] * read_only]
+    return "\n".join([*lines, ""])
+
+
+def _unpacked(image: Path) -> list[str]:
+    """The lines that mount the image, and enter it: below a layer of memory, so that mount points can be made in it."""
+    layers = f"lowerdir={shlex.quote(str(image))},upperdir=layer/new,workdir=layer/work"
+    return [
+        "mkdir layer",
+        "mount -t tmpfs layer layer",
+        "mkdir layer/new layer/work",
+        f"mount -t overlay -o {layers} root root",
+        "cd root",
+    ]
+
+
+def _machine(folder: Path, image: Image) -> list[str]:
+    """The lines that make a root of this machine's programs, and enter it."""
+    passwd = [f"{name}:x:{uid}:{uid}::/nonexistent:/usr/sbin/nologin" for uid, name in image.users.items()]
+    (folder / "passwd").write_text("\n".join(["root:x:0:0:root:/root:/bin/bash", *passwd, ""]))
+    lines = ["mount -t tmpfs -o mode=755 root root", "cd root"]
+    lines += ["mkdir -p tmp var/tmp var/run home/ubuntu opt", "chmod 1777 tmp var/tmp"]
     for path in map(Path, ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")):
         if path.is_symlink():
             lines.append(f"ln -s {os.readlink(path)} .{path}")
@@ -146,14 +187,7 @@ def _setup(folder: Path, mounts: Sequence[Mount], read_only: bool) -> str:
             kept.append(path)
             lines += _bind(Mount(str(path), path, read_only=True))
     lines.append(f"ln -s {shlex.quote(sys.prefix)} opt/venv")
-    lines += [line for device in DEVICES for line in _bind(Mount(f"/dev/{device}", Path("/dev", device)))]
-    lines += [f"ln -s /proc/self/fd{end}" for end in (" dev/fd", "/0 dev/stdin", "/1 dev/stdout", "/2 dev/stderr")]
-    lines += ["mount -t proc proc proc", "mount --rbind /sys sys"]
-    given = {mount.path: mount for mount in [Mount("/dev/shm", None), *mounts]}
-    for _, mount in sorted(given.items()):
-        lines += _bind(mount)
-    lines += ["pivot_root . old", "cd /", "umount -l /old", *["mount -o remount,ro /"] * read_only]
-    return "\n".join([*lines, ""])
+    return lines + _bind(Mount("/etc/passwd", folder / "passwd", read_only=True))
 
 
 def _bind(mount: Mount) -> list[str]:

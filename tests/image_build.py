@@ -9,6 +9,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shlex
@@ -21,7 +22,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from image_container import Image
+from container import Image, User
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "cluster" / "Dockerfile"
@@ -51,15 +52,15 @@ GIB_FREE = 25
 
 
 @contextlib.contextmanager
-def built_image(logs: Path) -> Iterator[Image]:
-    """The image, unpacked for the while; what the builds say goes to the folder of logs."""
+def built_image(logs: Path) -> Iterator[tuple[Image, User]]:
+    """The image, unpacked for the while, and its user; what the builds say goes to the folder of logs."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="vgg-dist-image-") as folder:
         builder = Builder(Path(folder), logs)
         try:
             builder.make_base()
             builder.build()
             container = builder.buildah("from", "--pull-never", "vgg-dist")
-            yield Image.read(Path(builder.buildah("mount", container)), builder.buildah("inspect", container))
+            yield builder.read(container)
         finally:
             for line in (["umount", "--all"], ["rm", "--all"], ["rmi", "--all", "--force"]):
                 builder.buildah(*line, check=False)
@@ -113,6 +114,15 @@ class Builder:
             subprocess.run(["dpkg-deb", "--extract", str(self.folder / "keys.deb"), str(self.folder / "keys")], check=True)
             here = self.folder / "keys" / here.relative_to("/")
         return here
+
+    def read(self, container: str) -> tuple[Image, User]:
+        """The image of a container, and its user."""
+        config = json.loads(self.buildah("inspect", container))["OCIv1"]["config"]
+        env = dict(line.split("=", 1) for line in config["Env"])
+        command = [*config["Entrypoint"], *config["Cmd"]]
+        uid, gid = map(int, config["User"].split(":"))
+        root = Path(self.buildah("mount", container))
+        return Image(root, env, config["WorkingDir"], command=command), User(uid, gid, None)
 
     def build(self) -> None:
         """From the repository, as `docker build` does."""

@@ -220,6 +220,8 @@ def test_bad_pictures_do_not_keep_good_ones_from_their_answer(
         assert "Traceback" not in done.stderr
         answers = done.stdout.splitlines()
         assert len(answers) % 6 == 0
+        passed_over = "left out: 1 .txt file (text.txt); 1 hidden file or folder (.hidden.png)"
+        assert (passed_over in done.stderr) == (folder in named)
         return (
             done.status,
             answers,

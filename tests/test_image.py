@@ -12,12 +12,17 @@ from pathlib import Path
 
 import hosts
 import pytest
+from container import Container, Image, Mount, User
 from image_build import GIB_FREE, MISSING, built_image
-from image_container import STORAGE, Container, Image
 from mlflow_server import wait_for
 from test_dockerfile import COMPILE
 
 TOKEN = "0123456789abcdef" * 4
+STORAGE = "/storage"
+"""Where data and runs are: a folder that the group may write to, like a volume."""
+MEMORY = {"/tmp": 8 << 30, "/dev/shm": 1 << 30}
+"""What k8s/ mounts there, in bytes; HOME is /tmp there, too."""
+ENTRYPOINT = ["tini", "--"]
 DATA = f"{STORAGE}/data"
 TRAIN = f"python -m vgg_dist.train --storage-path {STORAGE}/runs --global-batch 16 --log-every 1".split()
 SMALL = ["--data", "synthetic:train=64,val=16,size=40", "--max-steps", "5"]
@@ -66,7 +71,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Image, User]]:
     with built_image(tmp_path_factory.mktemp("build")) as image:
         yield image
 
@@ -83,15 +88,31 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hosts.Host]:
 class Containers:
     """Those of a test, with the variables that k8s/ sets."""
 
-    def __init__(self, image: Image, host: hosts.Host, folder: Path) -> None:
-        self.image, self.host, self.folder, self.running = image, host, folder, list[Container]()
-        self.env = {"RAY_AUTH_TOKEN": TOKEN, "VGG_DIST_CACHE": "/tmp/cache", "OMP_NUM_THREADS": "1"}
+    def __init__(self, image: Image, user: User, host: hosts.Host, folder: Path) -> None:
+        self.image, self.user, self.host, self.folder, self.running = image, user, host, folder, list[Container]()
+        self.storage = host.folder / "storage"
+        self.storage.mkdir(exist_ok=True)
+        os.chown(self.storage, 0, user.gid)
+        self.storage.chmod(0o2775)
+        names = folder / "hosts"
+        names.write_text(f"127.0.0.1 localhost\n{host.address} {host.name}\n")
+        self.mounts = [Mount(path, None, size=size) for path, size in MEMORY.items()]
+        self.mounts += [Mount(STORAGE, self.storage), Mount("/etc/hosts", names)]
+        self.env = {
+            **image.env,
+            "HOME": "/tmp",
+            "RAY_AUTH_TOKEN": TOKEN,
+            "VGG_DIST_CACHE": "/tmp/cache",
+            "OMP_NUM_THREADS": "1",
+        }
         self.env |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "20", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         self.env["RAY_memory_monitor_refresh_ms"] = "0"  # it would judge by all that runs on this machine
 
     def start(self, *command: str) -> Container:
+        """With the image's entrypoint, and its command where none is given."""
+        line = [*ENTRYPOINT, *command] if command else list(self.image.command)
         folder = self.folder / f"container{len(self.running)}"
-        self.running.append(Container(self.image, self.host, folder, *command, env=self.env))
+        self.running.append(Container(self.host, folder, self.image, line, self.env, self.user, self.mounts))
         return self.running[-1]
 
     def start_head(self) -> Container:
@@ -105,15 +126,16 @@ class Containers:
 
     def _has_settled(self, head: Container) -> bool:
         jobs = "ray", "job", "list", "--address", "http://127.0.0.1:8265"
-        return head.process.poll() is not None or (head.init is not None and head.run(*jobs).returncode == 0)
+        return head.process.poll() is not None or head.run(*jobs).returncode == 0
 
 
 @pytest.fixture
-def containers(image: Image, host: hosts.Host, tmp_path: Path) -> Iterator[Containers]:
-    opened = Containers(image, host, tmp_path)
+def containers(image: tuple[Image, User], host: hosts.Host, tmp_path: Path) -> Iterator[Containers]:
+    opened = Containers(*image, host, tmp_path)
     yield opened
     for container in opened.running:
-        container.kill()
+        container.send(signal.SIGKILL)
+        container.process.wait()
 
 
 def output(done: subprocess.CompletedProcess[str]) -> str:
@@ -124,12 +146,12 @@ def output(done: subprocess.CompletedProcess[str]) -> str:
 def test_without_a_command_it_says_how_it_is_used(containers: Containers) -> None:
     container = containers.start()
     assert container.process.wait(300) == 0
+    assert list(containers.image.command[:2]) == ENTRYPOINT
     assert container.output().startswith("usage: python -m vgg_dist.train")
 
 
 def test_its_user_its_root_and_its_programs(containers: Containers) -> None:
     container = containers.start("sleep", "infinity")
-    wait_for(lambda: container.init)
     assert output(container.run("id", "--user")).strip() == "1000"
     assert "CapBnd:\t0000000000000000\n" in output(container.run("cat", "/proc/self/status"))
     assert output(container.run("cat", "/proc/1/cmdline")).startswith("tini\0--\0sleep")
@@ -143,7 +165,7 @@ def test_its_user_its_root_and_its_programs(containers: Containers) -> None:
         assert f"python -m {command}" in output(container.run("python", "-m", command, "--help"))
     # What torch.compile does on a CPU, and on GPUs up to the point where it takes one.
     output(container.run("python", "-c", COMPILE, "/tmp"))
-    (container.storage / "kernel.py").write_text(KERNEL)
+    (containers.storage / "kernel.py").write_text(KERNEL)
     output(container.run("python", f"{STORAGE}/kernel.py"))
     assert container.stop() == 128 + signal.SIGTERM
 
@@ -157,7 +179,7 @@ def test_a_cluster_of_it_trains_and_all_look_at_it(containers: Containers) -> No
     assert "run lenet finished at step 5" in output(head.run(*JOB, *lenet))
     assert "run compiled finished at step 5" in output(head.run(*JOB, *TRAIN, *SMALL, *COMPILED))
     assert output(head.run("sh", "-c", "find /tmp/torchinductor_* -name '*.so'")).count("\n") >= 1
-    assert (head.storage / "runs" / "compiled" / "checkpoint-000000005" / "model.safetensors").exists()
+    assert (containers.storage / "runs" / "compiled" / "checkpoint-000000005" / "model.safetensors").exists()
     export = f"python -m vgg_dist.export {STORAGE}/runs/lenet --format torch-export --output {STORAGE}/lenet.pt2"
     output(head.run(*export.split()))
     look = output(head.run(*JOB, *f"python -m cluster doctor --storage-path {STORAGE}/runs --data synthetic".split()))
@@ -177,5 +199,5 @@ def test_sigterm_ends_a_training(containers: Containers) -> None:
         *TRAIN, "--data", "synthetic:train=64,val=16,size=40", "--arch", "lenet5", "--name", "ended"
     )
     container.wait_for_output("step      3")
-    container.stop(timeout=120)
-    assert "step      3" in container.output()
+    assert container.stop(timeout=120) == 128 + signal.SIGTERM
+    assert "checkpoint written; the same command with --name ended resumes it" in container.output()

@@ -16,7 +16,7 @@ from trees import make_tree, picture, snapshot
 
 from pipelines.store import open_splits
 from vgg_dist.checkpoint import TrainState, read_description
-from vgg_dist.checkpoint_folder import checkpoint_name
+from vgg_dist.checkpoint_folder import checkpoint_name, refuse_classes
 from vgg_dist.config import TrainConfig
 from vgg_dist.config.resume import MAY_CHANGE, MUST_STAY, PLACE
 from vgg_dist.engine import build_state
@@ -140,6 +140,12 @@ def test_another_place_and_what_is_found_out_at_each_start_are_no_change(run: Tr
     begun_from = dataclasses.replace(run, init_from="/runs/a")
     state.save(checkpoint(run), begun_from, CLASSES)
     state.restore(checkpoint(run), dataclasses.replace(run, init_from="s3://bucket/runs/a/"), CLASSES)
+
+
+def test_classes_are_compared_by_their_composed_names(run: TrainConfig) -> None:
+    refuse_classes(["caf\u00e9", "cafe\u0301s"], run, ["cafe\u0301", "caf\u00e9s"])
+    with pytest.raises(ValueError, match="its 2 classes are not the 2"):
+        refuse_classes(["caf\u00e9", "tea"], run, ["cafe", "tea"])
 
 
 FLAGS = ["--arch", "lenet5", "--name", "first", "--epochs", "2", "--precision", "fp32"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from pipelines.image_files import class_of
 from vgg_dist.config import TrainConfig
 
 MODEL, STATE, CONFIG, RECORDS = "model.safetensors", "state.pt", "config.json", "records.json"
@@ -27,7 +28,7 @@ def step_of(name: str) -> int:
 
 def refuse_classes(saved: list[str], config: TrainConfig, class_names: list[str]) -> None:
     """ValueError, one line, where the data's classes are not those that the run began with."""
-    if saved != class_names:
+    if list(map(class_of, saved)) != list(map(class_of, class_names)):  # earlier versions took macOS's decomposed names
         raise ValueError(
             f"--data {config.data}: its {len(class_names)} classes are not the {len(saved)}"
             f" that run {config.name} began with"

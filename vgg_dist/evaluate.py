@@ -168,6 +168,8 @@ def print_predictions(config: EvalConfig) -> bool:
         print(quoted(masked(picture)))
         for label in (-posteriors).argsort(kind="stable")[:5]:
             print(f"  {100 * posteriors[label]:6.2f} %  {quoted(names[label]) if names is not None else f'class {label}'}")
+    if len(pictures.left_out):
+        print(f"left out: {masked(pictures.left_out.summary())}", file=sys.stderr)
     for picture, why in pictures.failed.items():
         print(f"vgg_dist.evaluate: --predict {masked(f'{quoted(picture)}: {one_line(why)}')}", file=sys.stderr)
     return not pictures.failed
