@@ -153,6 +153,8 @@ def _setup(folder: Path, image: Image, mounts: Sequence[Mount], read_only: bool)
     given = {mount.path: mount for mount in [Mount("/dev/shm", None), *mounts]}
     for _, mount in sorted(given.items()):
         lines += _bind(mount)
+    if image.root is None:  # last: this machine may have some of it below /tmp
+        lines += _programs()
     lines += ["pivot_root . old", "cd /", "umount -l /old", *["mount -o remount,ro /"] * read_only]
     return "\n".join([*lines, ""])
 
@@ -170,7 +172,7 @@ def _unpacked(image: Path) -> list[str]:
 
 
 def _machine(folder: Path, image: Image) -> list[str]:
-    """The lines that make a root of this machine's programs, and enter it."""
+    """The lines that make a root for this machine's programs, and enter it."""
     passwd = [f"{name}:x:{uid}:{uid}::/nonexistent:/usr/sbin/nologin" for uid, name in image.users.items()]
     (folder / "passwd").write_text("\n".join(["root:x:0:0:root:/root:/bin/bash", *passwd, ""]))
     lines = ["mount -t tmpfs -o mode=755 root root", "cd root"]
@@ -180,14 +182,20 @@ def _machine(folder: Path, image: Image) -> list[str]:
             lines.append(f"ln -s {os.readlink(path)} .{path}")
         elif path.exists():
             lines += _bind(Mount(str(path), path, read_only=True))
+    lines.append(f"ln -s {shlex.quote(sys.prefix)} opt/venv")
+    return lines + _bind(Mount("/etc/passwd", folder / "passwd", read_only=True))
+
+
+def _programs() -> list[str]:
+    """The lines that mount this machine's programs, the environment and the repository."""
+    lines: list[str] = []
     # The interpreter that the environment was made of may lie anywhere.
     kept: list[Path] = []
     for path in map(Path, ("/usr", *ETC, str(ROOT), sys.prefix, sys.base_prefix, str(POSTGRES))):
         if path.exists() and not any(path.is_relative_to(other) for other in kept):
             kept.append(path)
             lines += _bind(Mount(str(path), path, read_only=True))
-    lines.append(f"ln -s {shlex.quote(sys.prefix)} opt/venv")
-    return lines + _bind(Mount("/etc/passwd", folder / "passwd", read_only=True))
+    return lines
 
 
 def _bind(mount: Mount) -> list[str]:

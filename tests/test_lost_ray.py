@@ -36,10 +36,11 @@ controller = ray.remote(num_cpus=0)(Controller).remote()
 pids = {process.name(): process.pid for process in psutil.Process().children(recursive=True)}
 pids["controller"] = ray.get(controller.pid.remote())
 if sys.argv[1] == "raylet":  # before it, a controller is lost
-    from vgg_dist.driver import _fit
+    from vgg_dist.fitting import fit
+    from vgg_dist.job_messages import JobMessages
     threading.Timer(2.0, os.kill, (pids["controller"], signal.SIGKILL)).start()
     try:
-        _fit(Trainer(), TrainConfig(name="first"))
+        fit(Trainer(), TrainConfig(name="first"), JobMessages(), silent=True)
     except TrainingError as error:
         print(error)
     controller = ray.remote(num_cpus=0)(Controller).remote()

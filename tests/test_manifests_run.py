@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.timeout(1500),
-    pytest.mark.xdist_group("hosts"),
+    pytest.mark.xdist_group("pods"),
     pytest.mark.skipif(bool(WHY_NOT), reason=f"not here: {WHY_NOT}"),
 ]
 PASSWORD, TOKEN = "a-long-password-of-tests", "0123456789abcdef" * 4
