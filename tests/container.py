@@ -30,8 +30,6 @@ CAPABILITIES = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
 class Image:
     """What an image says, or would say."""
 
-    root: Path | None = None
-    """Where it is unpacked. None: this machine stands in for it."""
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str = "/"
     users: Mapping[int, str] = field(default_factory=dict)
@@ -39,6 +37,8 @@ class Image:
     """Its entrypoint and what that runs, where the manifest has no command."""
     stop_signal: signal.Signals = signal.SIGTERM
     """What Kubernetes sends to end it."""
+    root: Path | None = None
+    """Where it is unpacked. None: this machine stands in for it."""
 
 
 @dataclass(frozen=True)

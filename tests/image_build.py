@@ -122,7 +122,7 @@ class Builder:
         command = [*config["Entrypoint"], *config["Cmd"]]
         uid, gid = map(int, config["User"].split(":"))
         root = Path(self.buildah("mount", container))
-        return Image(root, env, config["WorkingDir"], command=command), User(uid, gid, None)
+        return Image(env, config["WorkingDir"], command=command, root=root), User(uid, gid, None)
 
     def build(self) -> None:
         """From the repository, as `docker build` does."""
