@@ -193,7 +193,8 @@ def test_a_job_goes_on_without_a_worker_and_without_its_head(applied: Applied) -
     applied.until(lambda: job.finished)
     assert len(job.submitters) >= 2  # on a busy machine a new head, too, may end as it starts
     assert not old & set(job.workers), "workers of the old head have ended by themselves"
-    assert "run first, 2 workers of 2 CPU" in job.submitter.logs()
+    # Of one CPU each where one node is back before the other.
+    assert re.search("run first, 2 workers of [12] CPU", job.submitter.logs()), job.submitter.logs()
     steps = [int(step) for step in re.findall(r"step +(\d+)  epoch", job.submitter.logs())]
     assert 1 < steps[0] <= steps[-1] == last, "it went on from a checkpoint, to its end"
     assert f"run first finished at step {last}" in job.submitter.logs()
