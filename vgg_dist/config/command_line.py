@@ -12,7 +12,7 @@ import tyro
 
 from pipelines.secrets import MASK
 from vgg_dist.config.base import flag
-from vgg_dist.config.resume import MUST_STAY, refuse_changes
+from vgg_dist.config.resume import MUST_STAY, refuse_changes, value_text
 from vgg_dist.config.train import TrainConfig
 from vgg_dist.storage import absolute
 
@@ -101,5 +101,5 @@ def _taken(given: TrainConfig, found: TrainConfig) -> str:
     words = []
     for name, value in found.to_dict().items():
         if value not in [config.to_dict()[name] for config in usual]:
-            words.append(f"{flag(name)} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
+            words.append(f"{flag(name)} {value_text(value)}")
     return ", ".join(words)

@@ -86,10 +86,11 @@ def refuse_changes(before: Mapping[str, Any], config: TrainConfig) -> None:
 
 def describe_changes(changes: Changes) -> str:
     """Such as "--lr 0.01, not 0.1; --compile off, not on"."""
-    return "; ".join(f"{flag(field)} {_text(old)}, not {_text(new)}" for field, (old, new) in changes.items())
+    return "; ".join(f"{flag(field)} {value_text(old)}, not {value_text(new)}" for field, (old, new) in changes.items())
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A setting's value, for people."""
     if value is None:
         return "none"
     if isinstance(value, bool):
