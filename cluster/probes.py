@@ -79,7 +79,7 @@ def read_data(location: str) -> dict[str, Any]:
     """How many images there are, and how fast random ones, or what is to be copied here first, are read; or `error`."""
     try:
         from pipelines.remote import cache_folder
-        from pipelines.store import open_splits
+        from pipelines.stores.open import open_splits
 
         train, val = open_splits(location)
         order = random.Random(0).sample(range(len(train)), min(len(train), 4096))

@@ -23,7 +23,7 @@ from pipelines.dali_crops import Crops, Decoding, DeviceCrops, HostCrops, Prepar
 from pipelines.dali_inputs import DaliInputs, no_images
 from pipelines.plan import Samples
 from pipelines.readers import Readers
-from pipelines.samples import SampleStore
+from pipelines.stores.sample_store import SampleStore
 
 READ_AHEAD = 2  # batches whose files are being read at a time
 IN_FLIGHT = 2  # batches that DALI has been given and has not returned

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.images import FRAME_MARKERS
 from pipelines.pixels import PNG_SIGNATURE
+from pipelines.stores.image_header import FRAME_MARKERS
 
 START_OF_IMAGE = b"\xff\xd8"  # ITU-T T.81, B.1.1.3, as all markers here
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9

@@ -31,7 +31,7 @@ from pipelines.batch import Preprocessing
 from pipelines.dali_crops import Decoding
 from pipelines.plan import Augmentation, EpochPlan, Samples
 from pipelines.remote import cache_folder, write_whole
-from pipelines.samples import SampleStore
+from pipelines.stores.sample_store import SampleStore
 
 _logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.folders import FolderStore
 from pipelines.progress import Progress
-from pipelines.samples import SampleStore
+from pipelines.stores.folder import FolderStore
+from pipelines.stores.sample_store import SampleStore
 
 
 def write_tree(store: SampleStore, split: str, out: Path, *, threads: int = 8) -> None:

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pipelines.images import Finding, inspect
 from pipelines.progress import Progress
-from pipelines.quarantine import UNREADABLE
-from pipelines.samples import SampleStore
+from pipelines.stores.image_header import Finding, inspect
+from pipelines.stores.quarantine import UNREADABLE
+from pipelines.stores.sample_store import SampleStore
 
 
 def inspect_all(store: SampleStore, split: str, threads: int, max_pixels: int) -> list[tuple[str, Finding]]:

@@ -7,7 +7,7 @@ import importlib.util
 import torch
 
 from pipelines.batch import Loader, Preprocessing
-from pipelines.samples import SampleStore
+from pipelines.stores.sample_store import SampleStore
 
 
 def open_loader(

@@ -16,20 +16,20 @@ from typing import Literal
 
 import tyro
 
-from pipelines.archives import open_class_tar, open_ilsvrc
-from pipelines.class_checks import check_classes, without_image
 from pipelines.folder_writer import write_links, write_tree
-from pipelines.image_files import LeftOut, listed
 from pipelines.inspection import inspect_all
+from pipelines.layouts.image_files import LeftOut, listed
 from pipelines.pixels import MAX_PIXELS
-from pipelines.quarantine import UNREADABLE, find_list, update_quarantine
 from pipelines.quoting import one_line, quoted
-from pipelines.samples import SampleStore
 from pipelines.shard_writer import write_shards
 from pipelines.signals import stoppable
 from pipelines.split import open_unsplit, split_store
-from pipelines.store import open_splits
-from pipelines.synthetic import SyntheticSpec, SyntheticStore
+from pipelines.stores.archives import open_class_tar, open_ilsvrc
+from pipelines.stores.class_checks import check_classes, without_image
+from pipelines.stores.open import open_splits
+from pipelines.stores.quarantine import UNREADABLE, find_list, update_quarantine
+from pipelines.stores.sample_store import SampleStore
+from pipelines.stores.synthetic import SyntheticSpec, SyntheticStore
 
 
 def unpack(

@@ -6,7 +6,7 @@ In the folder lie then, for `train`:
   `<class>/<stem>.cls`, side by side: what the webdataset package reads. Samples are shuffled once, for readers that go
   through a shard in its order.
 - `train-00000.idx`, ...: DALI's index of each tar, version 1.2, for `fn.readers.webdataset`.
-- `train.index.npz`: the index of the whole split, which `pipelines.shards` reads. It is written last: without it the
+- `train.index.npz`: the index of the whole split, which `pipelines.stores.shards` reads. It is written last: without it the
   split does not count as there.
 
 Where each sample goes follows from the store and the seed before a byte is written, so an interrupted run goes on with
@@ -24,12 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.images import image_size
 from pipelines.progress import Progress
 from pipelines.remote import size_of, write_whole
-from pipelines.samples import Names, SampleStore
-from pipelines.shard_index import ShardIndex
-from pipelines.shards import ShardFolder, ShardStore
+from pipelines.stores.image_header import image_size
+from pipelines.stores.sample_store import Names, SampleStore
+from pipelines.stores.shard_index import ShardIndex
+from pipelines.stores.shards import ShardFolder, ShardStore
 
 BLOCK = 512
 _END_OF_TAR = bytes(2 * BLOCK)

@@ -8,13 +8,13 @@ from fractions import Fraction
 
 import numpy as np
 
-from pipelines.class_checks import check_classes
-from pipelines.folders import FolderStore, list_classes, open_classes
-from pipelines.image_files import QUARANTINED, LeftOut
-from pipelines.layouts import find_split, what_lies_there
-from pipelines.quarantine import find_list, read_quarantine
+from pipelines.layouts.image_files import QUARANTINED, LeftOut
+from pipelines.layouts.splits import find_split, what_lies_there
 from pipelines.remote import is_remote
-from pipelines.store import local_root
+from pipelines.stores.class_checks import check_classes
+from pipelines.stores.folder import FolderStore, list_classes, open_classes
+from pipelines.stores.open import local_root
+from pipelines.stores.quarantine import find_list, read_quarantine
 
 
 def open_unsplit(location: str) -> FolderStore:

@@ -21,7 +21,7 @@ import torch
 from trees import make_tree, picture
 
 from pipelines.shard_writer import write_shards
-from pipelines.store import open_store
+from pipelines.stores.open import open_store
 
 ROOT = Path(__file__).parents[1]
 

@@ -25,11 +25,11 @@ from pyarrow import fs
 from scipy.io import savemat
 from trees import make_tree, picture
 
-from pipelines.devkit import read_devkit
-from pipelines.shard_index import ShardIndex
+from pipelines.layouts.devkit import read_devkit
 from pipelines.shard_writer import write_shards
-from pipelines.shards import open_shards
-from pipelines.store import open_splits, open_store
+from pipelines.stores.open import open_splits, open_store
+from pipelines.stores.shard_index import ShardIndex
+from pipelines.stores.shards import open_shards
 from vgg_dist.checkpoint import CONFIG, MODEL, RECORDS, STATE, TrainState, read_records, read_weights
 from vgg_dist.checkpoint_choice import local_checkpoint
 from vgg_dist.config import TrainConfig, TrainingError

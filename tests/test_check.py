@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from trees import make_tree, picture
 
-from pipelines.images import inspect
 from pipelines.prepare import main
-from pipelines.store import open_splits
+from pipelines.stores.image_header import inspect
+from pipelines.stores.open import open_splits
 
 
 def rotated(orientation: int) -> Image.Exif:

@@ -17,7 +17,7 @@ from cluster.doctor import lost_nodes
 from cluster.link_verdicts import judge_rdma
 from cluster.verdicts import GIB, Verdict
 from pipelines.shard_writer import write_shards
-from pipelines.store import open_splits, open_store
+from pipelines.stores.open import open_splits, open_store
 
 COUNTED = dict.fromkeys("abc", 2)
 GPU = {"name": "NVIDIA H100", "driver": "580.1", "total": 80 * GIB, "used": GIB}

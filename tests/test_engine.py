@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from pipelines.batch import Batch, Preprocessing
 from pipelines.loader import open_loader
 from pipelines.plan import EpochPlan, evaluation_samples
-from pipelines.store import open_splits
+from pipelines.stores.open import open_splits
 from vgg_dist.checkpoint import TrainState
 from vgg_dist.config import TrainConfig
 from vgg_dist.engine import NonFiniteLoss, Trainer, Worker, augmentation, build_state, validate

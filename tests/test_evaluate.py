@@ -26,7 +26,7 @@ from PIL import Image
 from pyarrow import fs
 from scipy.io import savemat
 
-from pipelines.store import open_store
+from pipelines.stores.open import open_store
 from vgg_dist.best_checkpoint import keep_best
 from vgg_dist.checkpoint_folder import RECORDS, checkpoint_name
 from vgg_dist.config import EvalConfig, TrainConfig

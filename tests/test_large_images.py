@@ -20,10 +20,10 @@ from PIL import Image
 from test_loader import CPU, DALI, LOADERS, Images, load, make
 
 from pipelines.batch import IGNORED_LABEL, Preprocessing
-from pipelines.images import inspect
 from pipelines.pixels import MAX_PIXELS, decode, open_image, refusal
 from pipelines.plan import Augmentation, EpochPlan, evaluation_samples
 from pipelines.rescale import clipped, crop_of_rescaled
+from pipelines.stores.image_header import inspect
 from pipelines.whole import LargeImage, SizedBatch, WholeImages
 from pipelines.window import resized_shape
 from vgg_dist.models import MODELS, fully_convolutional, output_size
@@ -199,7 +199,7 @@ import numpy as np
 from test_large_images import PHONE, large_images, noise
 from test_loader import CPU, DALI, LOADERS, WHOLE, Images, load, make
 from pipelines.batch import Preprocessing
-from pipelines.images import inspect
+from pipelines.stores.image_header import inspect
 from pipelines.plan import Augmentation, EpochPlan
 from pipelines.whole import WholeImages
 

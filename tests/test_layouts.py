@@ -11,11 +11,11 @@ import pytest
 from test_prepare import VAL_LABELS, WNIDS, ilsvrc
 from trees import by_content, make_tree, tar_of
 
-from pipelines.class_checks import remarks
-from pipelines.flat import open_flat
-from pipelines.layouts import has_split
+from pipelines.layouts.splits import has_split
 from pipelines.prepare import main
-from pipelines.store import open_splits, open_store
+from pipelines.stores.class_checks import remarks
+from pipelines.stores.file_list import open_flat
+from pipelines.stores.open import open_splits, open_store
 
 __all__ = ["ilsvrc"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from trees import by_content, left_out, make_tree, picture, tar_of, unpacked
 
-from pipelines.class_checks import remarks
 from pipelines.prepare import main
-from pipelines.store import open_splits, open_store
+from pipelines.stores.class_checks import remarks
+from pipelines.stores.open import open_splits, open_store
 
 
 def two_classes(root: Path, more: dict[str, bytes] | None = None) -> Path:

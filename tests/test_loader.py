@@ -23,8 +23,8 @@ from pipelines.decoder_choice import choose_decoding
 from pipelines.loader import open_loader
 from pipelines.plan import FILLER, Augmentation, EpochPlan, Samples, evaluation_samples
 from pipelines.reference import ReferenceLoader
-from pipelines.samples import SampleStore
-from pipelines.store import open_store
+from pipelines.stores.open import open_store
+from pipelines.stores.sample_store import SampleStore
 
 CPU = torch.device("cpu")
 MEAN = (123.68, 116.779, 103.939)

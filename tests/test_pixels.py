@@ -18,9 +18,9 @@ from test_loader import CPU, LOADERS, REFERENCE, Images, load, make
 
 from pipelines.batch import IGNORED_LABEL, Preprocessing
 from pipelines.decodable import Route, route
-from pipelines.images import UNREADABLE, image_size, inspect
 from pipelines.pixels import decode, refusal
 from pipelines.plan import evaluation_samples
+from pipelines.stores.image_header import UNREADABLE, image_size, inspect
 from pipelines.whole import WholeImages
 
 ZOO = image_zoo.whole()

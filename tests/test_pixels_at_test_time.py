@@ -14,9 +14,9 @@ from test_large_images import PHONE
 from test_pixels import ALL
 from trees import make_tree
 
-from pipelines.pictures import Pictures
 from pipelines.pixels import decode, refusal
-from pipelines.store import open_store
+from pipelines.stores.open import open_store
+from pipelines.stores.pictures import Pictures
 from vgg_dist.config import EvalConfig
 from vgg_dist.evaluation import Evaluator, compute, plan_evaluation, predict, view_images
 from vgg_dist.weights import TrainedNet, load_net

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.flat import FlatStore
+from pipelines.stores.file_list import FlatStore
 from vgg_dist import posteriors as module
 from vgg_dist.posteriors import ImageSet, Manifest, PosteriorFiles, decode, encode
 

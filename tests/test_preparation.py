@@ -20,10 +20,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from trees import make_tree, picture
 
-from pipelines import shards
 from pipelines.remote import fetch
 from pipelines.shard_writer import write_shards
-from pipelines.store import open_store
+from pipelines.stores import shards
+from pipelines.stores.open import open_store
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.copying import telling_progress
 from vgg_dist.engine import Trainer, Worker, build_state

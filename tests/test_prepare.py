@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from trees import by_content, make_tree, picture, snapshot, tar_of
 
-from pipelines.archives import open_ilsvrc
 from pipelines.folder_writer import write_tree
-from pipelines.folders import FolderStore
 from pipelines.prepare import main
-from pipelines.samples import SampleStore
 from pipelines.shard_writer import write_shards
-from pipelines.store import open_splits, open_store
+from pipelines.stores.archives import open_ilsvrc
+from pipelines.stores.folder import FolderStore
+from pipelines.stores.open import open_splits, open_store
+from pipelines.stores.sample_store import SampleStore
 
 # Sorted by wnid, and numbered in another order by the development kit, as in the original.
 WNIDS = {3: "n01440764", 1: "n01443537", 4: "n01484850", 2: "n01491361"}

@@ -15,9 +15,9 @@ from trees import make_tree, picture, snapshot
 from pipelines.batch import Preprocessing
 from pipelines.plan import evaluation_samples
 from pipelines.prepare import main
-from pipelines.quarantine import find_list, list_beside, list_of_this_machine, read_list, write_list
 from pipelines.quoting import one_line, quoted, unquoted
-from pipelines.store import open_splits, open_store
+from pipelines.stores.open import open_splits, open_store
+from pipelines.stores.quarantine import find_list, list_beside, list_of_this_machine, read_list, write_list
 from vgg_dist.config import EvalConfig, TrainConfig
 
 NAMES = [

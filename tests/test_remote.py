@@ -17,7 +17,7 @@ from trees import contents
 
 from pipelines.remote import fetch
 from pipelines.shard_writer import write_shards
-from pipelines.store import open_splits, open_store
+from pipelines.stores.open import open_splits, open_store
 
 
 def upload(folder: Path, url: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from conftest import Outcome
 from trees import make_tree, picture, snapshot
 
-from pipelines.store import open_splits
+from pipelines.stores.open import open_splits
 from vgg_dist.checkpoint import TrainState, read_description
 from vgg_dist.checkpoint_folder import checkpoint_name, refuse_classes
 from vgg_dist.config import TrainConfig

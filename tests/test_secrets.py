@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from cluster.verdicts import judge_tracking, to_line
 from pipelines.command import fail
 from pipelines.secrets import masked
-from pipelines.store import open_splits
+from pipelines.stores.open import open_splits
 from vgg_dist.checkpoint import TrainState, read_description
 from vgg_dist.checkpoint_folder import checkpoint_name
 from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from trees import by_content, make_tree, snapshot, tar_of
 
-from pipelines.archives import open_class_tar
 from pipelines.prepare import main
 from pipelines.shard_writer import member_keys
-from pipelines.store import open_splits, open_store
+from pipelines.stores.archives import open_class_tar
+from pipelines.stores.open import open_splits, open_store
 
 
 def test_member_keys_are_unique_and_safe(small_tree: Path) -> None:

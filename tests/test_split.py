@@ -12,7 +12,7 @@ import pytest
 from trees import by_content, make_tree
 
 from pipelines.prepare import main
-from pipelines.store import open_splits, open_store
+from pipelines.stores.open import open_splits, open_store
 
 
 def pets(root: Path, counts: dict[str, int]) -> Path:

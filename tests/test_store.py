@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 from trees import contents, make_tree
 
-from pipelines.samples import Names
 from pipelines.shard_writer import write_shards
-from pipelines.store import open_splits, open_store
+from pipelines.stores.open import open_splits, open_store
+from pipelines.stores.sample_store import Names
 
 
 @pytest.fixture

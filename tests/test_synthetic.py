@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.store import open_splits, open_store
-from pipelines.synthetic import CLASS_NAMES, SyntheticSpec, SyntheticStore
+from pipelines.stores.open import open_splits, open_store
+from pipelines.stores.synthetic import CLASS_NAMES, SyntheticSpec, SyntheticStore
 
 
 def test_synthetic_images_are_a_function_of_seed_split_and_index() -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from trees import by_content, left_out, make_tree, tar_of, unpacked
 
-from pipelines.archives import open_class_tar
 from pipelines.folder_writer import write_tree
-from pipelines.samples import SampleStore
-from pipelines.store import open_store
-from pipelines.tar_members import read_members
+from pipelines.stores.archives import open_class_tar
+from pipelines.stores.open import open_store
+from pipelines.stores.sample_store import SampleStore
+from pipelines.stores.tar_members import read_members
 
 
 def contents_by_path(store: SampleStore) -> dict[str, bytes]:

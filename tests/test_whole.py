@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from pipelines.batch import Preprocessing
-from pipelines.flat import FlatStore, open_flat
+from pipelines.stores.file_list import FlatStore, open_flat
 from pipelines.whole import WholeImages, group_by_size
 
 CPU = torch.device("cpu")

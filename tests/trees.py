@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.samples import SampleStore
+from pipelines.stores.sample_store import SampleStore
 
 
 def picture(number: int, extension: str = "JPEG", mode: str = "RGB", **options: object) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pipelines.image_files import class_of
+from pipelines.layouts.image_files import class_of
 from vgg_dist.config import TrainConfig
 
 MODEL, STATE, CONFIG, RECORDS = "model.safetensors", "state.pt", "config.json", "records.json"

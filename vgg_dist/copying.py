@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from pipelines.samples import SampleStore
+from pipelines.stores.sample_store import SampleStore
 
 EVERY_S = 30.0
 

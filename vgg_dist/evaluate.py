@@ -126,7 +126,7 @@ def submit(evaluation: Evaluation, config: EvalConfig) -> None:
     """Writes the test server's file: from the mean over scales, then dense and crops, then nets, as in Table 6."""
     from pathlib import Path
 
-    from pipelines.devkit import read_devkit
+    from pipelines.layouts.devkit import read_devkit
     from vgg_dist.tables import mean_posteriors, write_submission
 
     assert config.submission is not None
@@ -154,7 +154,7 @@ def print_predictions(config: EvalConfig) -> bool:
 
     Returns whether all could be.
     """
-    from pipelines.pictures import Pictures
+    from pipelines.stores.pictures import Pictures
     from vgg_dist.evaluation import predict
     from vgg_dist.inputs import open_nets
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.batch import Preprocessing
 from pipelines.progress import Progress
-from pipelines.samples import SampleStore
+from pipelines.stores.sample_store import SampleStore
 from pipelines.whole import LargeImage, WholeImages
 from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import EvalConfig

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.class_checks import tell_remarks
-from pipelines.devkit import read_devkit
-from pipelines.flat import open_flat
-from pipelines.label_lists import find_list
-from pipelines.layouts import has_split
+from pipelines.layouts.devkit import read_devkit
+from pipelines.layouts.label_lists import find_list
+from pipelines.layouts.splits import has_split
 from pipelines.progress import Progress
 from pipelines.remote import is_remote
-from pipelines.samples import SampleStore
 from pipelines.secrets import MASK
-from pipelines.store import open_store
+from pipelines.stores.class_checks import tell_remarks
+from pipelines.stores.file_list import open_flat
+from pipelines.stores.open import open_store
+from pipelines.stores.sample_store import SampleStore
 from vgg_dist import paper
 from vgg_dist.config import EvalConfig
 from vgg_dist.config.base import quarantine_list

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.failures import what_failed
-from pipelines.samples import SampleStore
+from pipelines.stores.sample_store import SampleStore
 from vgg_dist.storage import beside, list_folder, read_file, replace_file
 
 PART = 256  # images

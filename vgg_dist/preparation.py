@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from pipelines.batch import Loader, Preprocessing
-from pipelines.class_checks import remarks
 from pipelines.loader import open_loader
-from pipelines.samples import SampleStore
-from pipelines.store import open_splits
+from pipelines.stores.class_checks import remarks
+from pipelines.stores.open import open_splits
+from pipelines.stores.sample_store import SampleStore
 from vgg_dist.checkpoint import TrainState, read_records
 from vgg_dist.config import TrainConfig
 from vgg_dist.copying import telling_progress

@@ -15,9 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pipelines import signals
-from pipelines.class_checks import tell_remarks
 from pipelines.command import fail, one_line_errors
-from pipelines.store import open_splits
+from pipelines.stores.class_checks import tell_remarks
+from pipelines.stores.open import open_splits
 from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainingError
 from vgg_dist.config.command_line import parse_resuming

@@ -10,10 +10,10 @@ The same --storage-path and --name again resume a run from its last checkpoint, 
 
 from __future__ import annotations
 
-from pipelines.class_checks import tell_remarks
 from pipelines.command import fail, one_line_errors
 from pipelines.signals import end_with
-from pipelines.store import open_splits
+from pipelines.stores.class_checks import tell_remarks
+from pipelines.stores.open import open_splits
 from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.config.command_line import parse_resuming

@@ -13,11 +13,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from pipelines.class_checks import tell_remarks
 from pipelines.command import fail, one_line_errors
 from pipelines.secrets import masked
 from pipelines.signals import end_with
-from pipelines.store import open_splits
+from pipelines.stores.class_checks import tell_remarks
+from pipelines.stores.open import open_splits
 from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import Choices, Range, TrainConfig, TrainingError, TuneConfig, flag
 from vgg_dist.config.command_line import parse_resuming

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.batch import Preprocessing
 from pipelines.progress import Progress
-from pipelines.store import open_store
+from pipelines.stores.open import open_store
 from pipelines.whole import SizedBatch, WholeImages
 from vgg_dist.benchmark.options import EvaluationBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, table, write_json

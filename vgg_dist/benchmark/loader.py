@@ -23,7 +23,7 @@ from pipelines.batch import Preprocessing
 from pipelines.plan import Augmentation, EpochPlan
 from pipelines.progress import Progress
 from pipelines.reference import ReferenceLoader
-from pipelines.store import open_store
+from pipelines.stores.open import open_store
 from vgg_dist.benchmark.contestants import decoding_alone, ours, stock_dali, torchvision_dataloader, torchvision_v2
 from vgg_dist.benchmark.cores import held_to_cores
 from vgg_dist.benchmark.options import LoaderBenchmark, PeerName

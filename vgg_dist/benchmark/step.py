@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from pipelines.batch import Batch, Loader, Preprocessing
 from pipelines.plan import Samples
 from pipelines.progress import Progress
-from pipelines.synthetic import SyntheticSpec, SyntheticStore
+from pipelines.stores.synthetic import SyntheticSpec, SyntheticStore
 from vgg_dist.benchmark.options import StepBenchmark
 from vgg_dist.benchmark.plain_loop import PlainLoop, has_twin
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, spread, table, write_json

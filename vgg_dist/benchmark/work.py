@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipelines.batch import Preprocessing
 from pipelines.plan import Samples
-from pipelines.store import SampleStore, open_store
+from pipelines.stores.open import SampleStore, open_store
 
 
 @dataclass(frozen=True)

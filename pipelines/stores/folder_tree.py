@@ -6,11 +6,11 @@ import os
 
 import numpy as np
 
-from pipelines.folders import FolderStore, UnknownClasses, list_classes, list_flat, open_classes
-from pipelines.image_files import NO_IMAGE, NO_LABEL, OTHER_SPLIT, LeftOut, alike, class_of, listed, shown
-from pipelines.label_lists import KNOWN, TINY, find_list, read_list
-from pipelines.layouts import find_split, what_lies_there
-from pipelines.samples import Names
+from pipelines.layouts.image_files import NO_IMAGE, NO_LABEL, OTHER_SPLIT, LeftOut, alike, class_of, listed, shown
+from pipelines.layouts.label_lists import KNOWN, TINY, find_list, read_list
+from pipelines.layouts.splits import find_split, what_lies_there
+from pipelines.stores.folder import FolderStore, UnknownClasses, list_classes, list_flat, open_classes
+from pipelines.stores.sample_store import Names
 
 
 def open_tree(root: str, split: str) -> FolderStore:

@@ -3,11 +3,11 @@
 A location is
 
 - a folder with an image-folder tree, `ROOT/train/<class>/*.jpg` and `ROOT/val/<class>/*.jpg`, or one of the other layouts of
-  `pipelines.layouts`,
+  `pipelines.layouts.splits`,
 - a folder or an fsspec URL (`s3://bucket/imagenet`) of tar shards, as `python -m pipelines.prepare shard` writes them,
 - `synthetic`, or `synthetic:train=4000,val=500,size=64,seed=0`: the built-in set.
 
-Samples listed in `ROOT/quarantine.txt` are left out; `python -m pipelines.prepare check` writes it (`pipelines.quarantine`).
+Samples listed in `ROOT/quarantine.txt` are left out; `python -m pipelines.prepare check` writes it (stores/quarantine.py).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.class_checks import check_classes
-from pipelines.image_files import QUARANTINED, listed
-from pipelines.quarantine import read_quarantine
+from pipelines.layouts.image_files import QUARANTINED, listed
 from pipelines.remote import is_remote
-from pipelines.samples import SampleStore
-from pipelines.shards import open_shards
-from pipelines.synthetic import SyntheticSpec, SyntheticStore
-from pipelines.tree import open_tree
+from pipelines.stores.class_checks import check_classes
+from pipelines.stores.folder_tree import open_tree
+from pipelines.stores.quarantine import read_quarantine
+from pipelines.stores.sample_store import SampleStore
+from pipelines.stores.shards import open_shards
+from pipelines.stores.synthetic import SyntheticSpec, SyntheticStore
 
 __all__ = ["SampleStore", "open_splits", "open_store"]
 
@@ -33,7 +33,7 @@ SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test")}
 def open_store(location: str, split: str, *, cache: str | None = None, quarantine: str | None = None) -> SampleStore:
     """Opens one split, `train` or `val`, without what is quarantined.
 
-    `quarantine`: a list besides that beside the data (`pipelines.quarantine.find_list`). `cache`:
+    `quarantine`: a list besides that beside the data (`pipelines.stores.quarantine.find_list`). `cache`:
     node-local folder for shards read from a URL; default `$VGG_DIST_CACHE`, else `~/.cache/vgg_dist`.
     Raises ValueError, one line, for a location that is missing, empty or unreadable, or has a single class, a class
     without training images, or a class in `val` that `train` lacks.

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.flat import FlatStore
-from pipelines.folders import list_flat
-from pipelines.image_files import IMAGE_EXTENSIONS, LeftOut
+from pipelines.layouts.image_files import IMAGE_EXTENSIONS, LeftOut
 from pipelines.pixels import MAX_PIXELS, refusal
 from pipelines.remote import is_remote, read_if_there
+from pipelines.stores.file_list import FlatStore
+from pipelines.stores.folder import list_flat
 
 STANDARD_INPUT = "-"
 

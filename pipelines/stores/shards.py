@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pipelines.image_files import LeftOut
+from pipelines.layouts.image_files import LeftOut
 from pipelines.progress import Progress
 from pipelines.remote import cache_folder, fetch, is_remote, read_if_there, size_of
-from pipelines.samples import SampleStore
-from pipelines.shard_index import ShardIndex
+from pipelines.stores.sample_store import SampleStore
+from pipelines.stores.shard_index import ShardIndex
 
 
 class ShardFolder:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from pipelines.image_files import (
+from pipelines.layouts.image_files import (
     BROKEN_LINK,
     CIRCLE,
     OUTSIDE,

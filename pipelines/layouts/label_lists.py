@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pipelines.devkit import DEVKIT, classes_by_number, find_devkit
+from pipelines.layouts.devkit import DEVKIT, classes_by_number, find_devkit
 
 KAGGLE = "LOC_val_solution.csv"
 TINY = "val_annotations.txt"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipelines.failures import what_failed
-from pipelines.samples import Names
+from pipelines.stores.sample_store import Names
 
 VERSION = 1
 

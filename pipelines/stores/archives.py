@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.devkit import DEVKIT, read_devkit
-from pipelines.image_files import IMAGE_EXTENSIONS, NO_CLASS, LeftOut, alike, class_of, listed, shown
-from pipelines.layouts import is_split_name
-from pipelines.samples import Names
-from pipelines.shard_index import ShardIndex
-from pipelines.shards import ShardFolder, ShardStore
-from pipelines.tar_members import Span, read_members
+from pipelines.layouts.devkit import DEVKIT, read_devkit
+from pipelines.layouts.image_files import IMAGE_EXTENSIONS, NO_CLASS, LeftOut, alike, class_of, listed, shown
+from pipelines.layouts.splits import is_split_name
+from pipelines.stores.sample_store import Names
+from pipelines.stores.shard_index import ShardIndex
+from pipelines.stores.shards import ShardFolder, ShardStore
+from pipelines.stores.tar_members import Span, read_members
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VAL_TAR = "ILSVRC2012_img_val.tar"

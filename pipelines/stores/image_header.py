@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from pipelines.pixels import MAX_PIXELS, PNG_SIGNATURE, open_image, refusal
-from pipelines.quarantine import UNREADABLE
+from pipelines.stores.quarantine import UNREADABLE
 
 # Formats that both loaders decode, and the file extensions that go with them. MPO is a JPEG with more JPEGs behind it.
 _EXTENSIONS = {

@@ -1,6 +1,6 @@
 """What every store of encoded images offers, wherever the bytes lie.
 
-`pipelines.store.open_store` makes one; the loaders, `prepare` and the benchmarks read it.
+`pipelines.stores.open.open_store` makes one; the loaders, `prepare` and the benchmarks read it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from pipelines.image_files import LeftOut
+from pipelines.layouts.image_files import LeftOut
 
 
 class Names:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.folders import list_flat
-from pipelines.image_files import IMAGE_EXTENSIONS, LeftOut
-from pipelines.layouts import what_lies_there
-from pipelines.samples import SampleStore
+from pipelines.layouts.image_files import IMAGE_EXTENSIONS, LeftOut
+from pipelines.layouts.splits import what_lies_there
+from pipelines.stores.folder import list_flat
+from pipelines.stores.sample_store import SampleStore
 
 UNLABELLED = -1
 

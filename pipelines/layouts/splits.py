@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.image_files import is_folder, is_image_name, is_left_out_folder, listed, shown
+from pipelines.layouts.image_files import is_folder, is_image_name, is_left_out_folder, listed, shown
 
 SPLITS = ("train", "val")
 # In the order in which they are looked for; in any case.

@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from PIL import Image
 
-from pipelines.image_files import LeftOut
-from pipelines.samples import SampleStore
+from pipelines.layouts.image_files import LeftOut
+from pipelines.stores.sample_store import SampleStore
 
 CLASS_NAMES = [
     "checkerboard",

@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 
-from pipelines.folders import FolderStore
-from pipelines.image_files import IMAGE_EXTENSIONS, listed, lookalikes, shown
-from pipelines.layouts import TESTS
-from pipelines.samples import SampleStore
+from pipelines.layouts.image_files import IMAGE_EXTENSIONS, listed, lookalikes, shown
+from pipelines.layouts.splits import TESTS
 from pipelines.secrets import masked
+from pipelines.stores.folder import FolderStore
+from pipelines.stores.sample_store import SampleStore
 
 
 def check_classes(store: SampleStore, location: str, split: str) -> None:

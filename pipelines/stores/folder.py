@@ -9,7 +9,7 @@ from itertools import chain
 
 import numpy as np
 
-from pipelines.image_files import (
+from pipelines.layouts.image_files import (
     BROKEN_LINK,
     CIRCLE,
     EMPTY,
@@ -26,7 +26,7 @@ from pipelines.image_files import (
     listed,
     why_left_out,
 )
-from pipelines.samples import Names, SampleStore
+from pipelines.stores.sample_store import Names, SampleStore
 
 
 class UnknownClasses(ValueError):
