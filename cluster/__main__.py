@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from cluster import local, services
-from pipelines.command import fail, one_line_errors
+from pipelines.cli import fail, one_line_errors
 from vgg_dist.config.suggestions import suggestions
 
 

@@ -5,7 +5,7 @@ palettes are converted, transparency is dropped. 16 bits are scaled to 8. The fi
 orientation and colour profiles are ignored. What was cut is refused, a PNG without its last chunk also where all its pixels
 are there, and so is an image of more pixels than a limit, by its header, before memory is taken for them.
 
-Pillow decodes. `pipelines.decodable` says for which files DALI's decoders give the same.
+Pillow decodes. `pipelines.loading.decodable` says for which files DALI's decoders give the same.
 """
 
 from __future__ import annotations

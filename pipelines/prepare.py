@@ -16,14 +16,14 @@ from typing import Literal
 
 import tyro
 
-from pipelines.folder_writer import write_links, write_tree
-from pipelines.inspection import inspect_all
 from pipelines.layouts.image_files import LeftOut, listed
 from pipelines.pixels import MAX_PIXELS
+from pipelines.preparation.folder_writer import write_links, write_tree
+from pipelines.preparation.inspection import inspect_all
+from pipelines.preparation.shard_writer import write_shards
+from pipelines.preparation.split import open_unsplit, split_store
 from pipelines.quoting import one_line, quoted
-from pipelines.shard_writer import write_shards
 from pipelines.signals import stoppable
-from pipelines.split import open_unsplit, split_store
 from pipelines.stores.archives import open_class_tar, open_ilsvrc
 from pipelines.stores.class_checks import check_classes, without_image
 from pipelines.stores.open import open_splits

@@ -20,7 +20,7 @@ import pytest
 import torch
 from trees import make_tree, picture
 
-from pipelines.shard_writer import write_shards
+from pipelines.preparation.shard_writer import write_shards
 from pipelines.stores.open import open_store
 
 ROOT = Path(__file__).parents[1]

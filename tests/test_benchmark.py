@@ -20,7 +20,7 @@ import tyro
 from conftest import driver
 from PIL import Image
 
-from pipelines.reference import ReferenceLoader
+from pipelines.loading.reference_loader import ReferenceLoader
 from vgg_dist import phases
 from vgg_dist.benchmark import contestants
 from vgg_dist.benchmark.__main__ import main, run

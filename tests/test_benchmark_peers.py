@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from test_benchmark import small, write_tree
 
-from pipelines.reference import ReferenceLoader
+from pipelines.loading.reference_loader import ReferenceLoader
 from vgg_dist.benchmark import contestants, loader
 from vgg_dist.benchmark.options import PeerName
 from vgg_dist.benchmark.peers import PEERS, Peer, PeerError, environments

@@ -26,7 +26,7 @@ from scipy.io import savemat
 from trees import make_tree, picture
 
 from pipelines.layouts.devkit import read_devkit
-from pipelines.shard_writer import write_shards
+from pipelines.preparation.shard_writer import write_shards
 from pipelines.stores.open import open_splits, open_store
 from pipelines.stores.shard_index import ShardIndex
 from pipelines.stores.shards import open_shards

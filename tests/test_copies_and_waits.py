@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from pipelines.batch import Batch, Loader, Preprocessing
-from pipelines.dali import DaliLoader
-from pipelines.dali_crops import Decoding
-from pipelines.plan import Augmentation, EpochPlan, Samples
+from pipelines.loading.dali_graph import Decoding
+from pipelines.loading.dali_loader import DaliLoader
+from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Samples
+from pipelines.loading.loader import Batch, Loader, Preprocessing
 from vgg_dist.config import TrainConfig
 from vgg_dist.engine import Trainer, Worker, build_state
 
@@ -75,7 +75,7 @@ class Recorder(TorchDispatchMode):
 
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loader works in the caller's thread, where the recorder sees it."""
-    monkeypatch.setattr("pipelines.dali.prefetch", lambda iterator, device: iterator)
+    monkeypatch.setattr("pipelines.loading.dali_loader.prefetch", lambda iterator, device: iterator)
 
 
 def run_loader(monkeypatch: pytest.MonkeyPatch, store: Images, channels: int = 3) -> list[list[str]]:

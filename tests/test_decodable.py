@@ -14,12 +14,12 @@ from nvidia.dali import types
 from PIL import Image
 from test_loader import CPU, MEAN, Images, by_torchvision, encode, load, photo
 
-from pipelines.batch import Preprocessing
-from pipelines.dali import DaliLoader
-from pipelines.dali_crops import Decoding
-from pipelines.decodable import Route, as_bitmap, route
+from pipelines.loading.dali_graph import Decoding
+from pipelines.loading.dali_loader import DaliLoader
+from pipelines.loading.decodable import Route, as_bitmap, route
+from pipelines.loading.epoch_plan import Augmentation, EpochPlan
+from pipelines.loading.loader import Preprocessing
 from pipelines.pixels import decode, refusal
-from pipelines.plan import Augmentation, EpochPlan
 
 JPEG, PNG = encode(photo(100, 120), quality=90), encode(photo(100, 120), "PNG")
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from nvidia.dali import Pipeline
 
-from pipelines.batch import Preprocessing
-from pipelines.dali_crops import Decoding, DeviceCrops, Prepared
-from pipelines.decoder_choice import CANDIDATES, choose_decoding, try_candidates
-from pipelines.device import DeviceSide
-from pipelines.plan import Augmentation, EpochPlan
-from pipelines.window import decode_window
+from pipelines.loading.crop_geometry import decode_window
+from pipelines.loading.dali_graph import Decoding, DeviceCrops, Prepared
+from pipelines.loading.decoder_choice import CANDIDATES, choose_decoding, try_candidates
+from pipelines.loading.device import DeviceSide
+from pipelines.loading.epoch_plan import Augmentation, EpochPlan
+from pipelines.loading.loader import Preprocessing
 
 CPU = torch.device("cpu")
 SLOW, FAST, WRONG = Decoding(hw_load=0.65), Decoding(hw_load=0.9), Decoding(hw_load=1.0)
@@ -34,7 +34,7 @@ def printing(end: str, *trials: tuple[Decoding, float, bool]) -> list[str]:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("pipelines.decoder_choice._tried", {})
+    monkeypatch.setattr("pipelines.loading.decoder_choice._tried", {})
     return tmp_path / "cache"
 
 
@@ -59,10 +59,10 @@ def test_it_is_measured_once_for_a_machine(cache: Path, monkeypatch: pytest.Monk
     faster = printing("", (FAST, 9000.0, True))
     assert choose_decoding(CPU, 8, command=faster) == SLOW
     assert choose_decoding(CPU, 16, command=faster) == FAST  # with other threads another measurement
-    monkeypatch.setattr("pipelines.decoder_choice._tried", {})  # another process
+    monkeypatch.setattr("pipelines.loading.decoder_choice._tried", {})  # another process
     assert choose_decoding(CPU, 8, command=faster) == SLOW
     (cache / "decoders.json").write_text("{half")
-    monkeypatch.setattr("pipelines.decoder_choice._tried", {})
+    monkeypatch.setattr("pipelines.loading.decoder_choice._tried", {})
     assert choose_decoding(CPU, 8, command=faster) == FAST
 
 

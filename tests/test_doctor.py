@@ -16,7 +16,7 @@ from cluster import probes, verdicts
 from cluster.doctor import lost_nodes
 from cluster.link_verdicts import judge_rdma
 from cluster.verdicts import GIB, Verdict
-from pipelines.shard_writer import write_shards
+from pipelines.preparation.shard_writer import write_shards
 from pipelines.stores.open import open_splits, open_store
 
 COUNTED = dict.fromkeys("abc", 2)

@@ -15,9 +15,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.functional import cross_entropy
 
-from pipelines.batch import Batch, Preprocessing
-from pipelines.loader import open_loader
-from pipelines.plan import EpochPlan, evaluation_samples
+from pipelines.loading.epoch_plan import EpochPlan, evaluation_samples
+from pipelines.loading.loader import Batch, Preprocessing
+from pipelines.loading.open import open_loader
 from pipelines.stores.open import open_splits
 from vgg_dist.checkpoint import TrainState
 from vgg_dist.config import TrainConfig

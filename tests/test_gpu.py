@@ -15,10 +15,10 @@ from conftest import ROOT, kill_once
 from test_engine import SMALL, Run, same
 from test_loader import CPU, CUDA, DALI, MEAN, REFERENCE, Images, encode, make, photo
 
-from pipelines.batch import Preprocessing
-from pipelines.dali import DaliLoader
-from pipelines.dali_crops import Decoding
-from pipelines.plan import FILLER, Augmentation, EpochPlan, concatenate
+from pipelines.loading.dali_graph import Decoding
+from pipelines.loading.dali_loader import DaliLoader
+from pipelines.loading.epoch_plan import FILLER, Augmentation, EpochPlan, concatenate
+from pipelines.loading.loader import Preprocessing
 from vgg_dist.engine import Worker
 
 pytestmark = pytest.mark.gpu

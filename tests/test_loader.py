@@ -16,13 +16,13 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import functional
 
-from pipelines.batch import IGNORED_LABEL, Batch, Loader, Preprocessing
-from pipelines.dali import DaliLoader
-from pipelines.dali_crops import Decoding
-from pipelines.decoder_choice import choose_decoding
-from pipelines.loader import open_loader
-from pipelines.plan import FILLER, Augmentation, EpochPlan, Samples, evaluation_samples
-from pipelines.reference import ReferenceLoader
+from pipelines.loading.dali_graph import Decoding
+from pipelines.loading.dali_loader import DaliLoader
+from pipelines.loading.decoder_choice import choose_decoding
+from pipelines.loading.epoch_plan import FILLER, Augmentation, EpochPlan, Samples, evaluation_samples
+from pipelines.loading.loader import IGNORED_LABEL, Batch, Loader, Preprocessing
+from pipelines.loading.open import open_loader
+from pipelines.loading.reference_loader import ReferenceLoader
 from pipelines.stores.open import open_store
 from pipelines.stores.sample_store import SampleStore
 

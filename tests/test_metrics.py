@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from pipelines.batch import IGNORED_LABEL
+from pipelines.loading.loader import IGNORED_LABEL
 from vgg_dist.metrics import ErrorSums
 from vgg_dist.top5 import telling
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from test_loader import CPU, LOADERS, REFERENCE, Images, load, make
 
-from pipelines.batch import IGNORED_LABEL, Preprocessing
-from pipelines.decodable import Route, route
+from pipelines.loading.decodable import Route, route
+from pipelines.loading.epoch_plan import evaluation_samples
+from pipelines.loading.loader import IGNORED_LABEL, Preprocessing
+from pipelines.loading.whole_images import WholeImages
 from pipelines.pixels import decode, refusal
-from pipelines.plan import evaluation_samples
 from pipelines.stores.image_header import UNREADABLE, image_size, inspect
-from pipelines.whole import WholeImages
 
 ZOO = image_zoo.whole()
 LARGE = image_zoo.save(Image.fromarray(picture()).resize((240, 200)), "JPEG", quality=92)

@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from pipelines.plan import RGB_EIGENVALUES, RGB_EIGENVECTORS, Augmentation, EpochPlan, Samples, filled
+from pipelines.loading.epoch_plan import RGB_EIGENVALUES, RGB_EIGENVECTORS, Augmentation, EpochPlan, Samples, filled
 
 JITTER = Augmentation(scale=(256, 512))
 PINNED_INDEX = [263, 328, 538, 900, 254]

@@ -20,8 +20,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from trees import make_tree, picture
 
+from pipelines.preparation.shard_writer import write_shards
 from pipelines.remote import fetch
-from pipelines.shard_writer import write_shards
 from pipelines.stores import shards
 from pipelines.stores.open import open_store
 from vgg_dist.config import TrainConfig, TrainingError

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from trees import by_content, make_tree, picture, snapshot, tar_of
 
-from pipelines.folder_writer import write_tree
+from pipelines.preparation.folder_writer import write_tree
+from pipelines.preparation.shard_writer import write_shards
 from pipelines.prepare import main
-from pipelines.shard_writer import write_shards
 from pipelines.stores.archives import open_ilsvrc
 from pipelines.stores.folder import FolderStore
 from pipelines.stores.open import open_splits, open_store

@@ -12,8 +12,8 @@ from test_loader import Images, make
 from test_remote import upload
 from trees import make_tree, picture, snapshot
 
-from pipelines.batch import Preprocessing
-from pipelines.plan import evaluation_samples
+from pipelines.loading.epoch_plan import evaluation_samples
+from pipelines.loading.loader import Preprocessing
 from pipelines.prepare import main
 from pipelines.quoting import one_line, quoted, unquoted
 from pipelines.stores.open import open_splits, open_store

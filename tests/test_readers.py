@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from pipelines.readers import Readers
+from pipelines.loading.readers import Readers
 
 
 def test_results_come_in_order() -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from trees import contents
 
+from pipelines.preparation.shard_writer import write_shards
 from pipelines.remote import fetch
-from pipelines.shard_writer import write_shards
 from pipelines.stores.open import open_splits, open_store
 
 

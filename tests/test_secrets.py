@@ -14,7 +14,7 @@ import torch
 from mlflow import MlflowClient
 
 from cluster.verdicts import judge_tracking, to_line
-from pipelines.command import fail
+from pipelines.cli import fail
 from pipelines.secrets import masked
 from pipelines.stores.open import open_splits
 from vgg_dist.checkpoint import TrainState, read_description

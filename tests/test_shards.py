@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from trees import by_content, make_tree, snapshot, tar_of
 
+from pipelines.preparation.shard_writer import member_keys
 from pipelines.prepare import main
-from pipelines.shard_writer import member_keys
 from pipelines.stores.archives import open_class_tar
 from pipelines.stores.open import open_splits, open_store
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from trees import contents, make_tree
 
-from pipelines.shard_writer import write_shards
+from pipelines.preparation.shard_writer import write_shards
 from pipelines.stores.open import open_splits, open_store
 from pipelines.stores.sample_store import Names
 

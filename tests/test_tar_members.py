@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from trees import by_content, left_out, make_tree, tar_of, unpacked
 
-from pipelines.folder_writer import write_tree
+from pipelines.preparation.folder_writer import write_tree
 from pipelines.stores.archives import open_class_tar
 from pipelines.stores.open import open_store
 from pipelines.stores.sample_store import SampleStore

@@ -9,7 +9,7 @@ from networks import build_drawn, images_of
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pipelines.window import grid_corners
+from pipelines.loading.crop_geometry import grid_corners
 from vgg_dist.models import MODELS, ConvNet
 from vgg_dist.views import Viewer
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
-from pipelines.batch import Preprocessing
+from pipelines.loading.loader import Preprocessing
+from pipelines.loading.whole_images import WholeImages, group_by_size
 from pipelines.stores.file_list import FlatStore, open_flat
-from pipelines.whole import WholeImages, group_by_size
 
 CPU = torch.device("cpu")
 PREPROCESSING = Preprocessing(32, (120.0, 110.0, 100.0), (60.0, 50.0, 40.0))

@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 from torchvision.transforms.functional import InterpolationMode
 
-from pipelines.window import FARTHEST, TOLERANCE, center_corner, crop_corner, decode_window, resized_shape
+from pipelines.loading.crop_geometry import FARTHEST, TOLERANCE, center_corner, crop_corner, decode_window, resized_shape
 
 rng = np.random.default_rng(0)
 SHAPES = rng.integers(40, 3000, (2000, 2))

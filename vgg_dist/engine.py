@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pipelines.batch import IGNORED_LABEL, Batch, Loader
-from pipelines.plan import Augmentation, EpochPlan, Step, filled
+from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Step, filled
+from pipelines.loading.loader import IGNORED_LABEL, Batch, Loader
 from vgg_dist.bad_images import describe_bad
 from vgg_dist.checkpoint import TrainState, read_weights
 from vgg_dist.checkpoint_choice import local_checkpoint

@@ -21,7 +21,7 @@ import tyro
 from numpy.typing import NDArray
 
 from pipelines import signals
-from pipelines.command import fail, one_line_errors
+from pipelines.cli import fail, one_line_errors
 from pipelines.quoting import one_line, quoted
 from pipelines.secrets import masked
 from vgg_dist.config import EvalConfig

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.batch import Preprocessing
+from pipelines.loading.loader import Preprocessing
+from pipelines.loading.whole_images import LargeImage, WholeImages
 from pipelines.progress import Progress
 from pipelines.stores.sample_store import SampleStore
-from pipelines.whole import LargeImage, WholeImages
 from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import EvalConfig
 from vgg_dist.engine import loader_threads

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import tyro
 
-from pipelines.command import fail, one_line_errors
+from pipelines.cli import fail, one_line_errors
 from vgg_dist.config.base import LAST, check_checkpoint
 from vgg_dist.config.suggestions import suggestions
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.batch import IGNORED_LABEL
+from pipelines.loading.loader import IGNORED_LABEL
 from vgg_dist.top5 import TOP
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from pipelines.batch import Loader, Preprocessing
-from pipelines.loader import open_loader
+from pipelines.loading.loader import Loader, Preprocessing
+from pipelines.loading.open import open_loader
 from pipelines.stores.class_checks import remarks
 from pipelines.stores.open import open_splits
 from pipelines.stores.sample_store import SampleStore

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tyro
 
-from pipelines.command import fail, one_line_errors
+from pipelines.cli import fail, one_line_errors
 from vgg_dist.config.suggestions import suggestions
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pipelines import signals
-from pipelines.command import fail, one_line_errors
+from pipelines.cli import fail, one_line_errors
 from pipelines.stores.class_checks import tell_remarks
 from pipelines.stores.open import open_splits
 from vgg_dist.cluster_address import cluster_named

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from pipelines.batch import Loader
-from pipelines.plan import Step
+from pipelines.loading.epoch_plan import Step
+from pipelines.loading.loader import Loader
 from vgg_dist.config.base import Interval
 
 LOADER_TRIAL_S = 3.0

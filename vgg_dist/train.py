@@ -10,7 +10,7 @@ The same --storage-path and --name again resume a run from its last checkpoint, 
 
 from __future__ import annotations
 
-from pipelines.command import fail, one_line_errors
+from pipelines.cli import fail, one_line_errors
 from pipelines.signals import end_with
 from pipelines.stores.class_checks import tell_remarks
 from pipelines.stores.open import open_splits

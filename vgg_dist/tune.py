@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from pipelines.command import fail, one_line_errors
+from pipelines.cli import fail, one_line_errors
 from pipelines.secrets import masked
 from pipelines.signals import end_with
 from pipelines.stores.class_checks import tell_remarks

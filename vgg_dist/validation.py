@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from pipelines.batch import Loader
-from pipelines.plan import Samples, evaluation_samples, filled
+from pipelines.loading.epoch_plan import Samples, evaluation_samples, filled
+from pipelines.loading.loader import Loader
 from vgg_dist.bad_images import describe_bad
 from vgg_dist.config import TrainConfig
 from vgg_dist.metrics import ErrorSums

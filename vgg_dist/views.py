@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.whole import LARGEST, Rescaled
-from pipelines.window import center_corner, grid_corners
+from pipelines.loading.crop_geometry import center_corner, grid_corners
+from pipelines.loading.whole_images import LARGEST, Rescaled
 from vgg_dist.models import ConvNet, fully_convolutional, output_size, receptive_field
 from vgg_dist.models.precision import autocast
 

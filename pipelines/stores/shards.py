@@ -1,7 +1,7 @@
 """Reading tar shards by their index, from a local folder or from a URL through a node-local cache.
 
 A split is `train-00000.tar`, `train-00001.tar`, ... and `train.index.npz`, so that opening ImageNet reads one file and
-a sample is one `pread`. `pipelines.shard_writer` writes them and says what else lies beside them.
+a sample is one `pread`. `pipelines.preparation.shard_writer` writes them and says what else lies beside them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from ray._private import ray_constants
 from manifests.objects import Object, clusters, environment, find, name_of, pods
 from manifests.pods import container_security, megabytes, resource_faults
 from pipelines import prepare
-from pipelines.command import one_line_errors
+from pipelines.cli import one_line_errors
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainConfig, TuneConfig
 
 TO_END_S = 10  # Ray gives each of a node's processes a second, and on the head there are about eight

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tyro
 
 import vgg_dist.benchmark
-from pipelines.command import fail, one_line_errors
+from pipelines.cli import fail, one_line_errors
 from pipelines.signals import stoppable
 from vgg_dist.benchmark.options import Benchmark, CheckpointBenchmark, EvaluationBenchmark, LoaderBenchmark, StepBenchmark
 from vgg_dist.config.suggestions import suggestions

@@ -16,17 +16,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.dali_crops import Decoding
-from pipelines.decoder_choice import choose_decoding
-from pipelines.loader import open_loader
-from pipelines.window import decode_window
+from pipelines.loading.crop_geometry import decode_window
+from pipelines.loading.dali_graph import Decoding
+from pipelines.loading.decoder_choice import choose_decoding
+from pipelines.loading.open import open_loader
 from vgg_dist.benchmark.peers.torchvision_v2 import set_up as set_up_torchvision_v2
 from vgg_dist.benchmark.transforms import PilTransform
 from vgg_dist.benchmark.work import Epoch, Work
 
 
 def ours(work: Work) -> Epoch:
-    """`pipelines.loader.open_loader`."""
+    """`pipelines.loading.open.open_loader`."""
     settings = {"num_threads": work.threads, "max_batch": work.batch, "device": work.device}
     loader = open_loader(work.store, work.preprocessing, **settings)  # type: ignore[arg-type]
     return lambda: (batch.images for batch in loader.batches(work.micro_batches()))

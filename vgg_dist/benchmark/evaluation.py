@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.batch import Preprocessing
+from pipelines.loading.loader import Preprocessing
+from pipelines.loading.whole_images import SizedBatch, WholeImages
 from pipelines.progress import Progress
 from pipelines.stores.open import open_store
-from pipelines.whole import SizedBatch, WholeImages
 from vgg_dist.benchmark.options import EvaluationBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, table, write_json
 from vgg_dist.engine import loader_threads

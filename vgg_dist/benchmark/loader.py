@@ -2,8 +2,8 @@
 
 All have the same images with the same S, crops, flips and colour shifts (one EpochPlan), end with normalised float batches
 on the device, and run on the same CPU cores. Files are in the page cache, as every loader reads them once before the timed
-rounds. In that untimed round each loader's pixels are compared with `pipelines.reference`: torchvision's resize-then-crop
-of the same plan. The peers (`vgg_dist.benchmark.peers`) are processes of their own, idle but in their turn.
+rounds. In that untimed round each loader's pixels are compared with `pipelines.loading.reference_loader`: torchvision's
+resize-then-crop of the same plan. The peers (`vgg_dist.benchmark.peers`) are processes of their own, idle but in their turn.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.batch import Preprocessing
-from pipelines.plan import Augmentation, EpochPlan
+from pipelines.loading.epoch_plan import Augmentation, EpochPlan
+from pipelines.loading.loader import Preprocessing
+from pipelines.loading.reference_loader import ReferenceLoader
 from pipelines.progress import Progress
-from pipelines.reference import ReferenceLoader
 from pipelines.stores.open import open_store
 from vgg_dist.benchmark.contestants import decoding_alone, ours, stock_dali, torchvision_dataloader, torchvision_v2
 from vgg_dist.benchmark.cores import held_to_cores

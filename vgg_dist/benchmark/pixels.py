@@ -1,4 +1,4 @@
-"""How far the pixels of the loaders are from those of `pipelines.reference`, in grey levels."""
+"""How far the pixels of the loaders are from those of `pipelines.loading.reference_loader`, in grey levels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.plan import Samples
+from pipelines.loading.epoch_plan import Samples
+from pipelines.loading.reference_loader import ReferenceLoader
 from pipelines.progress import Progress
-from pipelines.reference import ReferenceLoader
 from vgg_dist.benchmark.peers import PeerError
 from vgg_dist.benchmark.work import Epoch, Work
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from pipelines.batch import Batch, Loader, Preprocessing
-from pipelines.plan import Samples
+from pipelines.loading.epoch_plan import Samples
+from pipelines.loading.loader import Batch, Loader, Preprocessing
 from pipelines.progress import Progress
 from pipelines.stores.synthetic import SyntheticSpec, SyntheticStore
 from vgg_dist.benchmark.options import StepBenchmark

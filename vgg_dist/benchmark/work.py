@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.batch import Preprocessing
-from pipelines.plan import Samples
+from pipelines.loading.epoch_plan import Samples
+from pipelines.loading.loader import Preprocessing
 from pipelines.stores.open import SampleStore, open_store
 
 

@@ -1,7 +1,8 @@
 """What DALI is given of a plan's samples: their files, or finished crops, and the geometry of the crops.
 
-Plain images go to DALI as they are. Of those that `pipelines.decodable` does not leave to it, a thread makes the crop, one
-large image at a time, and DALI is given that. So the memory of a batch is bounded, whatever the sizes of the images.
+Plain images go to DALI as they are. Of those that `pipelines.loading.decodable` does not leave to it, a thread makes the
+crop, one large image at a time, and DALI is given that. So the memory of a batch is bounded, whatever the sizes of the
+images.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.batch import Loader
-from pipelines.dali_crops import Decoding, Prepared
-from pipelines.decodable import Route, as_bitmap, is_large, route
 from pipelines.failures import first_cause
+from pipelines.loading.crop_geometry import decode_window
+from pipelines.loading.dali_graph import Decoding, Prepared
+from pipelines.loading.decodable import Route, as_bitmap, is_large, route
+from pipelines.loading.epoch_plan import Samples, concatenate
+from pipelines.loading.loader import Loader
+from pipelines.loading.readers import Readers
+from pipelines.loading.rescale import clipped, crop_of_rescaled
 from pipelines.pixels import decoded, refusal
-from pipelines.plan import Samples, concatenate
-from pipelines.readers import Readers
-from pipelines.rescale import clipped, crop_of_rescaled
-from pipelines.window import decode_window
 
 _Image = tuple[bytes, tuple[int, int]]
 """An encoded image and the (height, width) of its pixels."""

@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.device import DeviceSide, bind_thread
+from pipelines.loading.crop_geometry import center_corner, crop_corner, resized_shape
+from pipelines.loading.device import DeviceSide, bind_thread
+from pipelines.loading.epoch_plan import Samples
 from pipelines.pixels import MAX_PIXELS
-from pipelines.plan import Samples
 from pipelines.quoting import one_line, quoted
 from pipelines.stores.image_header import image_size
 from pipelines.stores.sample_store import SampleStore
-from pipelines.window import center_corner, crop_corner, resized_shape
 
 T = TypeVar("T")
 

@@ -1,8 +1,8 @@
 """The DALI loader: feeds DALI with a plan's images and the geometry of their crops, and takes batches out of it.
 
-What DALI is given is in `pipelines.dali_inputs`; what it does with that, on a CPU and on a GPU, in `pipelines.dali_crops`.
-Reading, decoding and training overlap. An image that cannot be decoded breaks a DALI pipeline: a new one continues from the
-same batch, without the image. Measured by `python -m vgg_dist.benchmark loader`.
+What DALI is given is in `pipelines.loading.dali_inputs`; what it does with that, on a CPU and on a GPU, in
+`pipelines.loading.dali_graph`. Reading, decoding and training overlap. An image that cannot be decoded breaks a DALI
+pipeline: a new one continues from the same batch, without the image. Measured by `python -m vgg_dist.benchmark loader`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import nvidia.dali.fn as fn
 import torch
 from nvidia.dali import Pipeline, pipeline_def
 
-from pipelines.batch import Batch, Loader, Preprocessing, prefetch
-from pipelines.dali_crops import Crops, Decoding, DeviceCrops, HostCrops, Prepared
-from pipelines.dali_inputs import DaliInputs, no_images
-from pipelines.plan import Samples
-from pipelines.readers import Readers
+from pipelines.loading.dali_graph import Crops, Decoding, DeviceCrops, HostCrops, Prepared
+from pipelines.loading.dali_inputs import DaliInputs, no_images
+from pipelines.loading.epoch_plan import Samples
+from pipelines.loading.loader import Batch, Loader, Preprocessing, prefetch
+from pipelines.loading.readers import Readers
 from pipelines.stores.sample_store import SampleStore
 
 READ_AHEAD = 2  # batches whose files are being read at a time

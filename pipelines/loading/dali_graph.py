@@ -22,13 +22,13 @@ from nvidia.dali.plugin.pytorch import feed_ndarray
 from PIL import Image
 from torch import Tensor
 
-from pipelines.batch import Preprocessing
-from pipelines.buffers import Buffers
-from pipelines.device import DeviceSide
-from pipelines.plan import Samples
-from pipelines.readers import in_chunks
-from pipelines.rescale import resize_box, resize_window, with_border
-from pipelines.window import DecodeWindow
+from pipelines.loading.buffers import Buffers
+from pipelines.loading.crop_geometry import DecodeWindow
+from pipelines.loading.device import DeviceSide
+from pipelines.loading.epoch_plan import Samples
+from pipelines.loading.loader import Preprocessing
+from pipelines.loading.readers import in_chunks
+from pipelines.loading.rescale import resize_box, resize_window, with_border
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How DeviceCrops decodes; which is fastest, and right, on a GPU is measured (see `pipelines.decoder_choice`).
+    """How DeviceCrops decodes; which is fastest, and right, on a GPU is measured (see `pipelines.loading.decoder_choice`).
 
     `regions`: decode only the window of a crop; else whole images, of which the resize reads the window. The hardware
     decoder knows no regions. `hw_load`: the share of a batch's images that is offered to the hardware decoder.

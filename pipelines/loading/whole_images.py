@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipelines.batch import Preprocessing, prefetch
+from pipelines.loading.crop_geometry import resized_shape
+from pipelines.loading.loader import Preprocessing, prefetch
+from pipelines.loading.rescale import crop_of_rescaled
 from pipelines.pixels import decoded
 from pipelines.quoting import one_line, quoted
-from pipelines.rescale import crop_of_rescaled
 from pipelines.stores.image_header import image_size
 from pipelines.stores.sample_store import SampleStore
-from pipelines.window import resized_shape
 
 _logger = logging.getLogger(__name__)
 

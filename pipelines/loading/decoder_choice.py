@@ -1,6 +1,6 @@
 """Which way to decode is the fastest right one on this GPU: tried once in a process of its own, and remembered.
 
-    python -m pipelines.decoder_choice --threads 16
+    python -m pipelines.loading.decoder_choice --threads 16
 
 Decoding windows is less work, but the hardware decoder knows no windows, and nvImageCodec 0.9.0 fails at them on some GPUs
 and ends the process on others (nvImageCodec issue 55). So each way decodes the same drawn photographs in a process that may
@@ -27,9 +27,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.batch import Preprocessing
-from pipelines.dali_crops import Decoding
-from pipelines.plan import Augmentation, EpochPlan, Samples
+from pipelines.loading.dali_graph import Decoding
+from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Samples
+from pipelines.loading.loader import Preprocessing
 from pipelines.remote import cache_folder, write_whole
 from pipelines.stores.sample_store import SampleStore
 
@@ -61,7 +61,7 @@ def choose_decoding(
     known = _tried | _read(file)
     if key not in known:
         if command is None:
-            command = [sys.executable, "-m", "pipelines.decoder_choice", "--threads", str(num_threads)]
+            command = [sys.executable, "-m", "pipelines.loading.decoder_choice", "--threads", str(num_threads)]
             command += ["--gpu", str(device.index or 0)]
         _tried[key] = _try_out(command)
         known = _read(file) | _tried
@@ -144,7 +144,7 @@ def try_candidates(candidates: list[Decoding], device: torch.device, num_threads
 def _loader(
     store: SampleStore, preprocessing: Preprocessing, num_threads: int, device: torch.device, decoding: Decoding | None
 ) -> Any:
-    from pipelines.dali import DaliLoader
+    from pipelines.loading.dali_loader import DaliLoader
 
     return DaliLoader(store, preprocessing, num_threads, device, BATCH, decoding)
 

@@ -1,8 +1,8 @@
 """The reference loader: the same contract in Pillow, image by image, whole images at a time.
 
 It decodes the whole image, rescales the whole image to smallest side S and cuts out the crop, as the paper's section 2 says
-it; a very long one is rescaled only under the crop (`pipelines.rescale`). It is the oracle of the DALI loader's tests, and
-the loader where DALI has no build.
+it; a very long one is rescaled only under the crop (`pipelines.loading.rescale`). It is the oracle of the DALI loader's
+tests, and the loader where DALI has no build.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.batch import Batch, Loader, prefetch
+from pipelines.loading.epoch_plan import Samples
+from pipelines.loading.loader import Batch, Loader, prefetch
+from pipelines.loading.rescale import crop_of_rescaled
 from pipelines.pixels import decoded
-from pipelines.plan import Samples
-from pipelines.rescale import crop_of_rescaled
 
 
 class ReferenceLoader(Loader):

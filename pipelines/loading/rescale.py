@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.window import DecodeWindow
+from pipelines.loading.crop_geometry import DecodeWindow
 
 MOST = 2**22  # pixels of a rescaled image that is made whole
 

@@ -6,7 +6,7 @@ import importlib.util
 
 import torch
 
-from pipelines.batch import Loader, Preprocessing
+from pipelines.loading.loader import Loader, Preprocessing
 from pipelines.stores.sample_store import SampleStore
 
 
@@ -26,11 +26,11 @@ def open_loader(
     same pixels from start to start, to the bit.
     """
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
-        from pipelines.dali import DaliLoader
-        from pipelines.decoder_choice import choose_decoding
+        from pipelines.loading.dali_loader import DaliLoader
+        from pipelines.loading.decoder_choice import choose_decoding
 
         decoding = None if device.type == "cpu" else choose_decoding(device, num_threads, deterministic)
         return DaliLoader(store, preprocessing, num_threads, device, max_batch, decoding, dtype)
-    from pipelines.reference import ReferenceLoader
+    from pipelines.loading.reference_loader import ReferenceLoader
 
     return ReferenceLoader(store, preprocessing, num_threads, device)

@@ -1,0 +1,1 @@
+"""What `python -m pipelines.prepare` does: shards, class folders and validation splits are written, images checked."""
