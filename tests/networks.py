@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vgg_dist.models import ConvNet, build_model
+from vgg_dist.models.build import build_model
+from vgg_dist.models.vgg import ConvNet
 
 
 def build_on_meta(arch: str, **options: object) -> ConvNet:

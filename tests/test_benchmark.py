@@ -211,7 +211,7 @@ def test_step_has_torchvisions_twin_beside_it(tmp_path: Path) -> None:
 
 
 def test_twins_are_the_same_net() -> None:
-    from vgg_dist.models import build_model
+    from vgg_dist.models.build import build_model
 
     assert has_twin("E", 224)
     assert not has_twin("E", 32)
@@ -224,7 +224,7 @@ def test_twins_are_the_same_net() -> None:
 
 
 def test_a_lrns_twin_gives_the_same_logits() -> None:
-    from vgg_dist.models import build_model
+    from vgg_dist.models.build import build_model
 
     images = 64 * torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     twin = PlainLoop("A-LRN", False, None, images, torch.zeros(1, dtype=torch.int64)).model.eval()

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from vgg_dist.config import Config, EvalConfig, ReproduceConfig, TrainConfig, TuneConfig, check_name
-from vgg_dist.models import MODELS, build_model
+from vgg_dist.models.build import build_model
+from vgg_dist.models.specs import MODELS
 
 
 def test_the_papers_recipe_is_the_default() -> None:

@@ -22,7 +22,7 @@ from pipelines.stores.open import open_splits
 from vgg_dist.checkpoint import TrainState
 from vgg_dist.config import TrainConfig
 from vgg_dist.engine import NonFiniteLoss, Trainer, Worker, augmentation, build_state, validate
-from vgg_dist.specs import MODELS
+from vgg_dist.models.specs import MODELS
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SMALL = TrainConfig(

@@ -35,7 +35,7 @@ from vgg_dist.engine import build_state
 from vgg_dist.evaluate import evaluate
 from vgg_dist.evaluation import plan_evaluation
 from vgg_dist.inputs import open_nets, output_order
-from vgg_dist.models import fully_convolutional
+from vgg_dist.models.dense import fully_convolutional
 from vgg_dist.posteriors import decode
 from vgg_dist.trained_net import NetDescription
 from vgg_dist.weight_files import METADATA_KEY

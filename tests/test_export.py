@@ -19,7 +19,7 @@ from networks import build_drawn
 from torch import Tensor, nn
 
 from vgg_dist.export import SUFFIXES, export
-from vgg_dist.specs import MODELS
+from vgg_dist.models.specs import MODELS
 from vgg_dist.trained_net import TrainedNet, weights_digest
 from vgg_dist.weight_files import METADATA_KEY
 from vgg_dist.weights import load_net

@@ -7,7 +7,9 @@ import torch
 from networks import build_drawn, build_on_meta
 from torch import nn
 
-from vgg_dist.models import ConvNet, conv_names, init_from_shallower, initialize
+from vgg_dist.models.build import initialize
+from vgg_dist.models.vgg import ConvNet, conv_names
+from vgg_dist.models.warm_start import init_from_shallower
 
 # --- Initialisation --------------------------------------------------------------------------------------------------
 

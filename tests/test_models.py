@@ -14,8 +14,12 @@ from networks import build_drawn, build_on_meta, images_of
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vgg_dist.models import MODELS, build_model, fully_convolutional, init_from_shallower, lrn, macs
+from vgg_dist.models import lrn
+from vgg_dist.models.build import build_model, macs
+from vgg_dist.models.dense import fully_convolutional
 from vgg_dist.models.lrn import LocalResponseNorm
+from vgg_dist.models.specs import MODELS
+from vgg_dist.models.warm_start import init_from_shallower
 
 # Parameters without and with batch norm for 1000 classes (lenet5: 10), and published GMACs at 224.
 COUNTS: dict[str, tuple[int, int | None, float | None]] = {

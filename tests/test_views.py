@@ -10,7 +10,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pipelines.loading.crop_geometry import grid_corners
-from vgg_dist.models import MODELS, ConvNet
+from vgg_dist.models.specs import MODELS
+from vgg_dist.models.vgg import ConvNet
 from vgg_dist.views import Viewer
 
 SIZE = 32

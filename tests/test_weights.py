@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from vgg_dist.checkpoint import TrainState
 from vgg_dist.config import TrainConfig
 from vgg_dist.digests import write_digests
-from vgg_dist.models import build_model
+from vgg_dist.models.build import build_model
 from vgg_dist.optim import PlateauSchedule, build_optimizer
 from vgg_dist.trained_net import TrainedNet
 from vgg_dist.weight_files import METADATA_KEY

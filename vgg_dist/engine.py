@@ -26,7 +26,7 @@ from vgg_dist.checkpoint_choice import local_checkpoint
 from vgg_dist.config import TrainConfig
 from vgg_dist.config.base import Interval
 from vgg_dist.metrics import ErrorSums, means, over_workers
-from vgg_dist.models import build_model, init_from_shallower, initialize, macs
+from vgg_dist.models.build import build_model, initialize, macs
 from vgg_dist.models.precision import (
     autocast,
     autocast_dtype,
@@ -35,6 +35,7 @@ from vgg_dist.models.precision import (
     memory_format,
     resolve_precision,
 )
+from vgg_dist.models.warm_start import init_from_shallower
 from vgg_dist.optim import PlateauSchedule, build_optimizer
 from vgg_dist.parallelism import Worker, wrap
 from vgg_dist.stopping import AllStop, StopAgreement

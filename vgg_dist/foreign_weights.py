@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipelines.progress import show_bars
-from vgg_dist.models import build_model
+from vgg_dist.models.build import build_model
 from vgg_dist.trained_net import NetDescription, TrainedNet, assemble, differences, some
 from vgg_dist.weight_files import one_line
 

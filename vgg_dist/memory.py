@@ -14,9 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
 
 from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.models import build_model
+from vgg_dist.models.build import build_model
 from vgg_dist.models.precision import autocast, autocast_dtype
-from vgg_dist.specs import MODELS
+from vgg_dist.models.specs import MODELS
 
 MOST = 256  # images at once: with more of them a GPU is not faster
 ON_CPU = 64

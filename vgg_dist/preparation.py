@@ -28,7 +28,7 @@ from vgg_dist.engine import Worker, build_state, check_images, loader_threads
 from vgg_dist.exchange import Exchange
 from vgg_dist.memory import default_micro_batch, explained_memory_errors
 from vgg_dist.models.precision import autocast_dtype
-from vgg_dist.specs import MODELS
+from vgg_dist.models.specs import MODELS
 
 SavedFolder = Callable[[], AbstractContextManager[Path]]
 """Gives the checkpoint that the run goes on from, as a local folder."""

@@ -19,7 +19,7 @@ from vgg_dist import paper
 from vgg_dist.config import PaperArch, ReproduceConfig, TrainConfig
 from vgg_dist.engine import build_state
 from vgg_dist.memory import default_micro_batch
-from vgg_dist.models import MODELS, build_model, macs
+from vgg_dist.models.build import build_model, macs
 from vgg_dist.models.precision import (
     apply_precision,
     autocast,
@@ -28,6 +28,7 @@ from vgg_dist.models.precision import (
     memory_format,
     resolve_precision,
 )
+from vgg_dist.models.specs import MODELS
 from vgg_dist.text_tables import aligned
 
 DEEP: tuple[PaperArch, ...] = "C", "D", "E"  # the nets that are trained at all scales

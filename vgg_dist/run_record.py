@@ -64,7 +64,8 @@ def keep_model(run: TrackedRun, config: TrainConfig, checkpoint: Checkpoint, ste
     import torch
 
     from vgg_dist.checkpoint import read_description, read_weights
-    from vgg_dist.models import MODELS, build_model
+    from vgg_dist.models.build import build_model
+    from vgg_dist.models.specs import MODELS
 
     with checkpoint.as_directory() as folder:
         _, class_names = read_description(Path(folder))

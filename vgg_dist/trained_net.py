@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from vgg_dist.models import ConvNet, build_model
-from vgg_dist.specs import MODELS
+from vgg_dist.models.build import build_model
+from vgg_dist.models.specs import MODELS
+from vgg_dist.models.vgg import ConvNet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from pipelines.loading.crop_geometry import center_corner, grid_corners
 from pipelines.loading.whole_images import LARGEST, Rescaled
-from vgg_dist.models import ConvNet, fully_convolutional, output_size, receptive_field
+from vgg_dist.models.dense import fully_convolutional
+from vgg_dist.models.feature_maps import output_size, receptive_field
 from vgg_dist.models.precision import autocast
+from vgg_dist.models.vgg import ConvNet
 
 VIEWS = ("dense", "crops", "center")
 

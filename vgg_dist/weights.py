@@ -20,7 +20,7 @@ from vgg_dist.checkpoint import CONFIG, read_description, read_weights
 from vgg_dist.checkpoint_choice import local_checkpoint
 from vgg_dist.config.base import LAST
 from vgg_dist.foreign_weights import ORIGINS, TORCHVISION_URL, load_by_name, load_foreign
-from vgg_dist.specs import MODELS
+from vgg_dist.models.specs import MODELS
 from vgg_dist.storage import absolute
 from vgg_dist.trained_net import NetDescription, TrainedNet, assemble
 from vgg_dist.weight_files import SUFFIXES, local_file, one_line, plain_weights, read_weights_file, unwrap

@@ -33,7 +33,7 @@ from vgg_dist.benchmark.peers.process import PeerProcess
 from vgg_dist.benchmark.pixels import CHECK_HINT, compare_peer, compare_pixels
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, spread, table, write_json
 from vgg_dist.benchmark.work import Epoch, Work, walk_seconds
-from vgg_dist.specs import MODELS
+from vgg_dist.models.specs import MODELS
 
 OURS, DALI, FLOOR = "this loader", "stock DALI chain", "floor: decoding alone"
 TORCHVISION, TORCHVISION_V2 = "torchvision DataLoader", "torchvision v2"

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 import tyro
 
 from vgg_dist.config import Arch, TrainConfig, at_least, flag
-from vgg_dist.specs import MODELS
+from vgg_dist.models.specs import MODELS
 
 Device = Literal["cpu", "cuda"]
 PeerName = Literal["spdl", "webdataset", "litdata", "ffcv"]

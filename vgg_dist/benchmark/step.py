@@ -26,7 +26,7 @@ from vgg_dist.benchmark.report import describe_machine, machine_line, paired_rat
 from vgg_dist.config import Arch
 from vgg_dist.engine import Report, Trainer, Worker, build_state
 from vgg_dist.models.precision import Precision, autocast_dtype, matmul_peak
-from vgg_dist.specs import MODELS
+from vgg_dist.models.specs import MODELS
 
 NUM_CLASSES = 1000
 

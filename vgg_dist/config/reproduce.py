@@ -12,7 +12,7 @@ import tyro
 from vgg_dist.config.base import at_least, check_name, data_location, parse_scale, quarantine_list, scale_word
 from vgg_dist.config.train import TrainConfig
 from vgg_dist.config.tune import PAPER_SCALES
-from vgg_dist.specs import MODELS
+from vgg_dist.models.specs import MODELS
 from vgg_dist.storage import absolute, beside
 
 PaperArch = Literal["A", "A-LRN", "B", "C", "D", "E"]

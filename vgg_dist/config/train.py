@@ -11,7 +11,7 @@ from typing import Literal
 from pipelines.pixels import MAX_PIXELS
 from pipelines.secrets import masked
 from vgg_dist.config.base import Config, Interval, at_least, check_name, data_location, flag, quarantine_list
-from vgg_dist.specs import MODELS
+from vgg_dist.models.specs import MODELS
 from vgg_dist.storage import absolute
 
 Arch = Literal["A", "A-LRN", "B", "B-5x5", "C", "D", "E", "lenet5", "alexnet", "zfnet"]

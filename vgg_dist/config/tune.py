@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from vgg_dist.config.base import at_least, check_name, data_location, flag, parse_scale, quarantine_list, scale_word
 from vgg_dist.config.train import TrainConfig
-from vgg_dist.specs import MODELS
+from vgg_dist.models.specs import MODELS
 from vgg_dist.storage import absolute, beside
 
 PAPER_SCALES = (256, 256), (384, 384), (256, 512)  # at 224 pixels

@@ -11,8 +11,8 @@ import functools
 
 from torch import nn
 
+from vgg_dist.models.feature_maps import output_size
 from vgg_dist.models.lrn import LocalResponseNorm
-from vgg_dist.models.maps import output_size
 from vgg_dist.models.vgg import ConvNet, fc_head
 
 
