@@ -26,7 +26,7 @@ from cluster.link_verdicts import judge_rdma
 from cluster.links import examine_links
 from cluster.verdicts import Verdict
 from vgg_dist.config import data_location
-from vgg_dist.ray_start import start_ray
+from vgg_dist.ray_cluster.start import start_ray
 from vgg_dist.storage import absolute
 from vgg_dist.tracking import resolve_tracking_uri
 

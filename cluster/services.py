@@ -105,7 +105,7 @@ def stop(cluster: Cluster) -> int:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, timeout=10)
-    from vgg_dist.ray_start import forget_ended_cluster  # in here: Ray takes seconds
+    from vgg_dist.ray_cluster.start import forget_ended_cluster  # in here: Ray takes seconds
 
     forget_ended_cluster()
     return len(processes)

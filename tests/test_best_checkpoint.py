@@ -17,15 +17,17 @@ from typing import Any
 import pytest
 from pyarrow import fs
 
-from vgg_dist import best_checkpoint, run_folder, storage
-from vgg_dist.best_checkpoint import begin_best, keep_best, kept, read_since, validated
+from vgg_dist import storage
 from vgg_dist.best_so_far import BestSoFar
-from vgg_dist.checkpoint_choice import ChosenCheckpoint, local_checkpoint
-from vgg_dist.checkpoint_folder import CONFIG, MODEL, RECORDS, STATE, checkpoint_name, step_of
 from vgg_dist.config import TrainConfig
-from vgg_dist.digests import write_digests
-from vgg_dist.outcome import describe_outcome, read_best
-from vgg_dist.run_folder import whole_checkpoints, write_checkpoint
+from vgg_dist.run_folder.best import begin_best, keep_best, kept, read_since, validated
+from vgg_dist.run_folder.checkpoints import best as best_checkpoint
+from vgg_dist.run_folder.checkpoints import checkpoints as run_folder
+from vgg_dist.run_folder.checkpoints import whole_checkpoints, write_checkpoint
+from vgg_dist.run_folder.choice import ChosenCheckpoint, local_checkpoint
+from vgg_dist.run_folder.digests import write_digests
+from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, STATE, checkpoint_name, step_of
+from vgg_dist.run_folder.outcome import describe_outcome, read_best
 from vgg_dist.tracking import Record
 
 LOCAL = fs.LocalFileSystem()

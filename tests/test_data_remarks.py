@@ -16,7 +16,7 @@ from vgg_dist.engine import Worker, build_state
 from vgg_dist.exchange import Exchange
 from vgg_dist.inputs import open_images
 from vgg_dist.preparation import Node, prepare
-from vgg_dist.weights import load_net
+from vgg_dist.weights.load import load_net
 
 CLASSES = ["cat", "dog", "owl"]
 TRAIN = (

@@ -19,10 +19,10 @@ from pipelines.loading.epoch_plan import EpochPlan, evaluation_samples
 from pipelines.loading.loader import Batch, Preprocessing
 from pipelines.loading.open import open_loader
 from pipelines.stores.open import open_splits
-from vgg_dist.checkpoint import TrainState
 from vgg_dist.config import TrainConfig
 from vgg_dist.engine import NonFiniteLoss, Trainer, Worker, augmentation, build_state, validate
 from vgg_dist.models.specs import MODELS
+from vgg_dist.weights.checkpoint import TrainState
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SMALL = TrainConfig(

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from vgg_dist.export import SUFFIXES, export
 from vgg_dist.models.specs import MODELS
-from vgg_dist.trained_net import TrainedNet, weights_digest
-from vgg_dist.weight_files import METADATA_KEY
-from vgg_dist.weights import load_net
+from vgg_dist.weights.files import METADATA_KEY
+from vgg_dist.weights.load import load_net
+from vgg_dist.weights.net import TrainedNet, weights_digest
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,8 +15,8 @@ SCRIPT = """
 import os, signal, sys, threading, time
 import psutil, ray
 from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.lost_cluster import watched_cluster
-from vgg_dist.ray_start import start_ray
+from vgg_dist.ray_cluster.watch import watched_cluster
+from vgg_dist.ray_cluster.start import start_ray
 
 class Controller:
     def pid(self):
@@ -37,7 +37,7 @@ pids = {process.name(): process.pid for process in psutil.Process().children(rec
 pids["controller"] = ray.get(controller.pid.remote())
 if sys.argv[1] == "raylet":  # before it, a controller is lost
     from vgg_dist.fitting import fit
-    from vgg_dist.job_messages import JobMessages
+    from vgg_dist.ray_cluster.job_messages import JobMessages
     threading.Timer(2.0, os.kill, (pids["controller"], signal.SIGKILL)).start()
     try:
         fit(Trainer(), TrainConfig(name="first"), JobMessages(), silent=True)

@@ -10,7 +10,7 @@ import yaml
 from manifests import ROOT, Object, amount, build, expected_gpus, find, problems
 from test_manifests import BOX, JOB, JOBS, WORKER, drop, hurt
 
-from vgg_dist import nodes
+from vgg_dist.ray_cluster import nodes
 
 pytestmark = pytest.mark.slow
 GIB = 2**30

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from vgg_dist import nodes
+from vgg_dist.ray_cluster import nodes
 
 HEAD = {"CPU": 0.0, "memory": 1e9}
 GPU_NODE = {"CPU": 16.0, "GPU": 2.0, "memory": 1e9}

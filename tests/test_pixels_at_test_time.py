@@ -19,7 +19,7 @@ from pipelines.stores.open import open_store
 from pipelines.stores.pictures import Pictures
 from vgg_dist.config import EvalConfig
 from vgg_dist.evaluation import Evaluator, compute, plan_evaluation, predict, view_images
-from vgg_dist.weights import TrainedNet, load_net
+from vgg_dist.weights.load import TrainedNet, load_net
 
 SCALE = 32
 REASONS = {name: refusal(encoded) for name, encoded in ALL.items()}

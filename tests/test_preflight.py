@@ -14,9 +14,9 @@ from conftest import ROOT, Outcome
 from test_resume import CLASSES, begun, trained
 from trees import snapshot
 
-from vgg_dist.checkpoint_folder import checkpoint_name
 from vgg_dist.config import TrainConfig, TuneConfig
-from vgg_dist.settings_file import SEARCH, keep_settings
+from vgg_dist.run_folder.names import checkpoint_name
+from vgg_dist.run_folder.settings import SEARCH, keep_settings
 
 SCRIPT = """
 import sys
@@ -150,7 +150,7 @@ FORMS = {
 def test_an_address_at_which_no_cluster_can_be_is_one_line(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vgg_dist.cluster_address import cluster_named, find_cluster
+    from vgg_dist.ray_cluster.address import cluster_named, find_cluster
 
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -167,7 +167,7 @@ def test_what_is_no_cluster_though_it_listens_is_told_from_one(
     from http.server import BaseHTTPRequestHandler, HTTPServer
     from threading import Thread
 
-    from vgg_dist import cluster_address
+    from vgg_dist.ray_cluster import address as cluster_address
 
     class Quiet(BaseHTTPRequestHandler):
         def log_message(self, *args: object) -> None: ...
@@ -206,7 +206,7 @@ def test_no_more_workers_than_ray_will_find_here(monkeypatch: pytest.MonkeyPatch
     import ray
     from ray._private.utils import get_num_cpus
 
-    from vgg_dist import nodes
+    from vgg_dist.ray_cluster import nodes
 
     monkeypatch.setenv("RAY_ADDRESS", "local")
     monkeypatch.delenv("VGG_DIST_GPUS", raising=False)

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from vgg_dist import ray_start
+from vgg_dist.ray_cluster import start as ray_start
 
 TIMED_OUT = "The current node timed out during startup. This could happen because of much.\nAnd more."
 

@@ -16,8 +16,8 @@ from trees import snapshot
 
 from vgg_dist.config import ReproduceConfig
 from vgg_dist.models.build import build_model, macs
-from vgg_dist.outcome import write_outcome
 from vgg_dist.programme import Run, longest_first, programme
+from vgg_dist.run_folder.outcome import write_outcome
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.store import connect
 

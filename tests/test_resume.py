@@ -15,12 +15,12 @@ from conftest import Outcome
 from trees import make_tree, picture, snapshot
 
 from pipelines.stores.open import open_splits
-from vgg_dist.checkpoint import TrainState, read_description
-from vgg_dist.checkpoint_folder import checkpoint_name, refuse_classes
 from vgg_dist.config import TrainConfig
 from vgg_dist.config.resume import MAY_CHANGE, MUST_STAY, PLACE
 from vgg_dist.engine import build_state
-from vgg_dist.outcome import read_earlier, write_outcome
+from vgg_dist.run_folder.names import checkpoint_name, refuse_classes
+from vgg_dist.run_folder.outcome import read_earlier, write_outcome
+from vgg_dist.weights.checkpoint import TrainState, read_description
 
 CLASSES = open_splits("synthetic")[0].class_names
 METRICS = {"val/loss": 1.5, "val/top1_error": 40.0, "val/top5_error": 10.0, "epoch": 2.0}

@@ -14,11 +14,11 @@ from conftest import Outcome
 from test_resume import CLASSES, MAY_CHANGE, MUST_STAY, OTHER, begun, finish, trained
 from trees import snapshot
 
-from vgg_dist.checkpoint_folder import checkpoint_name
 from vgg_dist.config import ReproduceConfig, TrainConfig, TuneConfig
 from vgg_dist.config.command_line import parse_resuming
-from vgg_dist.outcome import find_run
-from vgg_dist.settings_file import PROGRAMME, SEARCH, find_settings, keep_settings
+from vgg_dist.run_folder.names import checkpoint_name
+from vgg_dist.run_folder.outcome import find_run
+from vgg_dist.run_folder.settings import PROGRAMME, SEARCH, find_settings, keep_settings
 
 KEPT = dataclasses.replace(
     TrainConfig(**{**OTHER, "init_from": "/runs/a"}), name="first", arch="A", micro_batch=2, loader_threads=3

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from conftest import Outcome, driver
 
-from vgg_dist.checkpoint_choice import local_checkpoint
+from vgg_dist.run_folder.choice import local_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SMALL = """

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, Outcome, driver, kill_once
 
 from vgg_dist import trial
-from vgg_dist.checkpoint_choice import local_checkpoint
+from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.search_progress import describe_running
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.store import connect

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from vgg_dist.digests import damaged_member
-from vgg_dist.weight_files import read_weights_file
+from vgg_dist.run_folder.digests import damaged_member
+from vgg_dist.weights.files import read_weights_file
 
 WEIGHTS = {f"layer{k}.weight": torch.arange(200.0) + k for k in range(8)}
 

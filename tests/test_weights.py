@@ -20,14 +20,14 @@ import torchvision
 from networks import build_drawn, build_on_meta
 from torch import Tensor, nn
 
-from vgg_dist.checkpoint import TrainState
 from vgg_dist.config import TrainConfig
-from vgg_dist.digests import write_digests
 from vgg_dist.models.build import build_model
 from vgg_dist.optim import PlateauSchedule, build_optimizer
-from vgg_dist.trained_net import TrainedNet
-from vgg_dist.weight_files import METADATA_KEY
-from vgg_dist.weights import load_net
+from vgg_dist.run_folder.digests import write_digests
+from vgg_dist.weights.checkpoint import TrainState
+from vgg_dist.weights.files import METADATA_KEY
+from vgg_dist.weights.load import load_net
+from vgg_dist.weights.net import TrainedNet
 
 NETS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
 RGB_MEAN = (123.68, 116.779, 103.939)

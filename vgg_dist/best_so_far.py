@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vgg_dist.best_checkpoint import best_of, kept
+from vgg_dist.run_folder.best import best_of, kept
 from vgg_dist.storage import open_storage
 from vgg_dist.tracking import Record
 from vgg_dist.validation_errors import validation_errors

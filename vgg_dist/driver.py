@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from vgg_dist.cluster_address import cluster_named
+from vgg_dist.ray_cluster.address import cluster_named
 
 # How often Ray Train's controller looks for reports, and how long a group of workers may take to come up: its defaults of
 # 2 s and 60 s cost a short run a third of its time, and are too little for a cold node. Read when ray.train is imported.
@@ -33,16 +33,16 @@ from vgg_dist.config import TrainConfig
 from vgg_dist.exchange import GRADIENTS_WAIT_S
 from vgg_dist.fitting import BEFORE, NonFinite, fit, refuse_stopped, resumes
 from vgg_dist.gauges import Gauges
-from vgg_dist.job_messages import JobMessages
-from vgg_dist.lost_cluster import watched_cluster
 from vgg_dist.monitor import Monitor
-from vgg_dist.nodes import describe_workers, worker_resources
-from vgg_dist.outcome import Earlier, describe_outcome, read_best, write_outcome
 from vgg_dist.phases import mark
 from vgg_dist.preflight import check_training
-from vgg_dist.ray_start import start_ray
+from vgg_dist.ray_cluster.job_messages import JobMessages
+from vgg_dist.ray_cluster.nodes import describe_workers, worker_resources
+from vgg_dist.ray_cluster.start import start_ray
+from vgg_dist.ray_cluster.watch import watched_cluster
+from vgg_dist.run_folder.outcome import Earlier, describe_outcome, read_best, write_outcome
+from vgg_dist.run_folder.settings import keep_settings
 from vgg_dist.run_record import end_record, keep_model, log_the_rest, open_training
-from vgg_dist.settings_file import keep_settings
 from vgg_dist.stopping import Interrupted
 from vgg_dist.storage import beside, open_storage
 from vgg_dist.tracking import TrackedRun, finish_run, ui_hint

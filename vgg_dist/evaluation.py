@@ -18,16 +18,16 @@ from pipelines.loading.loader import Preprocessing
 from pipelines.loading.whole_images import LargeImage, WholeImages
 from pipelines.progress import Progress
 from pipelines.stores.sample_store import SampleStore
-from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import EvalConfig
 from vgg_dist.engine import loader_threads
 from vgg_dist.inputs import open_images, open_net, open_nets, test_scales
 from vgg_dist.models.precision import apply_precision, autocast_dtype, resolve_precision
 from vgg_dist.paper import AnyView
 from vgg_dist.posteriors import ImageSet, Manifest, PosteriorFiles
+from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.storage import beside
-from vgg_dist.trained_net import TrainedNet
 from vgg_dist.views import Viewer
+from vgg_dist.weights.net import TrainedNet
 
 
 @dataclass(frozen=True)
@@ -180,9 +180,9 @@ def _on_cluster(tasks: list[Task], store: SampleStore, config: EvalConfig) -> It
     import ray
     from ray.util import ActorPool
 
-    from vgg_dist.lost_cluster import watched_cluster
-    from vgg_dist.nodes import worker_resources
-    from vgg_dist.ray_start import describe_loss, start_ray
+    from vgg_dist.ray_cluster.nodes import worker_resources
+    from vgg_dist.ray_cluster.start import describe_loss, start_ray
+    from vgg_dist.ray_cluster.watch import watched_cluster
 
     start_ray()
     resources = worker_resources(config.num_workers)[: len(tasks)]

@@ -35,7 +35,7 @@ from vgg_dist.config.suggestions import suggestions
 if TYPE_CHECKING:  # torch takes seconds to import, and --help and mistakes need it not
     from torch import Tensor
 
-    from vgg_dist.trained_net import TrainedNet
+    from vgg_dist.weights.net import TrainedNet
 
     Logits: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -75,7 +75,7 @@ def main() -> None:
         config = tyro.cli(ExportConfig, prog="python -m vgg_dist.export", description=__doc__)
     try:
         config.check()
-        from vgg_dist.weights import load_net
+        from vgg_dist.weights.load import load_net
 
         net = load_net(config.net, config.weights_format, config.checkpoint)
         difference, largest = export(net, config.format, config.output)
@@ -146,8 +146,8 @@ def _random_images(net: TrainedNet, batch: int) -> Tensor:
 def _write_torchvision(net: TrainedNet, file: Path) -> None:
     import torch
 
-    from vgg_dist.foreign_weights import TORCHVISION_NETS
-    from vgg_dist.weight_files import METADATA_KEY
+    from vgg_dist.weights.files import METADATA_KEY
+    from vgg_dist.weights.foreign import TORCHVISION_NETS
 
     # Its nets average the last map to 7x7 in front of the FC layers, which changes nothing at 224 pixels only.
     if (net.arch, net.batch_norm) not in TORCHVISION_NETS or net.head != "fc" or net.model.map_size != 7:
@@ -167,7 +167,7 @@ def _read_torchvision(net: TrainedNet, file: Path) -> Logits:
     import torch
     import torchvision
 
-    from vgg_dist.foreign_weights import TORCHVISION_NETS
+    from vgg_dist.weights.foreign import TORCHVISION_NETS
 
     _read_weights(net, file)
     with torch.device("meta"):
@@ -179,13 +179,13 @@ def _read_torchvision(net: TrainedNet, file: Path) -> Logits:
 def _write_safetensors(net: TrainedNet, file: Path) -> None:
     from safetensors.torch import save_file
 
-    from vgg_dist.weight_files import METADATA_KEY
+    from vgg_dist.weights.files import METADATA_KEY
 
     save_file(net.model.state_dict(), file, metadata={"format": "pt", METADATA_KEY: net.to_json()})
 
 
 def _read_weights(net: TrainedNet, file: Path) -> Logits:
-    from vgg_dist.weights import load_net
+    from vgg_dist.weights.load import load_net
 
     again = load_net(str(file))
     if (again.digest, again.to_json()) != (net.digest, net.to_json()):
@@ -196,7 +196,7 @@ def _read_weights(net: TrainedNet, file: Path) -> Logits:
 def _write_onnx(net: TrainedNet, file: Path) -> None:
     import torch
 
-    from vgg_dist.weight_files import METADATA_KEY
+    from vgg_dist.weights.files import METADATA_KEY
 
     if missing := [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]:
         raise ValueError(f"--format onnx: needs {' and '.join(missing)}; install the extra: pip install 'vgg_dist[export]'")
@@ -231,7 +231,7 @@ def _read_onnx(net: TrainedNet, file: Path) -> Logits:
 def _write_torch_export(net: TrainedNet, file: Path) -> None:
     import torch
 
-    from vgg_dist.weight_files import METADATA_KEY
+    from vgg_dist.weights.files import METADATA_KEY
 
     batch = {"images": {0: torch.export.Dim("batch")}}
     program = torch.export.export(net.model, (_random_images(net, 2),), dynamic_shapes=batch)

@@ -14,9 +14,9 @@ from ray.train.torch import TorchTrainer
 
 from pipelines import signals
 from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.job_messages import JobMessages
 from vgg_dist.monitor import root_cause
-from vgg_dist.ray_start import describe_loss
+from vgg_dist.ray_cluster.job_messages import JobMessages
+from vgg_dist.ray_cluster.start import describe_loss
 from vgg_dist.stopping import WISH, Interrupted, training_key
 
 POLL_S = 0.5

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.metrics import Gauge
 
-from vgg_dist.cluster_address import cluster_named
+from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.tracking import Record
 
 # Name -> the record's key, and what it is.

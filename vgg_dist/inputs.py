@@ -26,8 +26,8 @@ from vgg_dist import paper
 from vgg_dist.config import EvalConfig
 from vgg_dist.config.base import quarantine_list
 from vgg_dist.line_files import ClassNumbers, read_lines
-from vgg_dist.trained_net import TrainedNet
-from vgg_dist.weights import load_net
+from vgg_dist.weights.load import load_net
+from vgg_dist.weights.net import TrainedNet
 
 
 def open_nets(config: EvalConfig) -> list[TrainedNet]:

@@ -13,8 +13,8 @@ from pipelines.secrets import masked
 from vgg_dist.best_so_far import BestSoFar
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.gauges import Gauges
-from vgg_dist.job_messages import JobMessages
 from vgg_dist.phases import mark
+from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.stopping import training_key
 from vgg_dist.time_left import TimeLeft
 from vgg_dist.tracking import Record, TrackedRun, Tracker

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 
 from pipelines.remote import is_remote
-from vgg_dist.checkpoint_choice import find_checkpoints
-from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig, flag
-from vgg_dist.nodes import check_cluster
-from vgg_dist.outcome import Earlier, read_earlier
-from vgg_dist.search_folder import refuse_other_search
+from vgg_dist.ray_cluster.address import cluster_named
+from vgg_dist.ray_cluster.nodes import check_cluster
+from vgg_dist.run_folder.choice import find_checkpoints
+from vgg_dist.run_folder.outcome import Earlier, read_earlier
+from vgg_dist.run_folder.search import refuse_other_search
 from vgg_dist.storage import check_storage
 from vgg_dist.tracking import check_store, resolve_tracking_uri
 

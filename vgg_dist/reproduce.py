@@ -18,12 +18,12 @@ from pipelines import signals
 from pipelines.cli import fail, one_line_errors
 from pipelines.stores.class_checks import tell_remarks
 from pipelines.stores.open import open_splits
-from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainingError
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
 from vgg_dist.ending import stoppable_runs
-from vgg_dist.settings_file import PROGRAMME, find_settings, keep_settings
+from vgg_dist.ray_cluster.address import cluster_named
+from vgg_dist.run_folder.settings import PROGRAMME, find_settings, keep_settings
 from vgg_dist.stopping import Interrupted
 from vgg_dist.storage import beside
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from vgg_dist.paper import AnyView
     from vgg_dist.programme import Run
     from vgg_dist.tracking import TrackedRun
-    from vgg_dist.trained_net import TrainedNet
+    from vgg_dist.weights.net import TrainedNet
 
 
 def main() -> None:
@@ -64,8 +64,8 @@ def reproduce(config: ReproduceConfig) -> None:
         assert splits is not None
         print(plan(config, runs, (len(splits[0]), len(splits[1])), len(splits[0].class_names)))
         return
-    from vgg_dist.outcome import check_earlier
     from vgg_dist.parallel import run_all
+    from vgg_dist.run_folder.outcome import check_earlier
     from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
 
     for run in runs:  # before the programme's record in MLflow is opened, which a refusal would leave at FAILED

@@ -63,9 +63,9 @@ def keep_model(run: TrackedRun, config: TrainConfig, checkpoint: Checkpoint, ste
     """The last checkpoint as a model in MLflow: the net whose errors are val/... there."""
     import torch
 
-    from vgg_dist.checkpoint import read_description, read_weights
     from vgg_dist.models.build import build_model
     from vgg_dist.models.specs import MODELS
+    from vgg_dist.weights.checkpoint import read_description, read_weights
 
     with checkpoint.as_directory() as folder:
         _, class_names = read_description(Path(folder))

@@ -31,12 +31,12 @@ from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
 from vgg_dist.driver import DRIVER_MEMORY
 from vgg_dist.fitting import resumes
 from vgg_dist.halving import SuccessiveHalving
-from vgg_dist.lost_cluster import watched_cluster
-from vgg_dist.nodes import describe_workers, groups_at_once, worker_resources
 from vgg_dist.preflight import check_search
-from vgg_dist.ray_start import start_ray
+from vgg_dist.ray_cluster.nodes import describe_workers, groups_at_once, worker_resources
+from vgg_dist.ray_cluster.start import start_ray
+from vgg_dist.ray_cluster.watch import watched_cluster
+from vgg_dist.run_folder.settings import SEARCH, keep_settings
 from vgg_dist.search_progress import SearchProgress
-from vgg_dist.settings_file import SEARCH, keep_settings
 from vgg_dist.stopping import Interrupted
 from vgg_dist.storage import beside
 from vgg_dist.tracking import TrackedRun, finish_run, open_run, resolve_tracking_uri

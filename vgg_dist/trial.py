@@ -13,7 +13,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
 from vgg_dist.driver import Part, run_training
-from vgg_dist.job_messages import JobMessages
+from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.stopping import Interrupted
 from vgg_dist.tracking import TrackedRun
 

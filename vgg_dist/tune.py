@@ -18,12 +18,12 @@ from pipelines.secrets import masked
 from pipelines.signals import end_with
 from pipelines.stores.class_checks import tell_remarks
 from pipelines.stores.open import open_splits
-from vgg_dist.cluster_address import cluster_named
 from vgg_dist.config import Choices, Range, TrainConfig, TrainingError, TuneConfig, flag
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
 from vgg_dist.ending import stoppable_runs
-from vgg_dist.settings_file import SEARCH, find_settings
+from vgg_dist.ray_cluster.address import cluster_named
+from vgg_dist.run_folder.settings import SEARCH, find_settings
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from ray._common.utils import reset_ray_address
 from ray._private.services import find_bootstrap_address
 
 from pipelines.failures import what_failed
-from vgg_dist.cluster_address import find_cluster, no_answer
 from vgg_dist.proxies import bypass_proxies
-from vgg_dist.ray_signals import unreached_by_signals
+from vgg_dist.ray_cluster.address import find_cluster, no_answer
+from vgg_dist.ray_cluster.signals import unreached_by_signals
 
 START_S = {"RAY_gcs_server_port_wait_time_s": "120", "RAY_worker_register_timeout_seconds": "300"}
 """How long Ray waits for its own processes where it is started here; its 30 s and 60 s are too short for a busy laptop."""

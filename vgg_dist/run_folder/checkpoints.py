@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from vgg_dist.checkpoint_folder import CONFIG, is_checkpoint_name
-from vgg_dist.digests import DamagedCheckpoint, check_files, has_digests
+from vgg_dist.run_folder.digests import DamagedCheckpoint, check_files, has_digests
+from vgg_dist.run_folder.names import CONFIG, is_checkpoint_name
 from vgg_dist.storage import local_files, write_folder
 
 

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vgg_dist.best_checkpoint import Validated, best_of, kept, read_since, validated
-from vgg_dist.checkpoint_folder import CONFIG, MODEL, is_checkpoint_name, step_of
 from vgg_dist.config.base import BEST, LAST
-from vgg_dist.digests import DamagedCheckpoint, check_files
-from vgg_dist.run_folder import whole_checkpoints
+from vgg_dist.run_folder.best import Validated, best_of, kept, read_since, validated
+from vgg_dist.run_folder.checkpoints import whole_checkpoints
+from vgg_dist.run_folder.digests import DamagedCheckpoint, check_files
+from vgg_dist.run_folder.names import CONFIG, MODEL, is_checkpoint_name, step_of
 from vgg_dist.storage import absolute, beside, last_part, list_folder, local_folder, open_storage, parent
 from vgg_dist.validation_errors import describe_errors, validation_errors
 

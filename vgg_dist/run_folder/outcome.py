@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.secrets import masked
-from vgg_dist.best_checkpoint import best_of, kept, read_since
-from vgg_dist.checkpoint_folder import CONFIG, PREFIX, refuse_classes
 from vgg_dist.config import TrainConfig, changed_settings, check_name, describe_changes, refuse_changes
 from vgg_dist.config.base import BEST
 from vgg_dist.config.command_line import Recorded
 from vgg_dist.config.resume import EXTENT, FOUND_OUT, PLACE
-from vgg_dist.settings_file import kept_settings
+from vgg_dist.run_folder.best import best_of, kept, read_since
+from vgg_dist.run_folder.names import CONFIG, PREFIX, refuse_classes
+from vgg_dist.run_folder.settings import kept_settings
 from vgg_dist.storage import beside, check_storage, list_folder, open_storage, read_file, replace_file
 from vgg_dist.top5 import TOP, telling
 from vgg_dist.validation_errors import describe_errors, validation_errors

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pipelines.progress import show_bars
 from vgg_dist.models.build import build_model
-from vgg_dist.trained_net import NetDescription, TrainedNet, assemble, differences, some
-from vgg_dist.weight_files import one_line
+from vgg_dist.weights.files import one_line
+from vgg_dist.weights.net import NetDescription, TrainedNet, assemble, differences, some
 
 TORCHVISION_URL = "torchvision://"
 TORCHVISION_NETS = {

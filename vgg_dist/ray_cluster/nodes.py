@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import ray
 
-from vgg_dist.cluster_address import find_cluster
+from vgg_dist.ray_cluster.address import find_cluster
 
 WAIT_S = 600.0  # on a cluster; a new node has to be had, and to load an image of several GB
 POLL_S = 5.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from vgg_dist.config import TuneConfig
-from vgg_dist.settings_file import SEARCH, kept_settings
+from vgg_dist.run_folder.settings import SEARCH, kept_settings
 
 MAY_CHANGE = {"storage_path", "tracking_uri", "experiment", "trials_at_once", "num_workers", "max_failures"}
 

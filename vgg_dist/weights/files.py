@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from pipelines.remote import is_remote
-from vgg_dist.digests import damaged_member
+from vgg_dist.run_folder.digests import damaged_member
 from vgg_dist.storage import absolute, read_file
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pth.tar")

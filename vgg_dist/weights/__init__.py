@@ -1,0 +1,1 @@
+"""Trained nets and their files: checkpoints, weights of other tools, export."""
