@@ -19,7 +19,7 @@ from vgg_dist.models.build import build_model, macs
 from vgg_dist.programme import Run, longest_first, programme
 from vgg_dist.run_folder.outcome import write_outcome
 from vgg_dist.tracking import read_runs
-from vgg_dist.tracking.store import connect
+from vgg_dist.tracking.connection import connect
 
 SMALL = """
     --head linear --image-size 32 --data synthetic:train=96,val=20,size=48 --global-batch 32 --precision fp32 --epochs 20

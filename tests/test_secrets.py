@@ -27,7 +27,7 @@ from vgg_dist.run_folder.outcome import read_earlier, write_outcome
 from vgg_dist.run_record import open_training
 from vgg_dist.storage import last_part
 from vgg_dist.tracking import TrackedRun, TrackingError, finish_run, read_runs, ui_hint
-from vgg_dist.tracking.store import reason, tracking_errors
+from vgg_dist.tracking.connection import reason, tracking_errors
 from vgg_dist.weights.checkpoint import TrainState, read_description
 from vgg_dist.weights.load import load_net
 

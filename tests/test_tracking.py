@@ -33,7 +33,7 @@ from vgg_dist.tracking import (
     resolve_tracking_uri,
     ui_hint,
 )
-from vgg_dist.tracking.store import connect
+from vgg_dist.tracking.connection import connect
 
 pytestmark = [
     # mlflow, on a newer sqlalchemy than it was written for; and at its own import.

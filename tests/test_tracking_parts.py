@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from vgg_dist.tracking import SystemSampler, TrackingError, open_run, resolve_tracking_uri
-from vgg_dist.tracking import revision as revision_module
+from vgg_dist.tracking import code_version as revision_module
 from vgg_dist.tracking.curves import draw_learning_curves
 
 pytestmark = [

@@ -16,7 +16,7 @@ from vgg_dist import trial
 from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.search_progress import describe_running
 from vgg_dist.tracking import read_runs
-from vgg_dist.tracking.store import connect
+from vgg_dist.tracking.connection import connect
 
 SMALL = """
     --arch A --head linear --image-size 32 --data synthetic:train=96,val=20,size=40 --global-batch 32 --precision fp32

@@ -15,11 +15,11 @@ All metrics share one axis, the optimizer step, those of an epoch too; only the 
 run began. The world size is a metric, since an MLflow param cannot change.
 """
 
-from vgg_dist.tracking.model import log_model
+from vgg_dist.tracking.connection import TrackingError, await_store, check_store, resolve_tracking_uri
+from vgg_dist.tracking.log_model import log_model
 from vgg_dist.tracking.outbox import Record
-from vgg_dist.tracking.query import RunRecord, read_runs
+from vgg_dist.tracking.read_runs import RunRecord, read_runs
 from vgg_dist.tracking.run import TrackedRun, finish_run, log_report, open_run, ui_hint
-from vgg_dist.tracking.store import TrackingError, await_store, check_store, resolve_tracking_uri
 from vgg_dist.tracking.system_metrics import SystemSampler
 from vgg_dist.tracking.tracker import Tracker
 

@@ -18,7 +18,7 @@ from typing import Protocol, TypedDict
 
 from pipelines.secrets import masked
 from vgg_dist.storage import read_file, remove_file, replace_file
-from vgg_dist.tracking.store import reason
+from vgg_dist.tracking.connection import reason
 
 _logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from pipelines.secrets import masked
 from vgg_dist.storage import absolute, beside, last_part, read_file, replace_file
-from vgg_dist.tracking.revision import code_version
-from vgg_dist.tracking.store import (
+from vgg_dist.tracking.code_version import code_version
+from vgg_dist.tracking.connection import (
     METRICS_A_REQUEST,
     PARAM_LENGTH,
     PARAMS_A_REQUEST,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vgg_dist.storage import beside
+from vgg_dist.tracking.connection import METRICS_A_REQUEST, connect, split
 from vgg_dist.tracking.outbox import Outbox, Record
 from vgg_dist.tracking.run import TrackedRun
-from vgg_dist.tracking.store import METRICS_A_REQUEST, connect, split
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from vgg_dist.tracking.connection import connect, warned
 from vgg_dist.tracking.run import TrackedRun
-from vgg_dist.tracking.store import connect, warned
 
 if TYPE_CHECKING:
     from mlflow.models import Model

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipelines.secrets import masked
+from vgg_dist.tracking.connection import connect, database, tracking_errors
 from vgg_dist.tracking.run import NOTE_TAG, RESUMED, TrackedRun
-from vgg_dist.tracking.store import connect, database, tracking_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
