@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.secrets import masked
-from vgg_dist.text_tables import printable
+from vgg_dist.reporting.text import printable
 
 GIB = 2**30
 SHM_NEEDED = 1 * GIB  # NCCL's buffers and Ray's object store; Docker gives 64 MB unless told otherwise

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 
-from vgg_dist.comparison import compare, draw_curves, draw_parallel, encode, to_html
+from vgg_dist.reporting.comparison import compare, draw_curves, draw_parallel, encode, to_html
 from vgg_dist.tracking import RunRecord
 
 EARLY = "stopped early at epoch 1"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vgg_dist import paper
 from vgg_dist.paper import Net, several_scales, single_scale
-from vgg_dist.tables import EvaluatedNet, build_report, mean_posteriors, top_guesses, top_k_errors
+from vgg_dist.reporting.paper_tables import EvaluatedNet, build_report, mean_posteriors, top_guesses, top_k_errors
 
 IMAGES, CLASSES = 401, 1000
 CLASS_NAMES = [str(c) for c in range(CLASSES)]

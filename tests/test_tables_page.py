@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vgg_dist.tables import EvaluatedNet, Report, build_report, write_submission
-from vgg_dist.tables.thumbnails import thumbnail
+from vgg_dist.reporting.paper_tables import EvaluatedNet, Report, build_report, write_submission
+from vgg_dist.reporting.paper_tables.thumbnails import thumbnail
 
 
 class Page(HTMLParser):

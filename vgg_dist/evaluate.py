@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vgg_dist.evaluation import Evaluation, Wanted
     from vgg_dist.paper import AnyView
     from vgg_dist.posteriors import PosteriorFiles
-    from vgg_dist.tables import Report
+    from vgg_dist.reporting.paper_tables import Report
     from vgg_dist.tracking import TrackedRun
 
 
@@ -92,7 +92,7 @@ def evaluate(config: EvalConfig, wanted: Wanted | None = None, parent: TrackedRu
 
 def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
     """The tables: to the terminal, beside the posteriors, and to MLflow."""
-    from vgg_dist.tables import EvaluatedNet, build_report
+    from vgg_dist.reporting.paper_tables import EvaluatedNet, build_report
     from vgg_dist.tracking import log_report, ui_hint
 
     names = [f"{net.name} ({net.label})" if net.label else net.name for net in evaluation.nets]
@@ -127,7 +127,7 @@ def submit(evaluation: Evaluation, config: EvalConfig) -> None:
     from pathlib import Path
 
     from pipelines.layouts.devkit import read_devkit
-    from vgg_dist.tables import mean_posteriors, write_submission
+    from vgg_dist.reporting.paper_tables import mean_posteriors, write_submission
 
     assert config.submission is not None
     assert config.devkit is not None
@@ -140,7 +140,7 @@ def submit(evaluation: Evaluation, config: EvalConfig) -> None:
 
 
 def _mean_of_net(files: Mapping[tuple[AnyView, int], PosteriorFiles]) -> NDArray[np.float32]:
-    from vgg_dist.tables import mean_posteriors
+    from vgg_dist.reporting.paper_tables import mean_posteriors
 
     views = {view for view, _ in files}
     return mean_posteriors(

@@ -29,7 +29,7 @@ from vgg_dist.models.precision import (
     resolve_precision,
 )
 from vgg_dist.models.specs import MODELS
-from vgg_dist.text_tables import aligned
+from vgg_dist.reporting.text import aligned
 
 DEEP: tuple[PaperArch, ...] = "C", "D", "E"  # the nets that are trained at all scales
 

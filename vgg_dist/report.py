@@ -41,7 +41,7 @@ def main() -> None:
 
 def report(config: ReportConfig) -> None:
     """Prints the table and writes the page. ValueError or OSError, one line, for whatever stops it."""
-    from vgg_dist.comparison import compare, to_html
+    from vgg_dist.reporting.comparison import compare, to_html
     from vgg_dist.tracking import read_runs, resolve_tracking_uri
 
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pipelines.secrets import masked
-from vgg_dist.text_tables import aligned
+from vgg_dist.reporting.text import aligned
 from vgg_dist.tracking.code_version import code_version
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "ray", "mlflow", "numpy", "pillow")

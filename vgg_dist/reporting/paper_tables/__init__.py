@@ -3,11 +3,11 @@
 From posteriors to tables, in NumPy; it neither computes a posterior nor knows where posteriors are kept.
 """
 
-from vgg_dist.tables.errors import mean_posteriors, top_guesses, top_k_errors
-from vgg_dist.tables.nets import EvaluatedNet
-from vgg_dist.tables.report import Report, build_report
-from vgg_dist.tables.submission import write_submission
-from vgg_dist.tables.tables import Row, Table
+from vgg_dist.reporting.paper_tables.errors import mean_posteriors, top_guesses, top_k_errors
+from vgg_dist.reporting.paper_tables.layout import Row, Table
+from vgg_dist.reporting.paper_tables.means import EvaluatedNet
+from vgg_dist.reporting.paper_tables.report import Report, build_report
+from vgg_dist.reporting.paper_tables.submission import write_submission
 
 __all__ = [
     "EvaluatedNet",

@@ -7,9 +7,9 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-from vgg_dist.comparison.pictures import draw_curves, draw_parallel, encode
-from vgg_dist.comparison.table import OUTCOMES, Comparison
-from vgg_dist.web_page import web_page
+from vgg_dist.reporting.comparison.pictures import draw_curves, draw_parallel, encode
+from vgg_dist.reporting.comparison.table import OUTCOMES, Comparison
+from vgg_dist.reporting.html import web_page
 
 _STYLE = """
 img { display: block; width: 100%; max-width: 62rem; background: #fff; border: 1px solid var(--line); border-radius: 8px; }

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 
 from vgg_dist.paper import Errors
-from vgg_dist.tables.errors import TOP, tops
-from vgg_dist.tables.mistakes import Mistakes
-from vgg_dist.tables.tables import Row, Table
-from vgg_dist.text_tables import aligned, escaped, piped
+from vgg_dist.reporting.paper_tables.errors import TOP, tops
+from vgg_dist.reporting.paper_tables.layout import Row, Table
+from vgg_dist.reporting.paper_tables.mistakes import Mistakes
+from vgg_dist.reporting.text import aligned, escaped, piped
 
 TITLE = "Evaluation, the paper's tables beside ours"
 LEGEND = "Errors in percent, difference in points: ours less the paper's."

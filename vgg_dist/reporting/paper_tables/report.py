@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgg_dist import paper
-from vgg_dist.tables import page, text
-from vgg_dist.tables.errors import TOP, tops
-from vgg_dist.tables.mistakes import Mistakes, find_mistakes
-from vgg_dist.tables.nets import EvaluatedNet, Measurement, check_names, measure
-from vgg_dist.tables.tables import Row, Table, plan_tables
+from vgg_dist.reporting.paper_tables import html as page
+from vgg_dist.reporting.paper_tables import text
+from vgg_dist.reporting.paper_tables.errors import TOP, tops
+from vgg_dist.reporting.paper_tables.layout import Row, Table, plan_tables
+from vgg_dist.reporting.paper_tables.means import EvaluatedNet, Measurement, check_names, measure
+from vgg_dist.reporting.paper_tables.mistakes import Mistakes, find_mistakes
 
 
 @dataclass(frozen=True, kw_only=True)

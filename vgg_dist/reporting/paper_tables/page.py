@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-from vgg_dist.tables.mistakes import Example, Mistakes
-from vgg_dist.tables.tables import Row, Table
-from vgg_dist.tables.text import (
+from vgg_dist.reporting.html import web_page
+from vgg_dist.reporting.paper_tables.layout import Row, Table
+from vgg_dist.reporting.paper_tables.mistakes import Example, Mistakes
+from vgg_dist.reporting.paper_tables.text import (
     GROUPS,
     LEGEND,
     NOT_RUN,
@@ -21,8 +22,7 @@ from vgg_dist.tables.text import (
     pair_cells,
     top_names,
 )
-from vgg_dist.tables.thumbnails import thumbnail
-from vgg_dist.web_page import web_page
+from vgg_dist.reporting.paper_tables.thumbnails import thumbnail
 
 Picture = Callable[[int], bytes]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vgg_dist.text_tables import aligned
+from vgg_dist.reporting.text import aligned
 from vgg_dist.tracking import RunRecord
 from vgg_dist.validation_errors import validation_errors
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.progress import Progress
 from vgg_dist import paper
 from vgg_dist.paper import AnyView, Errors, several_scales, single_scale
-from vgg_dist.tables.errors import guess_errors, mean_posteriors, top_guesses
+from vgg_dist.reporting.paper_tables.errors import guess_errors, mean_posteriors, top_guesses
 
 Scales = Literal["one", "several"] | int
 

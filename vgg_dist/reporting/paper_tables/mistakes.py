@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgg_dist.paper import Errors
-from vgg_dist.tables.nets import Measurement
+from vgg_dist.reporting.paper_tables.means import Measurement
 
 LISTED = 20  # classes and pairs
 EXAMPLES = 4  # images for each

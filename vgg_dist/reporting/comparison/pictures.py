@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from vgg_dist.comparison.table import Comparison
+from vgg_dist.reporting.comparison.table import Comparison
 
 NAMED = 10  # curves that are told apart by colour; the others are grey
 ERROR = "val/top1_error"

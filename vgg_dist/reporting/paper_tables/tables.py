@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vgg_dist import paper
 from vgg_dist.paper import AnyView, Errors, several_scales, single_scale
-from vgg_dist.tables.nets import EvaluatedNet, Mean, Measurement, Scales, by_counterpart, by_paper_net
+from vgg_dist.reporting.paper_tables.means import EvaluatedNet, Mean, Measurement, Scales, by_counterpart, by_paper_net
 
 VIEW_NAMES: dict[AnyView, str] = {
     "dense": "dense",
