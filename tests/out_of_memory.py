@@ -15,7 +15,7 @@ def train_worker_short_of_memory(settings: dict[str, Any]) -> dict[str, Any]:
     """In a worker's process, which gets this function by value."""
     import torch
 
-    from vgg_dist.engine import Trainer
+    from vgg_dist.training.trainer import Trainer
 
     forward_backward = Trainer._forward_backward
 

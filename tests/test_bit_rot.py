@@ -31,13 +31,13 @@ from pipelines.stores.open import open_splits, open_store
 from pipelines.stores.shard_index import ShardIndex
 from pipelines.stores.shards import open_shards
 from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.engine import Worker, build_state
 from vgg_dist.exchange import Exchange
 from vgg_dist.posteriors import ImageSet, Manifest, PosteriorFiles
 from vgg_dist.preparation import Node, prepare
 from vgg_dist.run_folder.checkpoints import unused_name, whole_checkpoints
 from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.run_folder.digests import DIGESTS, DamagedCheckpoint, check_files
+from vgg_dist.training.trainer import Worker, build_state
 from vgg_dist.weights.checkpoint import CONFIG, MODEL, RECORDS, STATE, TrainState, read_records, read_weights
 
 CLASSES = open_splits("synthetic")[0].class_names

@@ -12,10 +12,10 @@ from conftest import Outcome
 from trees import make_tree, picture
 
 from vgg_dist.config import EvalConfig, TrainConfig
-from vgg_dist.engine import Worker, build_state
 from vgg_dist.exchange import Exchange
 from vgg_dist.inputs import open_images
 from vgg_dist.preparation import Node, prepare
+from vgg_dist.training.trainer import Worker, build_state
 from vgg_dist.weights.load import load_net
 
 CLASSES = ["cat", "dog", "owl"]

@@ -20,8 +20,8 @@ from pipelines.loading.loader import Batch, Preprocessing
 from pipelines.loading.open import open_loader
 from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainConfig
-from vgg_dist.engine import NonFiniteLoss, Trainer, Worker, augmentation, build_state, validate
 from vgg_dist.models.specs import MODELS
+from vgg_dist.training.trainer import NonFiniteLoss, Trainer, Worker, augmentation, build_state, validate
 from vgg_dist.weights.checkpoint import TrainState
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -319,7 +319,7 @@ def test_filled_micro_batches_have_one_shape_and_train_the_same(monkeypatch: pyt
         forward(batch, weight)
 
     monkeypatch.setattr(filled.trainer, "_forward_backward", noted)
-    monkeypatch.setattr("vgg_dist.engine.FEW", 4)  # of micro-batches as small as these one image is a fifth
+    monkeypatch.setattr("vgg_dist.training.trainer.FEW", 4)  # of micro-batches as small as these one image is a fifth
     assert_same_updates(start, filled.run().weights(), plain.run().weights())
     assert shapes == {5}
     timed = {"images_per_second", "data_wait_share", "model_flops_utilization"}
@@ -330,7 +330,7 @@ def test_filled_micro_batches_have_one_shape_and_train_the_same(monkeypatch: pyt
 
 @pytest.mark.slow
 def test_a_gpu_training_says_once_what_its_loader_and_its_step_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vgg_dist.throughput.LOADER_TRIAL_S", 0.0)
+    monkeypatch.setattr("vgg_dist.training.throughput.LOADER_TRIAL_S", 0.0)
     measured, plain = Run(change(epochs=3, micro_batch=4), Worker()), Run(change(epochs=3, micro_batch=4), Worker())
     measured.trainer.loader_rate = None
     measured.run()

@@ -28,7 +28,6 @@ from scipy.io import savemat
 
 from pipelines.stores.open import open_store
 from vgg_dist.config import EvalConfig, TrainConfig
-from vgg_dist.engine import build_state
 from vgg_dist.evaluate import evaluate
 from vgg_dist.evaluation import plan_evaluation
 from vgg_dist.inputs import open_nets, output_order
@@ -37,6 +36,7 @@ from vgg_dist.posteriors import decode
 from vgg_dist.run_folder.best import keep_best
 from vgg_dist.run_folder.digests import write_digests
 from vgg_dist.run_folder.names import RECORDS, checkpoint_name
+from vgg_dist.training.trainer import build_state
 from vgg_dist.weights.files import METADATA_KEY
 from vgg_dist.weights.load import load_net
 from vgg_dist.weights.net import NetDescription

@@ -9,8 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.engine import build_state
-from vgg_dist.memory import (
+from vgg_dist.training.memory import (
     Footprint,
     default_micro_batch,
     describe_shortage,
@@ -19,6 +18,7 @@ from vgg_dist.memory import (
     footprint,
     saved_bytes,
 )
+from vgg_dist.training.trainer import build_state
 
 E = TrainConfig(arch="E").resolved()
 CPU = torch.device("cpu")

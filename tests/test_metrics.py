@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pipelines.loading.loader import IGNORED_LABEL
-from vgg_dist.metrics import ErrorSums
 from vgg_dist.top5 import telling
+from vgg_dist.training.metrics import ErrorSums
 
 
 @pytest.mark.parametrize("classes", [3, 5, 1000])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from vgg_dist.optim import PlateauSchedule, restore_optimizer
+from vgg_dist.training.optim import PlateauSchedule, restore_optimizer
 
 
 @pytest.mark.parametrize("seed", range(5))

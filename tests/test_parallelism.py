@@ -12,8 +12,8 @@ import torch.distributed as dist
 from test_engine import SMALL
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
-from vgg_dist.engine import build_state
-from vgg_dist.parallelism import wrap
+from vgg_dist.training.parallelism import wrap
+from vgg_dist.training.trainer import build_state
 
 
 @pytest.fixture

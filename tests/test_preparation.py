@@ -26,10 +26,10 @@ from pipelines.stores import shards
 from pipelines.stores.open import open_store
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.copying import telling_progress
-from vgg_dist.engine import Trainer, Worker, build_state
 from vgg_dist.exchange import Exchange
 from vgg_dist.preparation import Node, SavedFolder, prepare
 from vgg_dist.reporter import Reporter
+from vgg_dist.training.trainer import Trainer, Worker, build_state
 from vgg_dist.worker import train as run
 
 SMALL = TrainConfig(

@@ -17,9 +17,9 @@ from trees import make_tree, picture, snapshot
 from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainConfig
 from vgg_dist.config.resume import MAY_CHANGE, MUST_STAY, PLACE
-from vgg_dist.engine import build_state
 from vgg_dist.run_folder.names import checkpoint_name, refuse_classes
 from vgg_dist.run_folder.outcome import read_earlier, write_outcome
+from vgg_dist.training.trainer import build_state
 from vgg_dist.weights.checkpoint import TrainState, read_description
 
 CLASSES = open_splits("synthetic")[0].class_names

@@ -20,7 +20,6 @@ from pipelines.stores.open import open_splits
 from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig
 from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
 from vgg_dist.driver import _say
-from vgg_dist.engine import build_state
 from vgg_dist.inputs import open_images
 from vgg_dist.run_folder.names import checkpoint_name
 from vgg_dist.run_folder.outcome import read_earlier, write_outcome
@@ -28,6 +27,7 @@ from vgg_dist.run_record import open_training
 from vgg_dist.storage import last_part
 from vgg_dist.tracking import TrackedRun, TrackingError, finish_run, read_runs, ui_hint
 from vgg_dist.tracking.connection import reason, tracking_errors
+from vgg_dist.training.trainer import build_state
 from vgg_dist.weights.checkpoint import TrainState, read_description
 from vgg_dist.weights.load import load_net
 

@@ -17,7 +17,7 @@ from test_reporter import SMALL, Training, checkpoint, same, steps
 from vgg_dist.config import TrainConfig
 from vgg_dist.exchange import Exchange
 from vgg_dist.resume_point import ResumedFrom, find_resume_points
-from vgg_dist.stopping import WISH, AllStop, StopAgreement
+from vgg_dist.training.stopping import WISH, AllStop, StopAgreement
 from vgg_dist.weights.checkpoint import read_weights
 
 

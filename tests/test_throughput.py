@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vgg_dist.config.base import Interval
-from vgg_dist.throughput import DataWait, Pace
+from vgg_dist.training.throughput import DataWait, Pace
 
 
 class Device:

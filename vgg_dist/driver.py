@@ -43,9 +43,9 @@ from vgg_dist.ray_cluster.watch import watched_cluster
 from vgg_dist.run_folder.outcome import Earlier, describe_outcome, read_best, write_outcome
 from vgg_dist.run_folder.settings import keep_settings
 from vgg_dist.run_record import end_record, keep_model, log_the_rest, open_training
-from vgg_dist.stopping import Interrupted
 from vgg_dist.storage import beside, open_storage
 from vgg_dist.tracking import TrackedRun, finish_run, ui_hint
+from vgg_dist.training.stopping import Interrupted
 
 DRIVER_MEMORY = 1e9  # bytes that this and Ray Train's controller take, where a training is a part of something
 

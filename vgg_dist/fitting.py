@@ -17,7 +17,7 @@ from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.monitor import root_cause
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.start import describe_loss
-from vgg_dist.stopping import WISH, Interrupted, training_key
+from vgg_dist.training.stopping import WISH, Interrupted, training_key
 
 POLL_S = 0.5
 BEFORE = " before it trained; "

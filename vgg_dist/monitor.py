@@ -15,9 +15,9 @@ from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.gauges import Gauges
 from vgg_dist.phases import mark
 from vgg_dist.ray_cluster.job_messages import JobMessages
-from vgg_dist.stopping import training_key
 from vgg_dist.time_left import TimeLeft
 from vgg_dist.tracking import Record, TrackedRun, Tracker
+from vgg_dist.training.stopping import training_key
 
 FLUSH_WAIT_S = 10.0  # for a trial's metrics to be logged: its search may end it at any validation
 SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server that is away

@@ -20,8 +20,8 @@ from vgg_dist.ray_cluster.nodes import groups_at_once, worker_resources
 from vgg_dist.ray_cluster.start import describe_loss, start_ray
 from vgg_dist.ray_cluster.watch import watched_cluster
 from vgg_dist.run_record import open_training
-from vgg_dist.stopping import Interrupted
 from vgg_dist.tracking import TrackedRun, finish_run
+from vgg_dist.training.stopping import Interrupted
 
 
 def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:

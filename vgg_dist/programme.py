@@ -17,8 +17,6 @@ from torch.nn.functional import cross_entropy
 
 from vgg_dist import paper
 from vgg_dist.config import PaperArch, ReproduceConfig, TrainConfig
-from vgg_dist.engine import build_state
-from vgg_dist.memory import default_micro_batch
 from vgg_dist.models.build import build_model, macs
 from vgg_dist.models.precision import (
     apply_precision,
@@ -30,6 +28,8 @@ from vgg_dist.models.precision import (
 )
 from vgg_dist.models.specs import MODELS
 from vgg_dist.reporting.text import aligned
+from vgg_dist.training.memory import default_micro_batch
+from vgg_dist.training.trainer import build_state
 
 DEEP: tuple[PaperArch, ...] = "C", "D", "E"  # the nets that are trained at all scales
 

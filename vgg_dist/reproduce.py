@@ -24,8 +24,8 @@ from vgg_dist.config.suggestions import suggestions
 from vgg_dist.ending import stoppable_runs
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.run_folder.settings import PROGRAMME, find_settings, keep_settings
-from vgg_dist.stopping import Interrupted
 from vgg_dist.storage import beside
+from vgg_dist.training.stopping import Interrupted
 
 if TYPE_CHECKING:
     from vgg_dist.paper import AnyView

@@ -37,9 +37,9 @@ from vgg_dist.ray_cluster.start import start_ray
 from vgg_dist.ray_cluster.watch import watched_cluster
 from vgg_dist.run_folder.settings import SEARCH, keep_settings
 from vgg_dist.search_progress import SearchProgress
-from vgg_dist.stopping import Interrupted
 from vgg_dist.storage import beside
 from vgg_dist.tracking import TrackedRun, finish_run, open_run, resolve_tracking_uri
+from vgg_dist.training.stopping import Interrupted
 from vgg_dist.trial import run_leg
 
 

@@ -20,9 +20,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.engine import NonFiniteLoss, Trainer, Worker
 from vgg_dist.exchange import Exchange
-from vgg_dist.memory import explained_memory_errors
 from vgg_dist.phases import mark
 from vgg_dist.preparation import Node, Prepared, prepare
 from vgg_dist.ray_cluster.address import cluster_named
@@ -31,7 +29,9 @@ from vgg_dist.reporter import Reporter, Store
 from vgg_dist.resume_point import ResumedFrom, ResumePoints, find_resume_points
 from vgg_dist.run_folder.best import begin_best, keep_best
 from vgg_dist.run_folder.checkpoints import write_checkpoint
-from vgg_dist.stopping import AllStop, StopAgreement, training_key
+from vgg_dist.training.memory import explained_memory_errors
+from vgg_dist.training.stopping import AllStop, StopAgreement, training_key
+from vgg_dist.training.trainer import NonFiniteLoss, Trainer, Worker
 
 
 def run_worker(config: TrainConfig) -> dict[str, Any]:

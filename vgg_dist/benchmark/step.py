@@ -24,9 +24,9 @@ from vgg_dist.benchmark.options import StepBenchmark
 from vgg_dist.benchmark.plain_loop import PlainLoop, has_twin
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, spread, table, write_json
 from vgg_dist.config import Arch
-from vgg_dist.engine import Report, Trainer, Worker, build_state
 from vgg_dist.models.precision import Precision, autocast_dtype, matmul_peak
 from vgg_dist.models.specs import MODELS
+from vgg_dist.training.trainer import Report, Trainer, Worker, build_state
 
 NUM_CLASSES = 1000
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from vgg_dist.config import TrainConfig, refuse_changes
-from vgg_dist.optim import PlateauSchedule, restore_optimizer
 from vgg_dist.run_folder.digests import check_files, damaged, write_digests
 from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, STATE, refuse_classes
+from vgg_dist.training.optim import PlateauSchedule, restore_optimizer
 
 
 @dataclass

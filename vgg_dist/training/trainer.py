@@ -20,10 +20,8 @@ from torch.nn.functional import cross_entropy
 
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Step, filled
 from pipelines.loading.loader import IGNORED_LABEL, Batch, Loader
-from vgg_dist.bad_images import describe_bad
 from vgg_dist.config import TrainConfig
 from vgg_dist.config.base import Interval
-from vgg_dist.metrics import ErrorSums, means, over_workers
 from vgg_dist.models.build import build_model, initialize, macs
 from vgg_dist.models.precision import (
     autocast,
@@ -34,12 +32,14 @@ from vgg_dist.models.precision import (
     resolve_precision,
 )
 from vgg_dist.models.warm_start import init_from_shallower
-from vgg_dist.optim import PlateauSchedule, build_optimizer
-from vgg_dist.parallelism import Worker, wrap
 from vgg_dist.run_folder.choice import local_checkpoint
-from vgg_dist.stopping import AllStop, StopAgreement
-from vgg_dist.throughput import DataWait, Pace, measure_loader
-from vgg_dist.validation import validate
+from vgg_dist.training.bad_images import describe_bad
+from vgg_dist.training.metrics import ErrorSums, means, over_workers
+from vgg_dist.training.optim import PlateauSchedule, build_optimizer
+from vgg_dist.training.parallelism import Worker, wrap
+from vgg_dist.training.stopping import AllStop, StopAgreement
+from vgg_dist.training.throughput import DataWait, Pace, measure_loader
+from vgg_dist.training.validation import validate
 from vgg_dist.weights.checkpoint import TrainState, read_weights
 
 Record = dict[str, float]

@@ -12,12 +12,12 @@ from torch.nn.functional import cross_entropy
 
 from pipelines.loading.epoch_plan import Samples, evaluation_samples, filled
 from pipelines.loading.loader import Loader
-from vgg_dist.bad_images import describe_bad
 from vgg_dist.config import TrainConfig
-from vgg_dist.metrics import ErrorSums
 from vgg_dist.models.precision import autocast, autocast_dtype
-from vgg_dist.parallelism import Worker, share_buffers
-from vgg_dist.stopping import StopAgreement
+from vgg_dist.training.bad_images import describe_bad
+from vgg_dist.training.metrics import ErrorSums
+from vgg_dist.training.parallelism import Worker, share_buffers
+from vgg_dist.training.stopping import StopAgreement
 
 _logger = logging.getLogger(__name__)
 
