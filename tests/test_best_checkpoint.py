@@ -20,9 +20,9 @@ from pyarrow import fs
 from vgg_dist import storage
 from vgg_dist.best_so_far import BestSoFar
 from vgg_dist.config import TrainConfig
+from vgg_dist.run_folder import best as best_checkpoint
+from vgg_dist.run_folder import checkpoints as run_folder
 from vgg_dist.run_folder.best import begin_best, keep_best, kept, read_since, validated
-from vgg_dist.run_folder.checkpoints import best as best_checkpoint
-from vgg_dist.run_folder.checkpoints import checkpoints as run_folder
 from vgg_dist.run_folder.checkpoints import whole_checkpoints, write_checkpoint
 from vgg_dist.run_folder.choice import ChosenCheckpoint, local_checkpoint
 from vgg_dist.run_folder.digests import write_digests
