@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgg_dist import paper
-from vgg_dist.reporting.paper_tables import html as page
-from vgg_dist.reporting.paper_tables import text
+from vgg_dist.reporting.paper_tables import html, text
 from vgg_dist.reporting.paper_tables.errors import TOP, tops
 from vgg_dist.reporting.paper_tables.layout import Row, Table, plan_tables
 from vgg_dist.reporting.paper_tables.means import EvaluatedNet, Measurement, check_names, measure
@@ -71,7 +70,7 @@ class Report:
 
     def to_html(self, picture: Callable[[int], bytes] | None = None) -> str:
         """One self-contained page. `picture`: the encoded image of a row, for examples of what goes wrong."""
-        return page.to_html(self.tables, self.counted, self.mistakes, self.class_names, picture)
+        return html.to_html(self.tables, self.counted, self.mistakes, self.class_names, picture)
 
 
 def build_report(
