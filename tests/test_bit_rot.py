@@ -31,14 +31,14 @@ from pipelines.stores.open import open_splits, open_store
 from pipelines.stores.shard_index import ShardIndex
 from pipelines.stores.shards import open_shards
 from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.exchange import Exchange
 from vgg_dist.posteriors import ImageSet, Manifest, PosteriorFiles
-from vgg_dist.preparation import Node, prepare
 from vgg_dist.run_folder.checkpoints import unused_name, whole_checkpoints
 from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.run_folder.digests import DIGESTS, DamagedCheckpoint, check_files
 from vgg_dist.training.trainer import Worker, build_state
 from vgg_dist.weights.checkpoint import CONFIG, MODEL, RECORDS, STATE, TrainState, read_records, read_weights
+from vgg_dist.worker.exchange import Exchange
+from vgg_dist.worker.setup import Node, prepare
 
 CLASSES = open_splits("synthetic")[0].class_names
 CONFIGURED = TrainConfig(

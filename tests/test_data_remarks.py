@@ -12,11 +12,11 @@ from conftest import Outcome
 from trees import make_tree, picture
 
 from vgg_dist.config import EvalConfig, TrainConfig
-from vgg_dist.exchange import Exchange
 from vgg_dist.inputs import open_images
-from vgg_dist.preparation import Node, prepare
 from vgg_dist.training.trainer import Worker, build_state
 from vgg_dist.weights.load import load_net
+from vgg_dist.worker.exchange import Exchange
+from vgg_dist.worker.setup import Node, prepare
 
 CLASSES = ["cat", "dog", "owl"]
 TRAIN = (

@@ -25,12 +25,12 @@ from pipelines.remote import fetch
 from pipelines.stores import shards
 from pipelines.stores.open import open_store
 from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.copying import telling_progress
-from vgg_dist.exchange import Exchange
-from vgg_dist.preparation import Node, SavedFolder, prepare
-from vgg_dist.reporter import Reporter
 from vgg_dist.training.trainer import Trainer, Worker, build_state
-from vgg_dist.worker import train as run
+from vgg_dist.worker.copy_progress import telling_progress
+from vgg_dist.worker.exchange import Exchange
+from vgg_dist.worker.process import train as run
+from vgg_dist.worker.reporter import Reporter
+from vgg_dist.worker.setup import Node, SavedFolder, prepare
 
 SMALL = TrainConfig(
     arch="A", head="linear", image_size=32, global_batch=4, micro_batch=4, max_steps=1, precision="fp32", loader_threads=1

@@ -18,16 +18,16 @@ import torch
 from pyarrow import fs
 
 from vgg_dist.config import TrainConfig
-from vgg_dist.exchange import Exchange
-from vgg_dist.preparation import Node, prepare
-from vgg_dist.reporter import Reporter
 from vgg_dist.run_folder.best import keep_best
 from vgg_dist.run_folder.checkpoints import write_checkpoint
 from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.training.stopping import StopAgreement
 from vgg_dist.training.trainer import Worker, build_state
 from vgg_dist.weights.checkpoint import RECORDS, read_weights
-from vgg_dist.worker import train
+from vgg_dist.worker.exchange import Exchange
+from vgg_dist.worker.process import train
+from vgg_dist.worker.reporter import Reporter
+from vgg_dist.worker.setup import Node, prepare
 
 SMALL = TrainConfig(
     arch="lenet5",

@@ -15,10 +15,10 @@ from pyarrow import fs
 from test_reporter import SMALL, Training, checkpoint, same, steps
 
 from vgg_dist.config import TrainConfig
-from vgg_dist.exchange import Exchange
-from vgg_dist.resume_point import ResumedFrom, find_resume_points
 from vgg_dist.training.stopping import WISH, AllStop, StopAgreement
 from vgg_dist.weights.checkpoint import read_weights
+from vgg_dist.worker.exchange import Exchange
+from vgg_dist.worker.resume_point import ResumedFrom, find_resume_points
 
 
 class Board(dict[str, str]):

@@ -30,7 +30,6 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from pipelines import signals
 from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig
-from vgg_dist.exchange import GRADIENTS_WAIT_S
 from vgg_dist.fitting import BEFORE, NonFinite, fit, refuse_stopped, resumes
 from vgg_dist.gauges import Gauges
 from vgg_dist.monitor import Monitor
@@ -46,6 +45,7 @@ from vgg_dist.run_record import end_record, keep_model, log_the_rest, open_train
 from vgg_dist.storage import beside, open_storage
 from vgg_dist.tracking import TrackedRun, finish_run, ui_hint
 from vgg_dist.training.stopping import Interrupted
+from vgg_dist.worker.exchange import GRADIENTS_WAIT_S
 
 DRIVER_MEMORY = 1e9  # bytes that this and Ray Train's controller take, where a training is a part of something
 
@@ -161,7 +161,7 @@ def _train(
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """What each worker does: returns {"metrics": ...}, or {"error": line} for a failure that a restart cannot cure."""
     mark("workers up")
-    from vgg_dist.worker import run_worker  # in here: DALI takes seconds to import, and only workers need it
+    from vgg_dist.worker.process import run_worker  # in here: DALI takes seconds to import, and only workers need it
 
     mark("worker imports done")
     return run_worker(TrainConfig.from_dict(settings))

@@ -18,10 +18,10 @@ from pipelines.progress import Progress
 from vgg_dist.benchmark.options import CheckpointBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, table, write_json
 from vgg_dist.config import TrainConfig
-from vgg_dist.saving import BackgroundWriter
 from vgg_dist.storage import beside, open_storage, write_folder
 from vgg_dist.training.trainer import build_state
 from vgg_dist.weights.checkpoint import CONFIG, Snapshot, TrainState
+from vgg_dist.worker.background_writer import BackgroundWriter
 
 AT_ONCE, BY_THREAD, DURABLE = "written by the training's thread", "copied, then written by a thread", "whole on the storage"
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from pyarrow import fs
 
-from vgg_dist.exchange import Exchange
-from vgg_dist.preparation import SavedFolder
 from vgg_dist.run_folder.checkpoints import whole_checkpoints
 from vgg_dist.run_folder.digests import DamagedCheckpoint
 from vgg_dist.storage import local_files
 from vgg_dist.weights.checkpoint import read_records
+from vgg_dist.worker.exchange import Exchange
+from vgg_dist.worker.setup import SavedFolder
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ from pipelines.stores.class_checks import remarks
 from pipelines.stores.open import open_splits
 from pipelines.stores.sample_store import SampleStore
 from vgg_dist.config import TrainConfig
-from vgg_dist.copying import telling_progress
-from vgg_dist.exchange import Exchange
 from vgg_dist.models.precision import autocast_dtype
 from vgg_dist.models.specs import MODELS
 from vgg_dist.run_folder.digests import DamagedCheckpoint
 from vgg_dist.training.memory import default_micro_batch, explained_memory_errors
 from vgg_dist.training.trainer import Worker, build_state, check_images, loader_threads
 from vgg_dist.weights.checkpoint import TrainState, read_records
+from vgg_dist.worker.copy_progress import telling_progress
+from vgg_dist.worker.exchange import Exchange
 
 SavedFolder = Callable[[], AbstractContextManager[Path]]
 """Gives the checkpoint that the run goes on from, as a local folder."""

@@ -20,18 +20,18 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.exchange import Exchange
 from vgg_dist.phases import mark
-from vgg_dist.preparation import Node, Prepared, prepare
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.ray_cluster.job_messages import JobMessages
-from vgg_dist.reporter import Reporter, Store
-from vgg_dist.resume_point import ResumedFrom, ResumePoints, find_resume_points
 from vgg_dist.run_folder.best import begin_best, keep_best
 from vgg_dist.run_folder.checkpoints import write_checkpoint
 from vgg_dist.training.memory import explained_memory_errors
 from vgg_dist.training.stopping import AllStop, StopAgreement, training_key
 from vgg_dist.training.trainer import NonFiniteLoss, Trainer, Worker
+from vgg_dist.worker.exchange import Exchange
+from vgg_dist.worker.reporter import Reporter, Store
+from vgg_dist.worker.resume_point import ResumedFrom, ResumePoints, find_resume_points
+from vgg_dist.worker.setup import Node, Prepared, prepare
 
 
 def run_worker(config: TrainConfig) -> dict[str, Any]:
