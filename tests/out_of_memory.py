@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vgg_dist import driver
+from vgg_dist.launch import driver
 from vgg_dist.train import main
 
 train_worker = driver.train_worker

@@ -18,8 +18,8 @@ import pytest
 from pyarrow import fs
 
 from vgg_dist import storage
-from vgg_dist.best_so_far import BestSoFar
 from vgg_dist.config import TrainConfig
+from vgg_dist.launch.best_so_far import BestSoFar
 from vgg_dist.run_folder import best as best_checkpoint
 from vgg_dist.run_folder import checkpoints as run_folder
 from vgg_dist.run_folder.best import begin_best, keep_best, kept, read_since, validated

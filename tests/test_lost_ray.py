@@ -36,7 +36,7 @@ controller = ray.remote(num_cpus=0)(Controller).remote()
 pids = {process.name(): process.pid for process in psutil.Process().children(recursive=True)}
 pids["controller"] = ray.get(controller.pid.remote())
 if sys.argv[1] == "raylet":  # before it, a controller is lost
-    from vgg_dist.fitting import fit
+    from vgg_dist.launch.fitting import fit
     from vgg_dist.ray_cluster.job_messages import JobMessages
     threading.Timer(2.0, os.kill, (pids["controller"], signal.SIGKILL)).start()
     try:

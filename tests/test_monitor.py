@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vgg_dist.config import TrainConfig
-from vgg_dist.gauges import Gauges
-from vgg_dist.monitor import Monitor, describe_limit
+from vgg_dist.launch.controller import Monitor, describe_limit
+from vgg_dist.launch.prometheus import Gauges
 from vgg_dist.tracking import Record, TrackedRun
 
 

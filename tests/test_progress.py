@@ -17,7 +17,7 @@ from trees import make_tree, picture
 
 from pipelines import progress
 from pipelines.progress import Progress
-from vgg_dist.time_left import TimeLeft
+from vgg_dist.launch.time_left import TimeLeft
 
 
 def test_into_a_file_lines_now_and_then_and_none_for_what_is_soon_done(

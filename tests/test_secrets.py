@@ -19,11 +19,11 @@ from pipelines.secrets import masked
 from pipelines.stores.open import open_splits
 from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig
 from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
-from vgg_dist.driver import _say
 from vgg_dist.inputs import open_images
+from vgg_dist.launch.driver import _say
+from vgg_dist.launch.run_record import open_training
 from vgg_dist.run_folder.names import checkpoint_name
 from vgg_dist.run_folder.outcome import read_earlier, write_outcome
-from vgg_dist.run_record import open_training
 from vgg_dist.storage import last_part
 from vgg_dist.tracking import TrackedRun, TrackingError, finish_run, read_runs, ui_hint
 from vgg_dist.tracking.connection import reason, tracking_errors
@@ -87,7 +87,7 @@ def run_record(folder: Path, config: TrainConfig) -> str:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     parent = TrackedRun(uri, "0", "f" * 32, 0.0, f"s3://bucket/runs/all?secret_key=x/{SECRET}")
     with pytest.MonkeyPatch.context() as environment:  # the server of --tracking-uri is not there
-        environment.setattr("vgg_dist.run_record.resolve_tracking_uri", lambda *_: uri)
+        environment.setattr("vgg_dist.launch.run_record.resolve_tracking_uri", lambda *_: uri)
         run = open_training(config, parent)
     finish_run(run, "FAILED", f"--data {config.data}: does not answer")
     return uri

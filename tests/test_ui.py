@@ -18,9 +18,9 @@ from urllib.parse import quote
 import pytest
 from mlflow_server import PATIENCE_S, Server, wait_for
 
-from vgg_dist.best_so_far import BestSoFar
 from vgg_dist.config import Arch, TrainConfig
-from vgg_dist.run_record import open_training
+from vgg_dist.launch.best_so_far import BestSoFar
+from vgg_dist.launch.run_record import open_training
 from vgg_dist.tracking import TrackedRun, Tracker, finish_run, log_report, open_run, ui_hint
 
 ARCHS: tuple[Arch, ...] = "A", "A-LRN", "B", "C", "D", "E"

@@ -21,7 +21,7 @@ from pipelines.stores.open import open_splits
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainingError
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
-from vgg_dist.ending import stoppable_runs
+from vgg_dist.launch.ending import stoppable_runs
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.run_folder.settings import PROGRAMME, find_settings, keep_settings
 from vgg_dist.storage import beside

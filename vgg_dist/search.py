@@ -28,9 +28,9 @@ from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialSchedule
 
 from pipelines import signals
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
-from vgg_dist.driver import DRIVER_MEMORY
-from vgg_dist.fitting import resumes
 from vgg_dist.halving import SuccessiveHalving
+from vgg_dist.launch.driver import DRIVER_MEMORY
+from vgg_dist.launch.fitting import resumes
 from vgg_dist.preflight import check_search
 from vgg_dist.ray_cluster.nodes import describe_workers, groups_at_once, worker_resources
 from vgg_dist.ray_cluster.start import start_ray

@@ -15,9 +15,9 @@ from ray.tune.schedulers import TrialScheduler
 
 from pipelines import signals
 from vgg_dist.config import TrainConfig, TuneConfig
-from vgg_dist.fitting import CLOSING_S, told_by
+from vgg_dist.launch.fitting import CLOSING_S, told_by
+from vgg_dist.launch.run_record import open_training
 from vgg_dist.ray_cluster.job_messages import JobMessages
-from vgg_dist.run_record import open_training
 from vgg_dist.tracking import TrackedRun, finish_run, read_runs
 from vgg_dist.trial import leg_training, stopped_key
 

@@ -17,7 +17,7 @@ from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
-from vgg_dist.ending import stoppable_runs
+from vgg_dist.launch.ending import stoppable_runs
 from vgg_dist.phases import mark
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.run_folder.outcome import find_run
@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     from vgg_dist.preflight import check_training
 
     check_training(config, class_names)
-    from vgg_dist.driver import run_training
+    from vgg_dist.launch.driver import run_training
 
     mark("imports done")
 

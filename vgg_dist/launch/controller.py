@@ -10,12 +10,12 @@ from ray.train import Checkpoint
 
 from pipelines.failures import what_failed
 from pipelines.secrets import masked
-from vgg_dist.best_so_far import BestSoFar
 from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.gauges import Gauges
+from vgg_dist.launch.best_so_far import BestSoFar
+from vgg_dist.launch.prometheus import Gauges
+from vgg_dist.launch.time_left import TimeLeft
 from vgg_dist.phases import mark
 from vgg_dist.ray_cluster.job_messages import JobMessages
-from vgg_dist.time_left import TimeLeft
 from vgg_dist.tracking import Record, TrackedRun, Tracker
 from vgg_dist.training.stopping import training_key
 

@@ -14,7 +14,7 @@ from ray.train.torch import TorchTrainer
 
 from pipelines import signals
 from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.monitor import root_cause
+from vgg_dist.launch.controller import root_cause
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.start import describe_loss
 from vgg_dist.training.stopping import WISH, Interrupted, training_key

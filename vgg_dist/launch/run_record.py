@@ -8,7 +8,7 @@ from ray.train import Checkpoint
 
 from vgg_dist.config import TrainConfig, TrainingError, scale_word
 from vgg_dist.config.base import origin_name
-from vgg_dist.monitor import SERVER_WAIT_S
+from vgg_dist.launch.controller import SERVER_WAIT_S
 from vgg_dist.tracking import (
     TrackedRun,
     Tracker,

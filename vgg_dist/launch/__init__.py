@@ -1,0 +1,1 @@
+"""Launches trainings with Ray Train and follows them: progress, MLflow, Prometheus, signals, outcome."""
