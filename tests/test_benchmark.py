@@ -21,7 +21,7 @@ from conftest import driver
 from PIL import Image
 
 from pipelines.loading.reference_loader import ReferenceLoader
-from vgg_dist import phases
+from vgg_dist import startup_marks as phases
 from vgg_dist.benchmark import contestants
 from vgg_dist.benchmark.__main__ import main, run
 from vgg_dist.benchmark.cores import held_to_cores
@@ -278,7 +278,7 @@ def test_marks_cost_nothing_unless_asked_for(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_marks_of_several_processes(tmp_path: Path) -> None:
     file = tmp_path / "marks"
-    script = "from vgg_dist.phases import mark\nfor _ in range(200): mark('first step done')\nmark('Ray up')"
+    script = "from vgg_dist.startup_marks import mark\nfor _ in range(200): mark('first step done')\nmark('Ray up')"
     workers = [subprocess.Popen([sys.executable, "-c", script], env=os.environ | {phases.VARIABLE: str(file)}) for _ in "ab"]
     assert [worker.wait() for worker in workers] == [0, 0]
     records = [json.loads(line) for line in file.read_text().splitlines()]
@@ -291,7 +291,7 @@ def test_marks_of_several_processes(tmp_path: Path) -> None:
 
 
 def test_phases_are_seconds_from_the_command(tmp_path: Path) -> None:
-    script = "from vgg_dist.phases import mark\nmark('Python started')\nmark('imports done')"
+    script = "from vgg_dist.startup_marks import mark\nmark('Python started')\nmark('imports done')"
     start = time.perf_counter()
     times = time_phases([sys.executable, "-c", script], tmp_path)
     elapsed = time.perf_counter() - start

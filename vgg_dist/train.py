@@ -18,9 +18,9 @@ from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
 from vgg_dist.launch.ending import stoppable_runs
-from vgg_dist.phases import mark
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.run_folder.outcome import find_run
+from vgg_dist.startup_marks import mark
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """`benchmark startup`: seconds from the command `python -m vgg_dist.train` to its first optimizer step, by phase.
 
-The training marks its phases (see vgg_dist.phases). For scale there is a plain torch script beside it, without Ray and
-MLflow: imports, the same net, one step on a batch of noise.
+The training marks its phases (see vgg_dist.startup_marks). For scale there is a plain torch script beside it, without Ray
+and MLflow: imports, the same net, one step on a batch of noise.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pipelines.progress import Progress
 from vgg_dist.benchmark.options import StartupBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, table, write_json
 from vgg_dist.config import TrainConfig
-from vgg_dist.phases import PHASES, VARIABLE, read_marks
+from vgg_dist.startup_marks import PHASES, VARIABLE, read_marks
 
 EXIT = "command done"
 Times = dict[str, float]
 """Phase -> seconds from the command to its end."""
 
 PLAIN_SCRIPT = """
-from vgg_dist.phases import mark
+from vgg_dist.startup_marks import mark
 mark("Python started")
 import sys
 import torch

@@ -14,8 +14,8 @@ from vgg_dist.config import TrainConfig, TrainingError
 from vgg_dist.launch.best_so_far import BestSoFar
 from vgg_dist.launch.prometheus import Gauges
 from vgg_dist.launch.time_left import TimeLeft
-from vgg_dist.phases import mark
 from vgg_dist.ray_cluster.job_messages import JobMessages
+from vgg_dist.startup_marks import mark
 from vgg_dist.tracking import Record, TrackedRun, Tracker
 from vgg_dist.training.stopping import training_key
 

@@ -34,7 +34,6 @@ from vgg_dist.launch.controller import Monitor
 from vgg_dist.launch.fitting import BEFORE, NonFinite, fit, refuse_stopped, resumes
 from vgg_dist.launch.prometheus import Gauges
 from vgg_dist.launch.run_record import end_record, keep_model, log_the_rest, open_training
-from vgg_dist.phases import mark
 from vgg_dist.preflight import check_training
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.nodes import describe_workers, worker_resources
@@ -42,6 +41,7 @@ from vgg_dist.ray_cluster.start import start_ray
 from vgg_dist.ray_cluster.watch import watched_cluster
 from vgg_dist.run_folder.outcome import Earlier, describe_outcome, read_best, write_outcome
 from vgg_dist.run_folder.settings import keep_settings
+from vgg_dist.startup_marks import mark
 from vgg_dist.storage import beside, open_storage
 from vgg_dist.tracking import TrackedRun, finish_run, ui_hint
 from vgg_dist.training.stopping import Interrupted

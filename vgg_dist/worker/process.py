@@ -20,11 +20,11 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.phases import mark
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.run_folder.best import begin_best, keep_best
 from vgg_dist.run_folder.checkpoints import write_checkpoint
+from vgg_dist.startup_marks import mark
 from vgg_dist.training.memory import explained_memory_errors
 from vgg_dist.training.stopping import AllStop, StopAgreement, training_key
 from vgg_dist.training.trainer import NonFiniteLoss, Trainer, Worker

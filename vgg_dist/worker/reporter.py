@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vgg_dist.phases import mark
 from vgg_dist.run_folder.names import checkpoint_name
+from vgg_dist.startup_marks import mark
 from vgg_dist.top5 import telling
 from vgg_dist.tracking import SystemSampler
 from vgg_dist.training.trainer import Trainer, Worker
