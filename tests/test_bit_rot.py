@@ -31,7 +31,7 @@ from pipelines.stores.open import open_splits, open_store
 from pipelines.stores.shard_index import ShardIndex
 from pipelines.stores.shards import open_shards
 from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.posteriors import ImageSet, Manifest, PosteriorFiles
+from vgg_dist.evaluation.posteriors import ImageSet, Manifest, PosteriorFiles
 from vgg_dist.run_folder.checkpoints import unused_name, whole_checkpoints
 from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.run_folder.digests import DIGESTS, DamagedCheckpoint, check_files

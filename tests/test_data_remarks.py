@@ -12,7 +12,7 @@ from conftest import Outcome
 from trees import make_tree, picture
 
 from vgg_dist.config import EvalConfig, TrainConfig
-from vgg_dist.inputs import open_images
+from vgg_dist.evaluation.open import open_images
 from vgg_dist.training.trainer import Worker, build_state
 from vgg_dist.weights.load import load_net
 from vgg_dist.worker.exchange import Exchange

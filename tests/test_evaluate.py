@@ -29,10 +29,10 @@ from scipy.io import savemat
 from pipelines.stores.open import open_store
 from vgg_dist.config import EvalConfig, TrainConfig
 from vgg_dist.evaluate import evaluate
-from vgg_dist.evaluation import plan_evaluation
-from vgg_dist.inputs import open_nets, output_order
+from vgg_dist.evaluation.compute import plan_evaluation
+from vgg_dist.evaluation.open import open_nets, output_order
+from vgg_dist.evaluation.posteriors import decode
 from vgg_dist.models.dense import fully_convolutional
-from vgg_dist.posteriors import decode
 from vgg_dist.run_folder.best import keep_best
 from vgg_dist.run_folder.digests import write_digests
 from vgg_dist.run_folder.names import RECORDS, checkpoint_name

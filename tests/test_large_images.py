@@ -26,10 +26,10 @@ from pipelines.loading.rescale import clipped, crop_of_rescaled
 from pipelines.loading.whole_images import LargeImage, SizedBatch, WholeImages
 from pipelines.pixels import MAX_PIXELS, decode, open_image, refusal
 from pipelines.stores.image_header import inspect
+from vgg_dist.evaluation.views import Viewer, tiles
 from vgg_dist.models.dense import fully_convolutional
 from vgg_dist.models.feature_maps import output_size
 from vgg_dist.models.specs import MODELS
-from vgg_dist.views import Viewer, tiles
 
 # 12240 x 16320 pixels of grey, arithmetic-coded: a photograph of 200 megapixels in 155 bytes.
 PHONE = base64.b64decode(

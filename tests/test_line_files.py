@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vgg_dist.line_files import ClassNumbers, read_lines
+from vgg_dist.evaluation.line_files import ClassNumbers, read_lines
 
 LINES = ["tench", "golden retriever", "caf\u00e9", "\u732b", "a\u2028b"]
 

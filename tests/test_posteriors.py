@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.stores.file_list import FlatStore
-from vgg_dist import posteriors as module
-from vgg_dist.posteriors import ImageSet, Manifest, PosteriorFiles, decode, encode
+from vgg_dist.evaluation.compute import posteriors as module
+from vgg_dist.evaluation.posteriors import ImageSet, Manifest, PosteriorFiles, decode, encode
 
 
 def best(values: NDArray[np.floating], count: int = 5) -> NDArray[np.int64]:

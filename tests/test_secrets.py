@@ -19,7 +19,7 @@ from pipelines.secrets import masked
 from pipelines.stores.open import open_splits
 from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig
 from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
-from vgg_dist.inputs import open_images
+from vgg_dist.evaluation.open import open_images
 from vgg_dist.launch.driver import _say
 from vgg_dist.launch.run_record import open_training
 from vgg_dist.run_folder.names import checkpoint_name

@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pipelines.loading.crop_geometry import grid_corners
+from vgg_dist.evaluation.views import Viewer
 from vgg_dist.models.specs import MODELS
 from vgg_dist.models.vgg import ConvNet
-from vgg_dist.views import Viewer
 
 SIZE = 32
 CPU = torch.device("cpu")

@@ -29,9 +29,9 @@ from vgg_dist.config.suggestions import suggestions
 from vgg_dist.storage import beside, replace_file
 
 if TYPE_CHECKING:
-    from vgg_dist.evaluation import Evaluation, Wanted
+    from vgg_dist.evaluation.compute import Evaluation, Wanted
+    from vgg_dist.evaluation.posteriors import PosteriorFiles
     from vgg_dist.paper import AnyView
-    from vgg_dist.posteriors import PosteriorFiles
     from vgg_dist.reporting.paper_tables import Report
     from vgg_dist.tracking import TrackedRun
 
@@ -60,7 +60,7 @@ def evaluate(config: EvalConfig, wanted: Wanted | None = None, parent: TrackedRu
     from vgg_dist.preflight import check_evaluation
 
     check_evaluation(config)
-    from vgg_dist.evaluation import compute, plan_evaluation
+    from vgg_dist.evaluation.compute import compute, plan_evaluation
     from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
 
     evaluation = plan_evaluation(config, wanted)
@@ -155,8 +155,8 @@ def print_predictions(config: EvalConfig) -> bool:
     Returns whether all could be.
     """
     from pipelines.stores.pictures import Pictures
-    from vgg_dist.evaluation import predict
-    from vgg_dist.inputs import open_nets
+    from vgg_dist.evaluation.compute import predict
+    from vgg_dist.evaluation.open import open_nets
 
     nets = open_nets(config)
     for line in filter(None, (net.origin for net in nets)):

@@ -24,13 +24,13 @@ from pipelines.progress import Progress
 from pipelines.stores.open import open_store
 from vgg_dist.benchmark.options import EvaluationBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, table, write_json
-from vgg_dist.evaluation import view_images
+from vgg_dist.evaluation.compute import view_images
+from vgg_dist.evaluation.views import Viewer
 from vgg_dist.models.build import build_model
 from vgg_dist.models.dense import fully_convolutional
 from vgg_dist.models.precision import apply_precision, autocast_dtype, resolve_precision
 from vgg_dist.models.specs import MODELS
 from vgg_dist.training.trainer import loader_threads
-from vgg_dist.views import Viewer
 
 DENSE, CROPS = "dense", "50 crops"
 CROPS_SHARE = 8  # of the images: they take fourteen times as long

@@ -19,14 +19,14 @@ from pipelines.loading.whole_images import LargeImage, WholeImages
 from pipelines.progress import Progress
 from pipelines.stores.sample_store import SampleStore
 from vgg_dist.config import EvalConfig
-from vgg_dist.inputs import open_images, open_net, open_nets, test_scales
+from vgg_dist.evaluation.open import open_images, open_net, open_nets, test_scales
+from vgg_dist.evaluation.posteriors import ImageSet, Manifest, PosteriorFiles
+from vgg_dist.evaluation.views import Viewer
 from vgg_dist.models.precision import apply_precision, autocast_dtype, resolve_precision
 from vgg_dist.paper import AnyView
-from vgg_dist.posteriors import ImageSet, Manifest, PosteriorFiles
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.storage import beside
 from vgg_dist.training.trainer import loader_threads
-from vgg_dist.views import Viewer
 from vgg_dist.weights.net import TrainedNet
 
 

@@ -25,7 +25,7 @@ from pipelines.stores.sample_store import SampleStore
 from vgg_dist import paper
 from vgg_dist.config import EvalConfig
 from vgg_dist.config.base import quarantine_list
-from vgg_dist.line_files import ClassNumbers, read_lines
+from vgg_dist.evaluation.line_files import ClassNumbers, read_lines
 from vgg_dist.weights.load import load_net
 from vgg_dist.weights.net import TrainedNet
 
