@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from vgg_dist.config import TuneConfig
-from vgg_dist.halving import SuccessiveHalving, grid_points
+from vgg_dist.tuning.asha import SuccessiveHalving, grid_points
 
 Curve = Callable[[int], float]
 """A trial's error after an epoch."""

@@ -201,8 +201,8 @@ def test_a_resume_logs_no_change_where_only_the_secret_differs(tmp_path: Path) -
 def test_what_ray_tune_keeps_of_a_search_has_no_secret_and_its_trials_have(kind: Any, tmp_path: Path) -> None:
     from ray import cloudpickle
 
-    from vgg_dist.search import _tuner
-    from vgg_dist.search_progress import SearchProgress
+    from vgg_dist.tuning.progress import SearchProgress
+    from vgg_dist.tuning.search import _tuner
 
     fields = begun(tmp_path).to_dict(secrets=True) | {"name": "s", "num_workers": 1}
     config = TuneConfig.from_dict(fields | {"search": kind, "search_train_scale": ("36",), "train_scale": None}).resolved()

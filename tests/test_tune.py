@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Outcome, driver, kill_once
 
-from vgg_dist import trial
 from vgg_dist.run_folder.choice import local_checkpoint
-from vgg_dist.search_progress import describe_running
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.connection import connect
+from vgg_dist.tuning import trial
+from vgg_dist.tuning.progress import describe_running
 
 SMALL = """
     --arch A --head linear --image-size 32 --data synthetic:train=96,val=20,size=40 --global-batch 32 --precision fp32

@@ -59,9 +59,9 @@ def search(config: TuneConfig) -> TrainConfig:
     check_search(config)
     print(f"vgg_dist.tune: {describe(config)}{images}", flush=True)
     from vgg_dist.reporting.comparison import compare, draw_curves, draw_parallel, encode, to_html
-    from vgg_dist.search import run_search
     from vgg_dist.storage import beside, replace_file
     from vgg_dist.tracking import log_report, read_runs, ui_hint
+    from vgg_dist.tuning.search import run_search
 
     found = run_search(config)
     best = found.trials[0]

@@ -19,7 +19,7 @@ from vgg_dist.launch.fitting import CLOSING_S, told_by
 from vgg_dist.launch.run_record import open_training
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.tracking import TrackedRun, finish_run, read_runs
-from vgg_dist.trial import leg_training, stopped_key
+from vgg_dist.tuning.trial import leg_training, stopped_key
 
 QUIET_S = 60.0  # after so long without a validation, a line says what is running
 

@@ -28,7 +28,6 @@ from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialSchedule
 
 from pipelines import signals
 from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
-from vgg_dist.halving import SuccessiveHalving
 from vgg_dist.launch.driver import DRIVER_MEMORY
 from vgg_dist.launch.fitting import resumes
 from vgg_dist.preflight import check_search
@@ -36,11 +35,12 @@ from vgg_dist.ray_cluster.nodes import describe_workers, groups_at_once, worker_
 from vgg_dist.ray_cluster.start import start_ray
 from vgg_dist.ray_cluster.watch import watched_cluster
 from vgg_dist.run_folder.settings import SEARCH, keep_settings
-from vgg_dist.search_progress import SearchProgress
 from vgg_dist.storage import beside
 from vgg_dist.tracking import TrackedRun, finish_run, open_run, resolve_tracking_uri
 from vgg_dist.training.stopping import Interrupted
-from vgg_dist.trial import run_leg
+from vgg_dist.tuning.asha import SuccessiveHalving
+from vgg_dist.tuning.progress import SearchProgress
+from vgg_dist.tuning.trial import run_leg
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The search for settings with Ray Tune: trials, asynchronous successive halving, progress."""
