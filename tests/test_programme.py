@@ -8,7 +8,7 @@ import pytest
 import tyro
 
 from vgg_dist.config import ReproduceConfig, TrainConfig
-from vgg_dist.programme import describe_plan, measure_rate, programme, wants_crops
+from vgg_dist.reproduction.run_graph import describe_plan, measure_rate, programme, wants_crops
 
 
 def runs(**options: object) -> dict[str, tuple[str | None, float]]:

@@ -16,7 +16,7 @@ from trees import snapshot
 
 from vgg_dist.config import ReproduceConfig
 from vgg_dist.models.build import build_model, macs
-from vgg_dist.programme import Run, longest_first, programme
+from vgg_dist.reproduction.run_graph import Run, longest_first, programme
 from vgg_dist.run_folder.outcome import write_outcome
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.connection import connect

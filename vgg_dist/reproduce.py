@@ -29,7 +29,7 @@ from vgg_dist.training.stopping import Interrupted
 
 if TYPE_CHECKING:
     from vgg_dist.paper import AnyView
-    from vgg_dist.programme import Run
+    from vgg_dist.reproduction.run_graph import Run
     from vgg_dist.tracking import TrackedRun
     from vgg_dist.weights.net import TrainedNet
 
@@ -57,14 +57,14 @@ def reproduce(config: ReproduceConfig) -> None:
 
     if not config.plan:
         check_place(config.storage_path, config.tracking_uri, config.num_workers)
-    from vgg_dist.programme import programme
+    from vgg_dist.reproduction.run_graph import programme
 
     runs = programme(config)
     if config.plan:
         assert splits is not None
         print(plan(config, runs, (len(splits[0]), len(splits[1])), len(splits[0].class_names)))
         return
-    from vgg_dist.parallel import run_all
+    from vgg_dist.reproduction.scheduler import run_all
     from vgg_dist.run_folder.outcome import check_earlier
     from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
 
@@ -94,7 +94,7 @@ def plan(config: ReproduceConfig, runs: list[Run], images: tuple[int, int], num_
     import torch
 
     from pipelines.progress import Progress
-    from vgg_dist.programme import describe_plan, measure_rate
+    from vgg_dist.reproduction.run_graph import describe_plan, measure_rate
 
     archs = {run.config.arch: run.config for run in runs}
     rates = {
@@ -109,7 +109,7 @@ def evaluate_all(config: ReproduceConfig, runs: list[Run], parent: TrackedRun) -
     """Every posterior that the wanted tables need, and the report."""
     from vgg_dist.evaluate import evaluate
     from vgg_dist.paper import single_scale
-    from vgg_dist.programme import wants_crops
+    from vgg_dist.reproduction.run_graph import wants_crops
 
     of_run = {run.name: run.config for run in runs}
 

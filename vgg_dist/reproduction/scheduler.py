@@ -15,11 +15,11 @@ from vgg_dist.config import ReproduceConfig, TrainConfig, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY, Part, run_training
 from vgg_dist.launch.fitting import LEAVING_S, POLL_S, resumes, told_by
 from vgg_dist.launch.run_record import open_training
-from vgg_dist.programme import Run, longest_first
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.nodes import groups_at_once, worker_resources
 from vgg_dist.ray_cluster.start import describe_loss, start_ray
 from vgg_dist.ray_cluster.watch import watched_cluster
+from vgg_dist.reproduction.run_graph import Run, longest_first
 from vgg_dist.tracking import TrackedRun, finish_run
 from vgg_dist.training.stopping import Interrupted
 
