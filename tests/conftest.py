@@ -18,21 +18,29 @@ from typing import Any
 
 import pytest
 import torch
-from trees import make_tree, picture
+from support.ilsvrc import write_ilsvrc
+from support.paths import ROOT, SHARED
+from support.trees import make_tree, picture
 
 from pipelines.preparation.shard_writer import write_shards
 from pipelines.stores.open import open_store
-
-ROOT = Path(__file__).parents[1]
 
 # Test-sized work on many threads is slower, and results should not depend on the machine's core count.
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 @pytest.fixture(scope="session")
+def ilsvrc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ILSVRC-2012's archives, in small."""
+    folder = tmp_path_factory.mktemp("ilsvrc")
+    write_ilsvrc(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real test images (tars); skips where it is absent."""
-    folder = Path(os.environ.get("VGG_DIST_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    folder = Path(os.environ.get("VGG_DIST_TEST_DATA", SHARED / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real images: {folder} does not exist (set VGG_DIST_TEST_DATA)")
     return folder

@@ -110,7 +110,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _try_out(command: list[str]) -> list[dict[str, Any]]:
     """What the command printed before it ended, however it ended."""
     # A worker of Ray's finds this project by its sys.path, of which a new process knows nothing.
-    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=env)

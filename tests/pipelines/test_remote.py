@@ -1,0 +1,142 @@
+"""Shards behind URLs: copied once, by whoever comes first, whole or not at all."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from support.remote_data import upload
+from support.trees import contents
+
+from pipelines.preparation.shard_writer import write_shards
+from pipelines.remote import fetch
+from pipelines.stores.open import open_splits, open_store
+
+
+@pytest.fixture
+def memory_url(cifar_shards: Path) -> Iterator[str]:
+    upload(cifar_shards, "memory://bucket/cifar")
+    yield "memory://bucket/cifar"
+    fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
+def test_shards_behind_a_url_are_copied_once(memory_url: str, cifar_shards: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    store = open_store(memory_url, "train", cache=str(cache))
+    assert not cache.exists()  # nothing is fetched before it is read
+    store.read(0)
+    assert [path.name for path in cache.glob("*/*.tar")] == ["train-00000.tar"]
+    tars = {f"{memory_url}/{tar.name}": tar.stat().st_size for tar in sorted(cifar_shards.glob("train-*.tar"))[1:]}
+    assert store.to_fetch() == tars
+    store.prefetch(threads=3)
+    assert store.to_fetch() == {}
+    assert contents(store) == contents(open_store(str(cifar_shards), "train"))
+    assert not list(cache.glob("*/*.part"))
+
+    filesystem = fsspec.filesystem("memory")
+    for path in filesystem.glob("/bucket/cifar/train-*.tar"):
+        filesystem.rm(path)
+    assert contents(open_store(memory_url, "train", cache=str(cache))) == contents(store)
+
+
+def test_processes_share_the_copying(memory_url: str, tmp_path: Path) -> None:
+    store = open_store(memory_url, "train", cache=str(tmp_path))
+    shards = len(store.to_fetch())
+    assert shards > 3
+    store.prefetch(1, 3)
+    assert len(store.to_fetch()) == shards - len(range(1, shards, 3))
+    store.prefetch(0, 3)
+    store.prefetch(2, 3)
+    assert store.to_fetch() == {}
+
+
+def test_no_room_for_copies_is_told_before_the_first(
+    memory_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    store = open_store(memory_url, "train", cache=str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=rf"^{memory_url}: .* GB .* {tmp_path}/cache.* 0.0 GB are free; VGG_DIST_CACHE"):
+        store.prefetch()
+    assert not list(tmp_path.glob("cache/*/*"))
+
+
+def test_cache_folder_from_the_environment(memory_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "elsewhere"))
+    open_store(memory_url, "val").read(0)
+    assert len(list((tmp_path / "elsewhere").glob("cifar-val-*/*.tar"))) == 1
+
+
+def test_quarantine_list_behind_a_url_is_honoured(memory_url: str, tmp_path: Path) -> None:
+    name = open_store(memory_url, "train").name(5)
+    fsspec.filesystem("memory").pipe_file("/bucket/cifar/quarantine.txt", f"{name}\tunreadable\n".encode())
+    assert len(open_store(memory_url, "train")) == 299
+
+
+def test_truncated_remote_shard_leaves_nothing_in_the_cache(memory_url: str, tmp_path: Path) -> None:
+    filesystem = fsspec.filesystem("memory")
+    whole = filesystem.cat_file("/bucket/cifar/train-00000.tar")
+    filesystem.pipe_file("/bucket/cifar/train-00000.tar", whole[:-512])
+    store = open_store(memory_url, "train", cache=str(tmp_path / "cache"))
+    with pytest.raises(OSError, match=rf"^{re.escape(store.name(0))}: .*{len(whole) - 512} bytes .* {len(whole)}"):
+        store.read(0)
+    assert not [path for path in tmp_path.glob("cache/*/*") if path.suffix != ".lock"]
+    filesystem.pipe_file("/bucket/cifar/train-00000.tar", whole)
+    store.read(0)
+
+
+def test_rewritten_shards_do_not_meet_the_old_copies(memory_url: str, cifar_shards: Path, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    open_store(memory_url, "train", cache=cache).prefetch()
+    source = open_store(str(cifar_shards.parent / "cifar"), "train")
+    write_shards(source, "train", tmp_path / "again", shard_bytes=40_000, seed=4)
+    upload(tmp_path / "again", memory_url)
+    assert contents(open_store(memory_url, "train", cache=cache)) == contents(source)
+
+
+def _fetch_all(arguments: tuple[list[tuple[str, str, int]], int]) -> int:
+    jobs, seed = arguments
+    for job in np.random.default_rng(seed).permutation(len(jobs)):
+        fetch(*jobs[job])
+    return sum(Path(path).stat().st_size for _, path, _ in jobs)
+
+
+def test_several_processes_fill_one_cache(cifar_shards: Path, tmp_path: Path) -> None:
+    tars = sorted(cifar_shards.glob("*.tar"))
+    jobs = [(f"local://{tar}", str(tmp_path / "cache" / tar.name), tar.stat().st_size) for tar in tars]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        sums = pool.map(_fetch_all, [(jobs, seed) for seed in range(6)], chunksize=1)
+    assert set(sums) == {sum(tar.stat().st_size for tar in tars)}
+    for (_, copy, _), tar in zip(jobs, tars, strict=True):
+        assert Path(copy).read_bytes() == tar.read_bytes()
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+def test_killed_copy_is_not_taken_for_a_whole_one(cifar_shards: Path, tmp_path: Path) -> None:
+    tar, copy = cifar_shards / "train-00000.tar", tmp_path / "cache" / "train-00000.tar"
+    copy.parent.mkdir()
+    for leftover in (copy, copy.with_name(f"{copy.name}.part")):
+        leftover.write_bytes(tar.read_bytes()[:5000])
+    fetch(f"local://{tar}", str(copy), tar.stat().st_size)
+    assert copy.read_bytes() == tar.read_bytes()
+
+
+@pytest.mark.slow
+def test_shards_on_s3(cifar_shards: Path, tmp_path: Path, s3: Any) -> None:
+    upload(cifar_shards, "s3://bucket/data/cifar")
+    train, val = open_splits("s3://bucket/data/cifar/", cache=str(tmp_path / "cache"))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(train.read, range(len(train))))
+    local = open_store(str(cifar_shards), "train")
+    assert found == [local.read(i) for i in range(len(local))]
+    assert val.class_names == local.class_names
+    with pytest.raises(ValueError, match=r"s3://nobucket/x.*no train.index.npz"):
+        open_store("s3://nobucket/x", "train")

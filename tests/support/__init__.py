@@ -1,0 +1,1 @@
+"""What tests stand on: data trees, images, servers, hosts, pods, and what must hold of the manifests."""

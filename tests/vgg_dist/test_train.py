@@ -1,0 +1,279 @@
+"""The command end to end: on a real Ray cluster with token authentication, as jobs, killed and resumed; and its errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ray
+import safetensors.torch
+import torch
+from conftest import Outcome, driver
+from support.paths import ROOT, SUPPORT
+
+from vgg_dist.run_folder.choice import local_checkpoint
+
+SMALL = """
+    --arch A --head linear --image-size 32 --data synthetic:train=80,val=30,size=40 --global-batch 16 --micro-batch 16
+    --lr 0.002 --precision fp32 --log-every 1 --epochs 2
+""".split()  # noqa: SIM905
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "vgg_dist.train", *flags]
+
+
+def run(*flags: str, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*flags), capture_output=True, text=True, env=os.environ | (env or {}), cwd=cwd, timeout=500
+    )
+
+
+# Mistakes that show before anything is started.
+
+
+def jpeg(path: Path, content: bytes | None = None) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content is None:
+        Image.effect_noise((40, 40), 50).convert("RGB").save(path)
+    else:
+        path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data folders with something wrong."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "empty").mkdir()
+    for name in ("one-class", "new-class", "good"):
+        for split in ("train", "val"):
+            jpeg(root / name / split / "cat" / "1.jpg")
+    for name in ("new-class", "good"):
+        for split in ("train", "val"):
+            jpeg(root / name / split / "dog" / "1.jpg")
+    jpeg(root / "new-class" / "val" / "owl" / "1.jpg")
+    (root / "file").write_text("not a folder")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--arch", "F"], ["--arch", "A-LRN", "zfnet"]),
+        (["--learning-rate", "1"], ["--learning-rate"]),
+        (["--image-size", "31"], ["--image-size 31", "32"]),
+        (["--data", "{}/missing"], ["missing"]),
+        (["--data", "{}/empty"], ["empty"]),
+        (["--data", "{}/one-class"], ["one-class", "class"]),
+        (["--data", "{}/new-class"], ["owl"]),
+        (["--data", "synthetic:trian=3"], ["trian"]),
+        (["--data", "{}/good", "--storage-path", "{}/file/runs"], ["--storage-path", "file/runs"]),
+        (["--data", "{}/good", "--init-from", "{}/empty"], ["--init-from", "empty"]),
+        (["--data", "{}/good", "--tracking-uri", "http://127.0.0.1:9"], ["--tracking-uri", "127.0.0.1:9"]),
+        (["--data", "{}/good", "--tracking-uri", "ftp://host"], ["--tracking-uri", "ftp://host"]),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_started(
+    flags: list[str],
+    words: list[str],
+    folders: Path,
+    tmp_path: Path,
+    call: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call("vgg_dist.train", *(flag.format(folders) for flag in flags))
+    assert result.status == 2
+    assert not ray.is_initialized()
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr
+    assert not list(tmp_path.glob("runs/*/*")), "something was left behind"
+    assert result.stderr.startswith("vgg_dist.train: ")
+    assert result.stderr.count("\n") == 1
+
+
+# On a cluster.
+
+
+def weights(run_folder: Path) -> dict[str, torch.Tensor]:
+    last = sorted(run_folder.glob("checkpoint-*"))[-1]
+    return safetensors.torch.load_file(last / "model.safetensors")
+
+
+def logged(storage: Path, name: str) -> dict[str, list[int]]:
+    """Metric -> the steps that MLflow's database has of it, in the order of writing."""
+    with sqlite3.connect(storage / "mlflow.db") as database:
+        rows = database.execute(
+            "select key, step from metrics join runs using (run_uuid)"
+            " where name = ? and key not like 'system/%' order by timestamp",
+            (name,),
+        ).fetchall()
+    steps: dict[str, list[int]] = {}
+    for key, step in rows:
+        steps.setdefault(key, []).append(step)
+    return steps
+
+
+def kill_in_mid_epoch(flags: list[str], env: dict[str, str], run_folder: Path) -> None:
+    """Starts a training, and SIGKILLs its controller, workers and driver the moment a checkpoint within an epoch is there.
+
+    The controller has not heard of that checkpoint then, nor of the steps before it.
+    """
+    run_folder.mkdir(parents=True, exist_ok=True)
+    output = run_folder / "killed.log"
+    with output.open("w") as file:
+        process = subprocess.Popen(command(*flags), env=os.environ | env, cwd=ROOT, stdout=file, stderr=file)
+    deadline = time.monotonic() + 400
+    while not any((path / "config.json").exists() for path in run_folder.glob("checkpoint-*")):
+        assert process.poll() is None, output.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (folder / "cmdline").read_bytes()
+            here = os.path.samefile(folder / "ns" / "pid", "/proc/self/ns/pid")  # not those of tests/support/hosts.py
+        except OSError:
+            continue
+        if here and title.startswith((b"ray::RayTrainWorker", b"ray::TrainController")):
+            os.kill(int(folder.name), signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run on two workers, as a job with the token; its storage folder."""
+    storage = Path(tmp_path_factory.mktemp("runs"))
+    ray = str(Path(sys.executable).with_name("ray"))
+    flags = [*SMALL, "--num-workers", "2", "--storage-path", str(storage), "--name", "whole"]
+    submit = [ray, "job", "submit", "--", *command(*flags)]
+    refused = subprocess.run(
+        submit, env=os.environ | cluster | {"RAY_AUTH_TOKEN": "0" * 64}, capture_output=True, text=True, timeout=120
+    )
+    assert refused.returncode != 0
+    for _ in range(30):
+        job = subprocess.run(submit, env=os.environ | cluster, capture_output=True, text=True, timeout=500)
+        if "No available agent" not in job.stderr:  # the cluster's job agent comes up some seconds after the rest
+            break
+        time.sleep(2)
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert "succeeded" in job.stdout
+    assert "top-1 error" in job.stdout
+    return storage
+
+
+@pytest.mark.ray
+def test_a_job_with_the_token_trains_and_is_tracked(undisturbed: Path) -> None:
+    steps = logged(undisturbed, "whole")
+    assert steps["train/loss"] == list(range(1, 11))
+    assert steps["val/top1_error"] == [5, 10]
+    described = json.loads((sorted(undisturbed.glob("whole/checkpoint-*"))[-1] / "config.json").read_text())
+    assert described["config"]["num_workers"] == 2
+    assert len(described["class_names"]) == 10
+    with sqlite3.connect(undisturbed / "mlflow.db") as database:
+        query = "select key, step, value from metrics join runs using (run_uuid) where name = 'whole'"
+        values = {(key, step): value for key, step, value in database.execute(query)}
+    top5, top1, best = min((values["val/top5_error", step], values["val/top1_error", step], step) for step in (5, 10))
+    assert (values["best/top5_error", best], values["best/top1_error", best]) == (top5, top1)
+    with local_checkpoint(str(undisturbed / "whole"), "net", "best") as kept:
+        assert (kept.step, (kept.metrics or {})["val/top1_error"]) == (best, top1)
+    assert json.loads((undisturbed / "whole" / "outcome.json").read_text())["best"]["step"] == best
+    artifacts = {path.name for path in undisturbed.rglob("*") if path.is_file()}
+    assert "learning_curves.png" in artifacts
+    assert "MLmodel" in artifacts
+
+
+@pytest.mark.ray
+def test_a_finished_run_is_not_trained_again(undisturbed: Path, call: Callable[..., Outcome]) -> None:
+    flags = [*SMALL, "--storage-path", undisturbed, "--name", "whole"]
+    again = call("vgg_dist.train", *flags)
+    assert (again.status, again.stderr) == (0, "")
+    assert "run whole was finished before at step 10" in again.stdout
+    assert not ray.is_initialized()
+
+
+KILLED = [*SMALL, "--name", "killed", "--checkpoint-every", "3"]
+
+
+@pytest.fixture(scope="module")
+def killed(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage folder of a run on two workers that was killed in mid-epoch."""
+    storage = Path(tmp_path_factory.mktemp("killed"))
+    flags = [*KILLED, "--num-workers", "2", "--storage-path", str(storage)]
+    kill_in_mid_epoch(flags, driver(cluster), storage / "killed")
+    return storage
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("num_workers", [2, 3])
+def test_killed_in_mid_epoch_and_resumed(
+    cluster: dict[str, str], undisturbed: Path, killed: Path, tmp_path: Path, num_workers: int
+) -> None:
+    """Which images it sees on another number of workers is in test_plan and test_engine; here, that Ray allows it."""
+    storage = tmp_path / "storage"
+    shutil.copytree(killed, storage)
+    flags = [*KILLED, "--num-workers", str(num_workers), "--storage-path", str(storage)]
+    resumed = run(*flags, env=driver(cluster))
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    steps = logged(storage, "killed")
+    assert steps["train/loss"] == list(range(1, 11))
+    assert steps["val/loss"] == [5, 10]
+    if num_workers == 2:
+        ours, whole = weights(storage / "killed"), weights(undisturbed / "whole")
+        assert all(torch.equal(ours[key], whole[key]) for key in whole)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_failures_that_only_the_cluster_shows_are_one_line(cluster: dict[str, str], folders: Path, tmp_path: Path) -> None:
+    def fails(*flags: str, env: dict[str, str] | None = None) -> str:
+        result = run(*flags, "--storage-path", str(tmp_path), env=env or driver(cluster))
+        assert result.returncode != 0
+        assert "Traceback" not in result.stderr
+        return [line for line in result.stderr.splitlines() if line.startswith("vgg_dist.train:")][-1]
+
+    assert "--num-workers 9: the cluster has room for 3" in fails(*SMALL, "--num-workers", "9")
+    # Without RAY_ADDRESS, by what `ray start` leaves on its machine.
+    left = tmp_path / "ray" / "ray_current_cluster"
+    left.parent.mkdir()
+    left.write_text(driver(cluster)["RAY_ADDRESS"])
+    found = {key: value for key, value in cluster.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": str(tmp_path)}
+    assert "--num-workers 9: the cluster has room for 3" in fails(*SMALL, "--num-workers", "9", env=found)
+    left.write_text("127.0.0.1:9")
+    for gone in found, {"RAY_ADDRESS": "127.0.0.1:9"}:
+        assert "RAY_ADDRESS 127.0.0.1:9: nothing answers" in fails(*SMALL, env=gone)
+    assert "token is missing or incorrect" in fails(*SMALL, env=driver(cluster) | {"RAY_AUTH_TOKEN": "0" * 64})
+    jpeg(folders / "bad" / "train" / "cat" / "1.jpg", b"not an image")
+    for name in ("train/cat/2.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/dog/1.jpg"):
+        jpeg(folders / "bad" / name)
+    flags = [*SMALL, "--data", str(folders / "bad"), "--max-bad-images"]
+    assert "train/cat/1.jpg" in fails(*flags, "0", "--name", "bad")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_worker_out_of_memory_ends_the_run_at_once_and_says_what_fits(cluster: dict[str, str], tmp_path: Path) -> None:
+    """Worker 1 runs out of memory while worker 0 waits for its gradients."""
+    script = SUPPORT / "out_of_memory.py"
+    flags = [*SMALL, "--num-workers", "2", "--storage-path", str(tmp_path), "--name", "large"]
+    env = os.environ | driver(cluster) | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True, env=env, timeout=500)
+    assert result.returncode != 0
+    assert (tmp_path / "attempts").read_text() == "worker 1\n"
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("vgg_dist.train: --micro-batch 8: out of memory (")
+    assert "with A at 32 pixels in fp32, about " in last
+    assert last.endswith("about 4 should fit")
+    assert "Traceback" not in result.stdout + result.stderr

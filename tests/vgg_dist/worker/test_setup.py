@@ -1,0 +1,177 @@
+"""The workers' set-up: what is wrong on one node only is told by all workers alike, and none waits for another for ever."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from support.trees import make_tree, picture
+
+from pipelines.preparation.shard_writer import write_shards
+from pipelines.remote import fetch
+from pipelines.stores import shards
+from pipelines.stores.open import open_store
+from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.training.trainer import Trainer, Worker, build_state
+from vgg_dist.worker.copy_progress import telling_progress
+from vgg_dist.worker.exchange import Exchange
+from vgg_dist.worker.process import train as run
+from vgg_dist.worker.reporter import Reporter
+from vgg_dist.worker.setup import Node, SavedFolder, prepare
+
+SMALL = TrainConfig(
+    arch="A", head="linear", image_size=32, global_batch=4, micro_batch=4, max_steps=1, precision="fp32", loader_threads=1
+)
+
+
+@contextmanager
+def stale_storage() -> Iterator[Path]:
+    raise OSError(errno.ESTALE, "Stale file handle")
+    yield
+
+
+@contextmanager
+def damaged_checkpoint() -> Iterator[Path]:
+    Path("config.json").write_text("{")
+    yield Path()
+
+
+def train(config: TrainConfig, worker: Worker, saved: SavedFolder | None) -> str:
+    """Sets up and trains; says how it went."""
+    try:
+        prepared = prepare(config, worker, Node(), Exchange(), saved)
+    except (TrainingError, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+    loaders = prepared.train_loader, prepared.val_loader
+    Trainer(prepared.config, prepared.state, *loaders, worker, lambda metrics, save: None).run()
+    return f"trained {prepared.state.step} step, {prepared.config.micro_batch} images at once"
+
+
+def resume(config: TrainConfig, worker: Worker, mishap: bool) -> str:
+    """From the second of two checkpoints, which this worker, if it meets with mishap, reads with a flipped bit."""
+    folders = {}
+    for step in (1, 2):
+        folder = Path(f"c{step}")
+        folder.mkdir()
+        state = build_state(config, 2, worker.device)
+        state.step = step
+        state.save(folder, config, ["cat", "dog"])
+        folders[folder.name] = partial(nullcontext, folder)
+    if mishap:
+        content = bytearray(Path("c2/state.pt").read_bytes())
+        content[-100] ^= 4
+        Path("c2/state.pt").write_bytes(content)
+    prepared = prepare(config, worker, Node(), Exchange(), folders["c2"], {"c1": folders["c1"]})
+    return f"step {prepared.state.step}: {prepared.passed_over}"
+
+
+def train_on_a_full_disk(config: TrainConfig, worker: Worker) -> str:
+    """Only the first worker writes."""
+
+    def store(name: str, write: Callable[[Path], None]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    exchange = Exchange()
+    prepared = prepare(config, worker, Node(), exchange, None)
+    outcome = run(prepared, worker, Reporter(worker, Node(), exchange, prepared, lambda payload, checkpoint: None, store))
+    return str(outcome.get("error"))
+
+
+def slow_fetch(url: str, path: str, size: int) -> None:
+    """Takes longer than the time-out of the group that carries the gradients."""
+    if not Path(path).exists() and "train" in url:
+        time.sleep(6)
+    fetch(url, path, size)
+
+
+def in_group(rank: int, folder: str) -> None:
+    """One of two workers, whose data lies in a folder of its own; worker 1 meets with trouble. Leaves how each try went."""
+    where = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=timedelta(seconds=5))
+    os.chdir(f"{folder}/node{rank}")
+    worker, mishap = Worker(rank, 2), rank == 1
+    config = replace(SMALL, train_scale=(36, 36), val_scale=36, data="data")
+    outcomes = {
+        "no data": train(replace(config, data="data" if rank == 0 else "elsewhere"), worker, None),
+        "stale": train(config, worker, stale_storage if mishap else None),
+        "damaged": train(config, worker, damaged_checkpoint if mishap else None),
+        "flipped": resume(config, worker, mishap),
+        "full disk": train_on_a_full_disk(config, worker),
+        "whole": train(config, worker, None),
+        "default": train(replace(config, micro_batch=None, global_batch=5), worker, None),
+    }
+    os.environ["VGG_DIST_CACHE"] = "cache"
+    if mishap:
+        shards.fetch = slow_fetch
+    outcomes["slow copy"] = train(replace(config, data=f"local://{folder}/shards"), worker, None)
+    Path("outcomes.json").write_text(json.dumps(outcomes))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_what_is_wrong_on_one_node_is_the_same_line_on_all(tmp_path: Path) -> None:
+    files: dict[str, Any] = {
+        f"data/{split}/{c}/{i}.jpg": picture(i) for split in ("train", "val") for c in ("cat", "dog") for i in range(4)
+    }
+    for rank in range(2):
+        make_tree(tmp_path / f"node{rank}", files)
+    for split in ("train", "val"):
+        write_shards(
+            open_store(str(tmp_path / "node0" / "data"), split), split, tmp_path / "shards", shard_bytes=1000, seed=0
+        )
+    mp.spawn(in_group, (str(tmp_path),), nprocs=2)
+    first, second = (json.loads((tmp_path / f"node{rank}" / "outcomes.json").read_text()) for rank in range(2))
+    assert first == second
+    assert not any("\n" in line for line in first.values())
+    assert first["no data"].startswith("TrainingError: ")
+    assert "elsewhere" in first["no data"]
+    assert first["stale"].startswith("OSError: [Errno 116] Stale file handle")  # another attempt may go well
+    assert first["damaged"].startswith("TrainingError: checkpoint config.json is damaged")
+    for mishap in ("no data", "stale", "damaged"):
+        assert "(worker 1, on " in first[mishap]
+    assert first["flipped"].startswith("step 1: ['checkpoint c2/state.pt is damaged or incomplete: ")
+    assert first["flipped"].endswith("; c1 is taken']")
+    assert first["full disk"] == "--storage-path runs: checkpoint of step 1 not written: [Errno 28] No space left on device"
+    assert first["whole"] == "trained 1 step, 4 images at once"
+    assert first["slow copy"] == first["whole"]
+    assert first["default"] == "trained 1 step, 3 images at once"
+
+
+def test_a_mistake_of_all_workers_is_told_without_a_workers_name(tmp_path: Path) -> None:
+    config = replace(SMALL, data=str(tmp_path / "missing")).resolved()
+    with pytest.raises(TrainingError, match=r"missing") as raised:
+        prepare(config, Worker(), Node(), Exchange(), None)
+    assert "(worker" not in str(raised.value)
+
+
+def test_copying_says_how_much_is_left(small_shards: Path, tmp_path: Path) -> None:
+    store = open_store(f"local://{small_shards}", "train", cache=str(tmp_path))
+    lines: list[str] = []
+    told = threading.Event()
+
+    def say(line: str) -> None:
+        lines.append(line)
+        told.set()
+
+    with telling_progress([store], "worker 3, on b,", say, every_s=0.001):
+        assert told.wait(60)
+        store.prefetch()
+    total = sum(path.stat().st_size for path in small_shards.glob("train-*.tar")) / 1e9
+    assert lines[0] == f"worker 3, on b, copies its data, {total:.1f} of {total:.1f} GB are left"
+    told.clear()
+    with telling_progress([store], "worker 3, on b,", say, every_s=0.0):
+        store.prefetch()
+    assert not told.is_set()
