@@ -17,8 +17,6 @@ from pipelines.stores.class_checks import remarks
 from pipelines.stores.file_list import open_flat
 from pipelines.stores.open import open_splits, open_store
 
-__all__ = ["ilsvrc"]
-
 TRAIN = {f"{c}/{c}_{i}.JPEG": f"{c}{i}".encode() for c in ("n01", "n02", "n03") for i in range(2)}
 VAL_CLASSES = {"ILSVRC2012_val_00000001": "n02", "ILSVRC2012_val_00000002": "n01", "ILSVRC2012_val_00000003": "n03"}
 VAL = {f"{stem}.JPEG": stem.encode() for stem in VAL_CLASSES}
