@@ -25,9 +25,9 @@ from cluster.legs import plan_legs
 from cluster.link_verdicts import judge_rdma
 from cluster.links import examine_links
 from cluster.verdicts import Verdict
+from pipelines.paths import absolute
 from vgg_dist.config import data_location
 from vgg_dist.ray_cluster.start import start_ray
-from vgg_dist.storage import absolute
 from vgg_dist.tracking import resolve_tracking_uri
 
 PATIENCE_S = 180.0  # for a node's answer; the first has to import torch or mlflow, on a machine that may be busy

@@ -44,9 +44,10 @@ def look(folders: list[str]) -> dict[str, Any]:
 def write_mark(storage_path: str, name: str) -> str | None:
     """Writes a small file there; what went wrong, or None."""
     try:
-        from vgg_dist.storage import beside, replace_file
+        from pipelines.paths import join
+        from vgg_dist.storage import replace_file
 
-        replace_file(beside(storage_path, name), name.encode())
+        replace_file(join(storage_path, name), name.encode())
     except Exception as error:
         return _line(error)
     return None
@@ -57,9 +58,10 @@ def read_marks(storage_path: str, names: list[str]) -> dict[str, str | None]:
 
     def wrong(name: str) -> str | None:
         try:
-            from vgg_dist.storage import beside, read_file
+            from pipelines.paths import join
+            from vgg_dist.storage import read_file
 
-            return None if read_file(beside(storage_path, name)) == name.encode() else "is not seen"
+            return None if read_file(join(storage_path, name)) == name.encode() else "is not seen"
         except Exception as error:
             return _line(error)
 
@@ -68,11 +70,12 @@ def read_marks(storage_path: str, names: list[str]) -> dict[str, str | None]:
 
 def remove_marks(storage_path: str, names: list[str]) -> None:
     """Removes them again."""
-    from vgg_dist.storage import beside, remove_file
+    from pipelines.paths import join
+    from vgg_dist.storage import remove_file
 
     for name in names:
         with contextlib.suppress(Exception):
-            remove_file(beside(storage_path, name))
+            remove_file(join(storage_path, name))
 
 
 def read_data(location: str) -> dict[str, Any]:

@@ -11,10 +11,7 @@ from pathlib import Path
 
 import fsspec
 
-
-def is_remote(location: str) -> bool:
-    """Whether a location is an fsspec URL and not a path of this machine."""
-    return "://" in location and not location.startswith("file://")
+from pipelines.paths import is_remote
 
 
 def cache_folder(cache: str | None) -> Path:

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from pipelines import signals
 from pipelines.cli import fail, one_line_errors
+from pipelines.paths import join
 from pipelines.quoting import one_line, quoted
 from pipelines.secrets import masked
 from vgg_dist.config import EvalConfig
 from vgg_dist.config.suggestions import suggestions
-from vgg_dist.storage import beside, replace_file
+from vgg_dist.storage import replace_file
 
 if TYPE_CHECKING:
     from vgg_dist.evaluation.compute import Evaluation, Wanted
@@ -115,9 +116,9 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
     texts = {"report.md": report.to_markdown(), "report.html": report.to_html(evaluation.store.read)}
     files = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}  # names may hold what is no text
     for name, content in files.items():
-        replace_file(beside(evaluation.folder, name), content)
+        replace_file(join(evaluation.folder, name), content)
     log_report(run, report.metrics, files)
-    print(f"{report.to_text()}\nreport: {masked(beside(evaluation.folder, 'report.html'))}")
+    print(f"{report.to_text()}\nreport: {masked(join(evaluation.folder, 'report.html'))}")
     print(ui_hint(run, "artifacts/report.html"))
     return report
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from pipelines.remote import is_remote
+from pipelines.paths import is_remote
 from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig, flag
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.ray_cluster.nodes import check_cluster

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 
 from pipelines import signals
 from pipelines.cli import fail, one_line_errors
+from pipelines.paths import join
 from pipelines.stores.class_checks import tell_remarks
 from pipelines.stores.open import open_splits
-from vgg_dist.config import EvalConfig, ReproduceConfig, TrainingError
+from vgg_dist.config import EvalConfig, ReproduceConfig
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
+from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.ending import stoppable_runs
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.run_folder.settings import PROGRAMME, find_settings, keep_settings
-from vgg_dist.storage import beside
-from vgg_dist.training.stopping import Interrupted
 
 if TYPE_CHECKING:
     from vgg_dist.paper import AnyView
@@ -120,7 +120,7 @@ def evaluate_all(config: ReproduceConfig, runs: list[Run], parent: TrackedRun) -
 
     evaluate(
         EvalConfig(
-            nets=tuple(beside(config.folder, run.name) for run in runs),
+            nets=tuple(join(config.folder, run.name) for run in runs),
             views=("dense", "crops") if any(wants_crops(config, run.config) for run in runs) else ("dense",),
             storage_path=config.folder,
             name="evaluation",

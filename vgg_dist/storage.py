@@ -13,11 +13,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from pyarrow import fs
 
-from pipelines.remote import is_remote
 from pipelines.secrets import masked
 
 S3_ATTEMPTS = 14  # with waits from 25 ms on, each twice the one before: seven minutes in all
@@ -43,11 +41,6 @@ def open_storage(url: str) -> tuple[fs.FileSystem, str]:
         _, (options,) = filesystem.__reduce__()  # as the URL and the environment have them
         filesystem = PatientS3(options)
     return filesystem, path
-
-
-def absolute(location: str) -> str:
-    """The same place, whatever a process's current folder is; URLs as they are."""
-    return location if is_remote(location) else os.path.abspath(os.path.expanduser(location.removeprefix("file://")))
 
 
 def check_writable(folder: str) -> None:
@@ -79,28 +72,6 @@ def check_storage(storage_path: str) -> None:
         raise ValueError(
             f"--storage-path {masked(storage_path)}: cannot be written: {' '.join(str(error).split())}"
         ) from None
-
-
-def beside(folder: str, name: str) -> str:
-    """The path or URL of `name` in `folder`, itself a path or URL (whose query is kept)."""
-    if "://" not in folder:
-        return f"{folder.rstrip('/')}/{name}"
-    parts = urlsplit(folder)
-    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
-
-
-def parent(location: str) -> str:
-    """The inverse of `beside`: the folder that a path or URL is in."""
-    if "://" not in location:
-        return location.rstrip("/").rpartition("/")[0]
-    parts = urlsplit(location)
-    return urlunsplit(parts._replace(path=parts.path.rstrip("/").rpartition("/")[0]))
-
-
-def last_part(location: str) -> str:
-    """The name of what is at a path or URL, without the URL's query and secrets."""
-    location = masked(location)
-    return (location.partition("?")[0] if is_remote(location) else location).rstrip("/").rpartition("/")[2]
 
 
 def read_file(url: str) -> bytes | None:

@@ -14,9 +14,10 @@ from pipelines.cli import fail, one_line_errors
 from pipelines.signals import end_with
 from pipelines.stores.class_checks import tell_remarks
 from pipelines.stores.open import open_splits
-from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.config import TrainConfig
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
+from vgg_dist.errors import TrainingError
 from vgg_dist.launch.ending import stoppable_runs
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.run_folder.outcome import find_run

@@ -18,9 +18,10 @@ from pipelines.secrets import masked
 from pipelines.signals import end_with
 from pipelines.stores.class_checks import tell_remarks
 from pipelines.stores.open import open_splits
-from vgg_dist.config import Choices, Range, TrainConfig, TrainingError, TuneConfig, flag
+from vgg_dist.config import Choices, Range, TrainConfig, TuneConfig, flag
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
+from vgg_dist.errors import TrainingError
 from vgg_dist.launch.ending import stoppable_runs
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.run_folder.settings import SEARCH, find_settings
@@ -58,8 +59,9 @@ def search(config: TuneConfig) -> TrainConfig:
 
     check_search(config)
     print(f"vgg_dist.tune: {describe(config)}{images}", flush=True)
+    from pipelines.paths import join
     from vgg_dist.reporting.comparison import compare, draw_curves, draw_parallel, encode, to_html
-    from vgg_dist.storage import beside, replace_file
+    from vgg_dist.storage import replace_file
     from vgg_dist.tracking import log_report, read_runs, ui_hint
     from vgg_dist.tuning.search import run_search
 
@@ -67,7 +69,7 @@ def search(config: TuneConfig) -> TrainConfig:
     best = found.trials[0]
     comparison = compare(read_runs(found.run.tracking_uri, config.experiment, found.run), config.metric)
     page = to_html(comparison, f"Search {config.name}")
-    replace_file(beside(config.folder, "search.html"), page.encode())
+    replace_file(join(config.folder, "search.html"), page.encode())
     pictures = {
         "learning_curves.png": encode(draw_curves(comparison), "png"),
         "parallel_coordinates.png": encode(draw_parallel(comparison), "png"),
@@ -80,7 +82,7 @@ def search(config: TuneConfig) -> TrainConfig:
     print(
         f"{comparison.to_text()}\n\n{len(found.trials)} trials, {epochs:g} epochs in all."
         f" Best: {best.config.name}, {config.metric} {best.error:.4g}\n"
-        f"train it: {command}\nreport: {masked(beside(config.folder, 'search.html'))}\n"
+        f"train it: {command}\nreport: {masked(join(config.folder, 'search.html'))}\n"
         f"{ui_hint(found.run, 'artifacts/search.html')}"
     )
     return best.config

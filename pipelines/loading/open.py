@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import torch
 
@@ -34,3 +35,8 @@ def open_loader(
     from pipelines.loading.reference_loader import ReferenceLoader
 
     return ReferenceLoader(store, preprocessing, num_threads, device)
+
+
+def loader_threads(asked: int | None) -> int:
+    """Decoding threads of this process: as asked, else the CPUs it was given."""
+    return asked or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)

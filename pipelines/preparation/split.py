@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.layouts.image_files import QUARANTINED, LeftOut
 from pipelines.layouts.splits import find_split, what_lies_there
-from pipelines.remote import is_remote
+from pipelines.paths import is_remote
 from pipelines.stores.class_checks import check_classes
 from pipelines.stores.folder import FolderStore, list_classes, open_classes
 from pipelines.stores.open import local_root

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.layouts.image_files import QUARANTINED, listed
-from pipelines.remote import is_remote
+from pipelines.paths import is_remote
 from pipelines.stores.class_checks import check_classes
 from pipelines.stores.folder_tree import open_tree
 from pipelines.stores.quarantine import read_quarantine

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipelines.layouts.image_files import IMAGE_EXTENSIONS, LeftOut
+from pipelines.paths import is_remote
 from pipelines.pixels import MAX_PIXELS, refusal
-from pipelines.remote import is_remote, read_if_there
+from pipelines.remote import read_if_there
 from pipelines.stores.file_list import FlatStore
 from pipelines.stores.folder import list_flat
 

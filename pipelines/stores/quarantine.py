@@ -14,8 +14,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipelines.paths import is_remote
 from pipelines.quoting import one_line, quoted, unquoted
-from pipelines.remote import cache_folder, is_remote, read_if_there, write_whole
+from pipelines.remote import cache_folder, read_if_there, write_whole
 from pipelines.secrets import masked
 
 UNREADABLE = "unreadable"

@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pipelines.layouts.image_files import LeftOut
+from pipelines.paths import is_remote
 from pipelines.progress import Progress
-from pipelines.remote import cache_folder, fetch, is_remote, read_if_there, size_of
+from pipelines.remote import cache_folder, fetch, read_if_there, size_of
 from pipelines.stores.sample_store import SampleStore
 from pipelines.stores.shard_index import ShardIndex
 

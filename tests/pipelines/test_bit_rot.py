@@ -30,13 +30,16 @@ from pipelines.preparation.shard_writer import write_shards
 from pipelines.stores.open import open_splits, open_store
 from pipelines.stores.shard_index import ShardIndex
 from pipelines.stores.shards import open_shards
-from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.config import TrainConfig
+from vgg_dist.errors import TrainingError
 from vgg_dist.evaluation.posteriors import ImageSet, Manifest, PosteriorFiles
 from vgg_dist.run_folder.checkpoints import unused_name, whole_checkpoints
 from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.run_folder.digests import DIGESTS, DamagedCheckpoint, check_files
-from vgg_dist.training.trainer import Worker, build_state
-from vgg_dist.weights.checkpoint import CONFIG, MODEL, RECORDS, STATE, TrainState, read_records, read_weights
+from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, STATE
+from vgg_dist.training.state import TrainState, build_state
+from vgg_dist.training.trainer import Worker
+from vgg_dist.weights.checkpoint import read_records, read_weights
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.setup import Node, prepare
 

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 from cluster.verdicts import judge_tracking, to_line
 from pipelines.cli import fail
+from pipelines.paths import last_part
 from pipelines.secrets import masked
 from pipelines.stores.open import open_splits
 from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig
@@ -24,11 +25,10 @@ from vgg_dist.launch.driver import _say
 from vgg_dist.launch.run_record import open_training
 from vgg_dist.run_folder.names import checkpoint_name
 from vgg_dist.run_folder.outcome import read_earlier, write_outcome
-from vgg_dist.storage import last_part
 from vgg_dist.tracking import TrackedRun, TrackingError, finish_run, read_runs, ui_hint
 from vgg_dist.tracking.connection import reason, tracking_errors
-from vgg_dist.training.trainer import build_state
-from vgg_dist.weights.checkpoint import TrainState, read_description
+from vgg_dist.training.state import TrainState, build_state
+from vgg_dist.weights.checkpoint import read_description
 from vgg_dist.weights.load import load_net
 
 SECRET = "hUsHhUsH"

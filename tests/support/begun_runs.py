@@ -11,8 +11,7 @@ from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainConfig
 from vgg_dist.run_folder.names import checkpoint_name
 from vgg_dist.run_folder.outcome import write_outcome
-from vgg_dist.training.trainer import build_state
-from vgg_dist.weights.checkpoint import TrainState
+from vgg_dist.training.state import TrainState, build_state
 
 CLASSES = open_splits("synthetic")[0].class_names
 

@@ -171,7 +171,7 @@ class Cluster:
             "import hashlib, json; from vgg_dist.storage import *;"
             f"f = 's3://runs/{name}';"
             "n = [x for x in list_folder(f) if x.startswith('checkpoint-')][-1];"
-            "print(json.dumps(hashlib.sha256(read_file(beside(beside(f, n), 'model.safetensors'))).hexdigest()))"
+            "print(json.dumps(hashlib.sha256(read_file(join(join(f, n), 'model.safetensors'))).hexdigest()))"
         )
 
 

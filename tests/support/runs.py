@@ -9,7 +9,7 @@ import torch
 from pipelines.stores.open import open_store
 from support.networks import build_drawn
 from vgg_dist.config import TrainConfig
-from vgg_dist.training.trainer import build_state
+from vgg_dist.training.state import build_state
 
 DATA = "synthetic:train=100,val=300,size=48"
 

@@ -12,7 +12,8 @@ from pipelines.loading.open import open_loader
 from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainConfig
 from vgg_dist.models.specs import MODELS
-from vgg_dist.training.trainer import Trainer, Worker, build_state
+from vgg_dist.training.state import build_state
+from vgg_dist.training.trainer import Trainer, Worker
 
 SMALL = TrainConfig(
     arch="A",

@@ -14,13 +14,14 @@ from statistics import median
 
 import torch
 
+from pipelines.paths import join
 from pipelines.progress import Progress
 from vgg_dist.benchmark.options import CheckpointBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, table, write_json
 from vgg_dist.config import TrainConfig
-from vgg_dist.storage import beside, open_storage, write_folder
-from vgg_dist.training.trainer import build_state
-from vgg_dist.weights.checkpoint import CONFIG, Snapshot, TrainState
+from vgg_dist.storage import open_storage, write_folder
+from vgg_dist.training.state import Snapshot, TrainState, build_state
+from vgg_dist.weights.checkpoint import CONFIG
 from vgg_dist.worker.background_writer import BackgroundWriter
 
 AT_ONCE, BY_THREAD, DURABLE = "written by the training's thread", "copied, then written by a thread", "whole on the storage"
@@ -36,7 +37,7 @@ def run_checkpoint(options: CheckpointBenchmark) -> None:
         filesystem, folder = open_storage(options.storage_path or scratch)
 
         def store(name: str, write: Callable[[Path], None]) -> None:
-            write_folder(filesystem, beside(folder, f"benchmark-{name}"), write, CONFIG)
+            write_folder(filesystem, join(folder, f"benchmark-{name}"), write, CONFIG)
 
         seconds: dict[str, list[float]] = {AT_ONCE: [], BY_THREAD: [], DURABLE: []}
         spare: Snapshot | None = None
@@ -55,7 +56,7 @@ def run_checkpoint(options: CheckpointBenchmark) -> None:
                 raise writer.error
             seconds[DURABLE].append(time.perf_counter() - start)
         for name in ("at-once", "by-thread"):
-            filesystem.delete_dir(beside(folder, f"benchmark-{name}"))
+            filesystem.delete_dir(join(folder, f"benchmark-{name}"))
     figures = {name: rounds[1:] for name, rounds in seconds.items()}  # the first one takes memory, which is used again
     print(report(options, device, figures, sum(value.nbytes for value in state.model.state_dict().values())))
     if options.json is not None:

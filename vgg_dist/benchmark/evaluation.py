@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.loading.loader import Preprocessing
+from pipelines.loading.open import loader_threads
 from pipelines.loading.whole_images import SizedBatch, WholeImages
 from pipelines.progress import Progress
 from pipelines.stores.open import open_store
@@ -30,7 +31,6 @@ from vgg_dist.models.build import build_model
 from vgg_dist.models.dense import fully_convolutional
 from vgg_dist.models.precision import apply_precision, autocast_dtype, resolve_precision
 from vgg_dist.models.specs import MODELS
-from vgg_dist.training.trainer import loader_threads
 
 DENSE, CROPS = "dense", "50 crops"
 CROPS_SHARE = 8  # of the images: they take fourteen times as long

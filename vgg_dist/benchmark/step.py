@@ -26,7 +26,8 @@ from vgg_dist.benchmark.report import describe_machine, machine_line, paired_rat
 from vgg_dist.config import Arch
 from vgg_dist.models.precision import Precision, autocast_dtype, matmul_peak
 from vgg_dist.models.specs import MODELS
-from vgg_dist.training.trainer import Report, Trainer, Worker, build_state
+from vgg_dist.training.state import build_state
+from vgg_dist.training.trainer import Report, Trainer, Worker
 
 NUM_CLASSES = 1000
 

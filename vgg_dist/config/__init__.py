@@ -8,8 +8,9 @@ from vgg_dist.config.base import Config, at_least, check_checkpoint, check_name,
 from vgg_dist.config.evaluate import EvalConfig
 from vgg_dist.config.reproduce import PaperArch, ReproduceConfig
 from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
-from vgg_dist.config.train import Arch, TrainConfig, TrainingError
+from vgg_dist.config.train import Arch, TrainConfig
 from vgg_dist.config.tune import Choices, Range, TuneConfig
+from vgg_dist.errors import TrainingError
 
 __all__ = [
     "Arch",

@@ -8,10 +8,9 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pipelines.remote import is_remote
+from pipelines.paths import absolute, is_remote, last_part, parent
 from pipelines.secrets import MASK, masked
 from pipelines.stores.quarantine import find_list
-from vgg_dist.storage import absolute, last_part, parent
 
 
 class Config:

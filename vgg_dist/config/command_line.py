@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origi
 
 import tyro
 
+from pipelines.paths import absolute
 from pipelines.secrets import MASK
 from vgg_dist.config.base import flag
 from vgg_dist.config.resume import MUST_STAY, refuse_changes, value_text
 from vgg_dist.config.train import TrainConfig
-from vgg_dist.storage import absolute
 
 THE_NET = "arch", "batch_norm", "head", "image_size"
 """What most other checks depend on: they would speak of the wrong flag where one of these differs."""

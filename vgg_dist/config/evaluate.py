@@ -8,9 +8,9 @@ from typing import Literal
 
 import tyro
 
+from pipelines.paths import absolute
 from pipelines.pixels import MAX_PIXELS
 from vgg_dist.config.base import LAST, Config, at_least, check_checkpoint, check_name, data_location, quarantine_list
-from vgg_dist.storage import absolute
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from typing import Literal
 
 import tyro
 
+from pipelines.paths import absolute, join
 from vgg_dist.config.base import at_least, check_name, data_location, parse_scale, quarantine_list, scale_word
 from vgg_dist.config.train import TrainConfig
 from vgg_dist.config.tune import PAPER_SCALES
 from vgg_dist.models.specs import MODELS
-from vgg_dist.storage import absolute, beside
 
 PaperArch = Literal["A", "A-LRN", "B", "C", "D", "E"]
 
@@ -68,7 +68,7 @@ class ReproduceConfig(TrainConfig):
     @property
     def folder(self) -> str:
         """Where the programme keeps its runs and its evaluation."""
-        return beside(self.storage_path, self.name or "")
+        return join(self.storage_path, self.name or "")
 
     def run(self, arch: PaperArch, scale: str, init_from: str | None, lr: float) -> TrainConfig:
         """A run of the programme, resolved, in its folder. ValueError, one line that names the flag."""
@@ -76,7 +76,7 @@ class ReproduceConfig(TrainConfig):
         settings |= {
             "arch": arch,
             "train_scale": parse_scale(scale, "--scales"),
-            "init_from": None if init_from is None else beside(self.folder, init_from),
+            "init_from": None if init_from is None else join(self.folder, init_from),
             "lr": lr,
             "name": f"{arch}-{scale}",
             "storage_path": self.folder,

@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from pipelines.paths import absolute
 from pipelines.pixels import MAX_PIXELS
 from pipelines.secrets import masked
 from vgg_dist.config.base import Config, Interval, at_least, check_name, data_location, flag, quarantine_list
 from vgg_dist.models.specs import MODELS
-from vgg_dist.storage import absolute
 
 Arch = Literal["A", "A-LRN", "B", "B-5x5", "C", "D", "E", "lenet5", "alexnet", "zfnet"]
 
@@ -186,7 +186,3 @@ class TrainConfig(Config):
             raise ValueError(f"--head {self.head}: {self.arch} has only {', '.join(MODELS[self.arch].heads)}")
         if self.name is not None:
             check_name(self.name, self.storage_path)
-
-
-class TrainingError(RuntimeError):
-    """A run that was started and failed; the message is one line for the user."""

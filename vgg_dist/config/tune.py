@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipelines.paths import absolute, join
 from vgg_dist.config.base import at_least, check_name, data_location, flag, parse_scale, quarantine_list, scale_word
 from vgg_dist.config.train import TrainConfig
 from vgg_dist.models.specs import MODELS
-from vgg_dist.storage import absolute, beside
 
 PAPER_SCALES = (256, 256), (384, 384), (256, 512)  # at 224 pixels
 LETTERS = {"lr": "lr", "train_scale": "S", "weight_decay": "wd", "dropout": "dropout", "init": ""}
@@ -89,7 +89,7 @@ class TuneConfig(TrainConfig):
     @property
     def folder(self) -> str:
         """Where a search keeps its trials, each a run of its own."""
-        return beside(self.storage_path, self.name or "")
+        return join(self.storage_path, self.name or "")
 
     def space(self) -> dict[str, Range | Choices]:
         """What is searched, by the name of the training's setting."""

@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.loading.loader import Preprocessing
+from pipelines.loading.open import loader_threads
 from pipelines.loading.whole_images import LargeImage, WholeImages
+from pipelines.paths import join
 from pipelines.progress import Progress
 from pipelines.stores.sample_store import SampleStore
 from vgg_dist.config import EvalConfig
@@ -25,8 +27,6 @@ from vgg_dist.evaluation.views import Viewer
 from vgg_dist.models.precision import apply_precision, autocast_dtype, resolve_precision
 from vgg_dist.paper import AnyView
 from vgg_dist.ray_cluster.address import cluster_named
-from vgg_dist.storage import beside
-from vgg_dist.training.trainer import loader_threads
 from vgg_dist.weights.net import TrainedNet
 
 
@@ -80,7 +80,7 @@ def plan_evaluation(config: EvalConfig, wanted: Wanted | None = None) -> Evaluat
     nets = open_nets(config)
     store, class_names = open_images(config, nets)
     images = ImageSet.of(store, class_names)
-    folder = beside(config.storage_path, config.name)
+    folder = join(config.storage_path, config.name)
     files: list[dict[tuple[AnyView, int], PosteriorFiles]] = []
     for net in nets:
         # bf16 or not is decided where it is computed, by the hardware; what was asked for is what has to agree.

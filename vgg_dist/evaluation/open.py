@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pipelines.layouts.devkit import read_devkit
 from pipelines.layouts.label_lists import find_list
 from pipelines.layouts.splits import has_split
+from pipelines.paths import is_remote
 from pipelines.progress import Progress
-from pipelines.remote import is_remote
 from pipelines.secrets import MASK
 from pipelines.stores.class_checks import tell_remarks
 from pipelines.stores.file_list import open_flat

@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.failures import what_failed
+from pipelines.paths import join
 from pipelines.stores.sample_store import SampleStore
-from vgg_dist.storage import beside, list_folder, read_file, replace_file
+from vgg_dist.storage import list_folder, read_file, replace_file
 
 PART = 256  # images
 SCALE = np.float32(2**15)
@@ -71,7 +72,7 @@ class ImageSet:
 
     def keep(self, folder: str) -> None:
         """Writes it into an evaluation's folder. ValueError, one line, if that one is about other images or classes."""
-        file = beside(folder, IMAGES)
+        file = join(folder, IMAGES)
         found = read_file(file)
         if found is None:
             replace_file(file, json.dumps(asdict(self)).encode())
@@ -110,7 +111,7 @@ class PosteriorFiles:
 
     def __init__(self, folder: str, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.folder = beside(folder, f"{manifest.net}-{manifest.net_digest[:12]}/{manifest.view}-{manifest.scale}")
+        self.folder = join(folder, f"{manifest.net}-{manifest.net_digest[:12]}/{manifest.view}-{manifest.scale}")
 
     @property
     def num_parts(self) -> int:
@@ -126,7 +127,7 @@ class PosteriorFiles:
 
         ValueError, one line, if what is there was computed with other settings, or for other images.
         """
-        file = beside(self.folder, MANIFEST)
+        file = join(self.folder, MANIFEST)
         found, own = read_file(file), json.dumps(asdict(self.manifest), indent=1)
         if found is None:
             replace_file(file, own.encode())
@@ -152,13 +153,13 @@ class PosteriorFiles:
         stream = io.BytesIO()
         np.save(stream, encode(posteriors), allow_pickle=False)
         content = stream.getvalue()
-        replace_file(beside(self.folder, _part_name(part)), content + DIGEST_MARK + hashlib.sha256(content).digest())
+        replace_file(join(self.folder, _part_name(part)), content + DIGEST_MARK + hashlib.sha256(content).digest())
 
     def read(self) -> NDArray[np.float32]:
         """All of it: (num_images, num_classes). ValueError, one line, if a part is missing or damaged."""
         out = np.empty((self.manifest.num_images, self.manifest.num_classes), np.float32)
         for part in range(self.num_parts):
-            file, rows = beside(self.folder, _part_name(part)), self.indices(part)
+            file, rows = join(self.folder, _part_name(part)), self.indices(part)
             content = read_file(file)
             if content is None:
                 raise ValueError(f"{file} is not there: run the evaluation again")

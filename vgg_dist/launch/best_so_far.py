@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from vgg_dist.metric_names import validation_errors
 from vgg_dist.run_folder.best import best_of, kept
 from vgg_dist.storage import open_storage
 from vgg_dist.tracking import Record
-from vgg_dist.validation_errors import validation_errors
 
 
 class BestSoFar:

@@ -10,7 +10,8 @@ from ray.train import Checkpoint
 
 from pipelines.failures import what_failed
 from pipelines.secrets import masked
-from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.config import TrainConfig
+from vgg_dist.errors import TrainingError
 from vgg_dist.launch.best_so_far import BestSoFar
 from vgg_dist.launch.prometheus import Gauges
 from vgg_dist.launch.time_left import TimeLeft

@@ -28,10 +28,12 @@ from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipelines import signals
+from pipelines.paths import join
 from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig
+from vgg_dist.errors import Interrupted, NonFinite
 from vgg_dist.launch.controller import Monitor
-from vgg_dist.launch.fitting import BEFORE, NonFinite, fit, refuse_stopped, resumes
+from vgg_dist.launch.fitting import BEFORE, fit, refuse_stopped, resumes
 from vgg_dist.launch.prometheus import Gauges
 from vgg_dist.launch.run_record import end_record, keep_model, log_the_rest, open_training
 from vgg_dist.preflight import check_training
@@ -42,9 +44,8 @@ from vgg_dist.ray_cluster.watch import watched_cluster
 from vgg_dist.run_folder.outcome import Earlier, describe_outcome, read_best, write_outcome
 from vgg_dist.run_folder.settings import keep_settings
 from vgg_dist.startup_marks import mark
-from vgg_dist.storage import beside, open_storage
+from vgg_dist.storage import open_storage
 from vgg_dist.tracking import TrackedRun, finish_run, ui_hint
-from vgg_dist.training.stopping import Interrupted
 from vgg_dist.worker.exchange import GRADIENTS_WAIT_S
 
 DRIVER_MEMORY = 1e9  # bytes that this and Ray Train's controller take, where a training is a part of something
@@ -93,7 +94,7 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
     with signals.holding():  # from here on there is something to end in order
         run = open_training(replace(config, epochs=whole.epochs), part.parent if part else None)
         mark("MLflow run open")
-        keep_settings(beside(config.storage_path, str(config.name)), asked)
+        keep_settings(join(config.storage_path, str(config.name)), asked)
         signals.end_with(f"; {resumes(config.name)} from its last checkpoint")
         try:
             with signals.at_last(partial(finish_run, run, "KILLED", quick=True)):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipelines import signals
-from vgg_dist.training.stopping import Interrupted
+from vgg_dist.errors import Interrupted
 
 
 @contextmanager

@@ -13,20 +13,17 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from pipelines import signals
-from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.config import TrainConfig
+from vgg_dist.errors import Interrupted, NonFinite, TrainingError
 from vgg_dist.launch.controller import root_cause
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.start import describe_loss
-from vgg_dist.training.stopping import WISH, Interrupted, training_key
+from vgg_dist.training.stopping import WISH, training_key
 
 POLL_S = 0.5
 BEFORE = " before it trained; "
 CLOSING_S = 8.0  # of the time after a signal, what the end of a run needs
 LEAVING_S = 3.0  # and what the end of a command with several runs needs after them
-
-
-class NonFinite(TrainingError):
-    """A run whose loss became infinite or not a number."""
 
 
 def told_by(messages: JobMessages) -> str | None:

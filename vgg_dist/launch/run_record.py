@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ray.train import Checkpoint
 
-from vgg_dist.config import TrainConfig, TrainingError, scale_word
+from vgg_dist.config import TrainConfig, scale_word
 from vgg_dist.config.base import origin_name
+from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.controller import SERVER_WAIT_S
 from vgg_dist.tracking import (
     TrackedRun,
@@ -19,7 +20,6 @@ from vgg_dist.tracking import (
     open_run,
     resolve_tracking_uri,
 )
-from vgg_dist.training.stopping import Interrupted
 
 TRACKING_WAIT_S = 600.0  # for a tracking server that is away when a run has come to its end
 STOP_WAIT_S = 3.0  # and when its command was told to stop: the next start sends the rest

@@ -29,7 +29,7 @@ from vgg_dist.models.precision import (
 from vgg_dist.models.specs import MODELS
 from vgg_dist.reporting.text import aligned
 from vgg_dist.training.memory import default_micro_batch
-from vgg_dist.training.trainer import build_state
+from vgg_dist.training.state import build_state
 
 DEEP: tuple[PaperArch, ...] = "C", "D", "E"  # the nets that are trained at all scales
 

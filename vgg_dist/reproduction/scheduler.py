@@ -11,7 +11,8 @@ from functools import partial
 import ray
 
 from pipelines import signals
-from vgg_dist.config import ReproduceConfig, TrainConfig, TrainingError
+from vgg_dist.config import ReproduceConfig, TrainConfig
+from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY, Part, run_training
 from vgg_dist.launch.fitting import LEAVING_S, POLL_S, resumes, told_by
 from vgg_dist.launch.run_record import open_training
@@ -21,7 +22,6 @@ from vgg_dist.ray_cluster.start import describe_loss, start_ray
 from vgg_dist.ray_cluster.watch import watched_cluster
 from vgg_dist.reproduction.run_graph import Run, longest_first
 from vgg_dist.tracking import TrackedRun, finish_run
-from vgg_dist.training.stopping import Interrupted
 
 
 def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:

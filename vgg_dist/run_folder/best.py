@@ -22,12 +22,11 @@ from pathlib import Path
 from pyarrow import fs
 
 from vgg_dist.config.base import BEST
+from vgg_dist.metric_names import telling, validation_errors
 from vgg_dist.run_folder.checkpoints import whole_checkpoints
 from vgg_dist.run_folder.digests import DIGESTS, is_intact
 from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, checkpoint_name, step_of
 from vgg_dist.storage import write_folder
-from vgg_dist.top5 import telling
-from vgg_dist.validation_errors import validation_errors
 
 FILES = MODEL, RECORDS, DIGESTS, CONFIG
 """What a copy has. The last one comes last: with it the copy is whole."""

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipelines.paths import absolute, join, last_part, parent
 from vgg_dist.config.base import BEST, LAST
+from vgg_dist.metric_names import describe_errors, validation_errors
 from vgg_dist.run_folder.best import Validated, best_of, kept, read_since, validated
 from vgg_dist.run_folder.checkpoints import whole_checkpoints
 from vgg_dist.run_folder.digests import DamagedCheckpoint, check_files
 from vgg_dist.run_folder.names import CONFIG, MODEL, is_checkpoint_name, step_of
-from vgg_dist.storage import absolute, beside, last_part, list_folder, local_folder, open_storage, parent
-from vgg_dist.validation_errors import describe_errors, validation_errors
+from vgg_dist.storage import list_folder, local_folder, open_storage
 
 _logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def _find(location: str, flag: str, which: str) -> Found:
         better = best if which == LAST and best is not None and validation_errors(best.metrics) != own else None
         return ChosenCheckpoint(Path(), step, kind, metrics.get(path), since, better)
 
-    return [(beside(location, path.removeprefix(run).lstrip("/")), choice(path)) for path in paths]
+    return [(join(location, path.removeprefix(run).lstrip("/")), choice(path)) for path in paths]
 
 
 def _paths(run: str, which: str, last: list[str], known: list[Validated], copies: list[Validated]) -> list[str]:

@@ -9,17 +9,17 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.paths import join
 from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig, changed_settings, check_name, describe_changes, refuse_changes
 from vgg_dist.config.base import BEST
 from vgg_dist.config.command_line import Recorded
 from vgg_dist.config.resume import EXTENT, FOUND_OUT, PLACE
+from vgg_dist.metric_names import TOP, describe_errors, telling, validation_errors
 from vgg_dist.run_folder.best import best_of, kept, read_since
 from vgg_dist.run_folder.names import CONFIG, PREFIX, refuse_classes
 from vgg_dist.run_folder.settings import kept_settings
-from vgg_dist.storage import beside, check_storage, list_folder, open_storage, read_file, replace_file
-from vgg_dist.top5 import TOP, telling
-from vgg_dist.validation_errors import describe_errors, validation_errors
+from vgg_dist.storage import check_storage, list_folder, open_storage, read_file, replace_file
 
 OUTCOME = "outcome.json"
 
@@ -57,8 +57,8 @@ class Earlier:
 
 def read_earlier(config: TrainConfig) -> Earlier | None:
     """What there is of the run that `config` names; None if there is nothing. OSError where the storage does not answer."""
-    folder = beside(config.storage_path, config.name or "")
-    outcome = _parsed(read_file(beside(folder, OUTCOME)))
+    folder = join(config.storage_path, config.name or "")
+    outcome = _parsed(read_file(join(folder, OUTCOME)))
     last = _last_description(folder)
     if outcome is None and last is None:
         return None
@@ -80,7 +80,7 @@ def find_run(storage_path: str, name: str) -> Recorded | None:
         check_name(name, storage_path)
         check_storage(storage_path)  # in seconds, where it does not answer
         earlier = read_earlier(TrainConfig(storage_path=storage_path, name=name))
-        settings = kept_settings(beside(storage_path, name))
+        settings = kept_settings(join(storage_path, name))
     except OSError as error:
         raise ValueError(f"--storage-path {masked(storage_path)}: cannot be read: {error}") from None
     if settings is None and earlier is not None:  # of an earlier version; what is found out at each start it has as well
@@ -121,7 +121,7 @@ def write_outcome(config: TrainConfig, outcome: dict[str, Any]) -> None:
     """Says that a run trained by `config` has come to its end."""
     settings = {field: value for field, value in config.to_dict().items() if field not in {*PLACE, "tracking_uri"}}
     content = json.dumps(outcome | {"settings": settings}, indent=1)
-    replace_file(beside(beside(config.storage_path, config.name or ""), OUTCOME), content.encode())
+    replace_file(join(join(config.storage_path, config.name or ""), OUTCOME), content.encode())
 
 
 def _last_description(folder: str) -> tuple[dict[str, Any], list[str] | None] | None:
@@ -131,7 +131,7 @@ def _last_description(folder: str) -> tuple[dict[str, Any], list[str] | None] | 
     except FileNotFoundError:
         return None
     for name in reversed([name for name in names if name.startswith(PREFIX)]):
-        found = _parsed(read_file(beside(beside(folder, name), CONFIG)))
+        found = _parsed(read_file(join(join(folder, name), CONFIG)))
         if found is not None and "config" in found:
             return found["config"], found.get("class_names")
     return None

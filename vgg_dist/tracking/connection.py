@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pipelines.remote import is_remote
+from pipelines.paths import absolute, is_remote
 from pipelines.secrets import masked
 from vgg_dist.proxies import bypass_proxies, describe_proxy
-from vgg_dist.storage import absolute, check_writable
+from vgg_dist.storage import check_writable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

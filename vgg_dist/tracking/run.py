@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.paths import absolute, join, last_part
 from pipelines.secrets import masked
-from vgg_dist.storage import absolute, beside, last_part, read_file, replace_file
+from vgg_dist.storage import read_file, replace_file
 from vgg_dist.tracking.code_version import code_version
 from vgg_dist.tracking.connection import (
     METRICS_A_REQUEST,
@@ -72,7 +73,7 @@ def open_run(
     noted in the tag `resumed.<name>`. Secrets in URLs are masked. The note on how it ended before is taken off.
     TrackingError, within seconds, where the server or database refuses; ValueError where the storage does.
     """
-    folder = beside(absolute(storage_path), name)
+    folder = join(absolute(storage_path), name)
     check_store(tracking_uri)
     with tracking_errors(tracking_uri):
         client = connect(tracking_uri)
@@ -156,7 +157,7 @@ def ui_hint(run: TrackedRun, tab: str = CURVES) -> str:
 
 def _training_token(folder: str) -> str:
     """The random name of the training in `folder`, made at its first start."""
-    file = beside(folder, TOKEN_FILE)
+    file = join(folder, TOKEN_FILE)
     try:
         token = (read_file(file) or b"").decode("ascii", "replace").strip()
         if not token.isalnum():

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vgg_dist.storage import beside
+from pipelines.paths import join
 from vgg_dist.tracking.connection import METRICS_A_REQUEST, connect, split
 from vgg_dist.tracking.outbox import Outbox, Record
 from vgg_dist.tracking.run import TrackedRun
@@ -25,7 +25,7 @@ class Tracker(Outbox):
     """
 
     def __init__(self, run: TrackedRun) -> None:
-        super().__init__(_RunMetrics(run), beside(run.folder, BACKLOG_FILE))
+        super().__init__(_RunMetrics(run), join(run.folder, BACKLOG_FILE))
         self.run = run
 
     def __reduce__(self) -> tuple[type[Tracker], tuple[TrackedRun]]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
 
-from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.config import TrainConfig
+from vgg_dist.errors import TrainingError
 from vgg_dist.models.build import build_model
 from vgg_dist.models.precision import autocast, autocast_dtype
 from vgg_dist.models.specs import MODELS

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.loading.loader import IGNORED_LABEL
-from vgg_dist.top5 import TOP
+from vgg_dist.metric_names import TOP
 
 
 class ErrorSums:

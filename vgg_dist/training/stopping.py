@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from vgg_dist.config import TrainingError
-
 WISH = "stop"
 POLL_S = 1.0
 ANSWERS_POLL_S = 0.05
@@ -40,18 +38,6 @@ class Messages(Protocol):
 
 class AllStop(Exception):
     """All workers stop here, each raises this."""
-
-
-class Interrupted(TrainingError):
-    """A run whose command was told to stop: by which signal, and how it ended, as it follows "stopped by SIGTERM"."""
-
-    def __init__(self, by: str, how: str) -> None:
-        super().__init__(by, how)
-        self.by = by
-        self.how = how
-
-    def __str__(self) -> str:
-        return f"stopped by {self.by}{self.how}"
 
 
 class StopAgreement:

@@ -7,7 +7,6 @@ group, or alone; randomness comes from the plan and from seeds per step, so it d
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Step, filled
+from pipelines.loading.epoch_plan import EpochPlan, Step, filled
 from pipelines.loading.loader import IGNORED_LABEL, Batch, Loader
 from vgg_dist.config import TrainConfig
 from vgg_dist.config.base import Interval
-from vgg_dist.models.build import build_model, initialize, macs
+from vgg_dist.errors import NonFinite
+from vgg_dist.models.build import macs
 from vgg_dist.models.precision import (
     autocast,
     autocast_dtype,
@@ -31,16 +31,14 @@ from vgg_dist.models.precision import (
     memory_format,
     resolve_precision,
 )
-from vgg_dist.models.warm_start import init_from_shallower
-from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.training.bad_images import describe_bad
+from vgg_dist.training.data import augmentation
 from vgg_dist.training.metrics import ErrorSums, means, over_workers
-from vgg_dist.training.optim import PlateauSchedule, build_optimizer
 from vgg_dist.training.parallelism import Worker, wrap
+from vgg_dist.training.state import TrainState
 from vgg_dist.training.stopping import AllStop, StopAgreement
 from vgg_dist.training.throughput import DataWait, Pace, measure_loader
 from vgg_dist.training.validation import validate
-from vgg_dist.weights.checkpoint import TrainState, read_weights
 
 Record = dict[str, float]
 Report = Callable[[Record, bool], None]
@@ -49,31 +47,6 @@ Report = Callable[[Record, bool], None]
 
 FEW = 8  # a micro-batch that lacks an eighth at most is filled up to the shape of the others
 SETTLED = 4  # the look at which kernels are tuned: then the verdict is given, which of loader and step limits the run
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss became infinite or not a number."""
-
-
-def build_state(config: TrainConfig, num_classes: int, device: torch.device) -> TrainState:
-    """A run at step 0: the net, initialised as the config says, and its optimizer. ValueError for a bad --init-from."""
-    model = build_model(
-        config.arch,
-        num_classes=num_classes,
-        batch_norm=config.batch_norm,
-        head=config.head,
-        image_size=config.image_size,
-        dropout=config.dropout,
-    )
-    initialize(model, config.init, std=config.init_std, generator=torch.Generator().manual_seed(config.seed))
-    origin = ""
-    if config.init_from is not None:
-        with local_checkpoint(config.init_from, "--init-from") as chosen:
-            init_from_shallower(model, read_weights(chosen.folder))
-            origin = str(chosen)
-    model = model.to(device).to(memory_format=memory_format(autocast_dtype(config.precision, device), device))
-    schedule = PlateauSchedule(config.lr, config.patience, config.lr_drops, config.warmup_epochs)
-    return TrainState(model, build_optimizer(model, config), schedule, origin=origin)
 
 
 class Trainer:
@@ -120,7 +93,7 @@ class Trainer:
         self._restart_clock()
 
     def run(self) -> None:
-        """Trains until the last epoch, the last step, or the end of the schedule. Raises NonFiniteLoss.
+        """Trains until the last epoch, the last step, or the end of the schedule. Raises NonFinite.
 
         AllStop where all workers are to stop before that; what they have trained is reported, to be saved.
         """
@@ -248,7 +221,7 @@ class Trainer:
         sums, counters, bad_step = over_workers(self.window.sums, local, self.bad_step)
         planned, waited, total, since_save, loader_rate = counters
         if math.isfinite(bad_step):
-            raise NonFiniteLoss(
+            raise NonFinite(
                 f"the loss is not finite at step {int(bad_step)} (epoch {state.epoch}, lr {self._lr():.3g}): "
                 "a smaller --lr, --warmup-epochs or --batch-norm is the usual cure"
             )
@@ -317,21 +290,3 @@ class Trainer:
 
     def _finish(self, validation: dict[str, float], metrics: Record | None = None) -> None:
         self._save((metrics or {}) | {f"val/{key}": value for key, value in validation.items()})
-
-
-def augmentation(config: TrainConfig) -> Augmentation:
-    """What the config says about the plan's draws."""
-    low, high = config.train_scale or (0, 0)
-    return Augmentation((low, high), config.flip, config.color_shift)
-
-
-def loader_threads(asked: int | None) -> int:
-    """Decoding threads of this process: as asked, else the CPUs it was given."""
-    return asked or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-
-
-def check_images(config: TrainConfig, num_train: int, num_val: int, world_size: int) -> None:
-    """ValueError, one line, if the data has fewer images than there are workers."""
-    for split, count in (("train", num_train), ("val", num_val)):
-        if count < world_size:
-            raise ValueError(f"--data {config.data}: {count} images in {split} for {world_size} workers; at least one each")

@@ -27,7 +27,9 @@ from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from pipelines import signals
-from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
+from pipelines.paths import join
+from vgg_dist.config import TrainConfig, TuneConfig
+from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY
 from vgg_dist.launch.fitting import resumes
 from vgg_dist.preflight import check_search
@@ -35,9 +37,7 @@ from vgg_dist.ray_cluster.nodes import describe_workers, groups_at_once, worker_
 from vgg_dist.ray_cluster.start import start_ray
 from vgg_dist.ray_cluster.watch import watched_cluster
 from vgg_dist.run_folder.settings import SEARCH, keep_settings
-from vgg_dist.storage import beside
 from vgg_dist.tracking import TrackedRun, finish_run, open_run, resolve_tracking_uri
-from vgg_dist.training.stopping import Interrupted
 from vgg_dist.tuning.asha import SuccessiveHalving
 from vgg_dist.tuning.progress import SearchProgress
 from vgg_dist.tuning.trial import run_leg
@@ -108,7 +108,7 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
     )
     SuccessiveHalving.at_once = at_once
     SearchProgress.config, SearchProgress.run = config, run
-    state = beside(config.folder, "tune")
+    state = join(config.folder, "tune")
     if Tuner.can_restore(state):
         return Tuner.restore(state, trainable, resume_unfinished=True, restart_errored=True)
     scheduler = _scheduler(config)

@@ -11,11 +11,11 @@ from typing import Any
 import ray.train
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from vgg_dist.config import TrainConfig, TrainingError, TuneConfig
+from vgg_dist.config import TrainConfig, TuneConfig
+from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import Part, run_training
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.tracking import TrackedRun
-from vgg_dist.training.stopping import Interrupted
 
 WORST = {"top1_error": 100.0, "top5_error": 100.0, "loss": math.inf}
 

@@ -9,150 +9,16 @@ is read. None of them can run code when read. How many workers wrote it is not p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vgg_dist.config import TrainConfig, refuse_changes
-from vgg_dist.run_folder.digests import check_files, damaged, write_digests
-from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, STATE, refuse_classes
-from vgg_dist.training.optim import PlateauSchedule, restore_optimizer
-
-
-@dataclass
-class TrainState:
-    """A run at a step: the net, its optimizer and schedule, and how far it is.
-
-    `samples` counts the images of the current epoch that were used, by all workers; with the seed and the epoch it is the
-    whole state of the data. `epoch_sums` are the epoch's metric sums so far (see metrics.ErrorSums), over all workers.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: PlateauSchedule
-    step: int = 0
-    epoch: int = 0
-    samples: int = 0
-    bad_images: int = 0
-    epoch_sums: list[float] = field(default_factory=lambda: [0.0] * 4)
-    origin: str = ""
-    """Which checkpoint of --init-from it began with, in words; not kept."""
-
-    COUNTERS = ("step", "epoch", "samples", "bad_images", "epoch_sums")
-
-    @property
-    def place(self) -> tuple[int, int, int]:
-        """Where in the run it is. At the end of an epoch, before and after its validation are two places."""
-        return self.step, self.epoch, self.samples
-
-    def save(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
-        """Writes the checkpoint's files into an existing folder."""
-        Snapshot(dict(self.model.state_dict()), self._rest()).write(folder, config, class_names)
-
-    def snapshot(self, spare: Snapshot | None = None) -> Snapshot:
-        """The state as it is now, to be written while training goes on: a copy, on the device that it is on.
-
-        A GPU makes it between two steps, without the CPU waiting. It takes as much memory as weights and momentum; where
-        that is not there, the copy is made in the CPU's memory at once. On a CPU the memory of `spare`, an earlier snapshot
-        that is written, is used again: memory that is new to a process takes several times as long to fill.
-        """
-        tensors = dict(self.model.state_dict()), self._rest()
-        if not any(tensor.is_cuda for tensor in tensors[0].values()):
-            weights, rest = _copied(tensors, [] if spare is None else _tensors_in([spare.weights, spare.rest]))
-            return Snapshot(weights, rest)
-        try:
-            weights, rest = _mapped(tensors, torch.clone)
-        except torch.OutOfMemoryError:
-            weights, rest = _mapped(tensors, Tensor.cpu)
-        made = torch.cuda.Event()
-        made.record()
-        return Snapshot(weights, rest, made)
-
-    def _rest(self) -> dict[str, Any]:
-        counters = {name: getattr(self, name) for name in self.COUNTERS}
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "counters": counters}
-
-    def restore(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
-        """Takes over a checkpoint of the same run, except what `config` may change (see config.resume).
-
-        ValueError, one line, for a setting that must stay, or for other classes; DamagedCheckpoint.
-        """
-        check_files(folder)  # before anything is taken over
-        saved, saved_classes = read_description(folder)
-        refuse_changes(saved.to_dict(), config)
-        refuse_classes(saved_classes, config, class_names)
-        self.model.load_state_dict(_load_weights(folder))
-        try:
-            state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise damaged(folder / STATE, error) from error
-        restore_optimizer(self.optimizer, state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"], saved.patience)
-        for name, value in state["counters"].items():
-            setattr(self, name, value)
-
-
-@dataclass
-class Snapshot:
-    """A TrainState at one step. `weights`: the net's; `rest`: optimizer, schedule, counters; `made`: when a GPU has them."""
-
-    weights: dict[str, Tensor]
-    rest: dict[str, Any]
-    made: torch.cuda.Event | None = None
-
-    def to_cpu(self) -> None:
-        """Moves the tensors into the CPU's memory, in a stream of its own, and waits for that. For a thread of its own."""
-        device = next(iter(self.weights.values())).device
-        if self.made is None or device.type != "cuda":
-            return
-        torch.cuda.set_device(device)
-        with torch.cuda.stream(torch.cuda.Stream(device)):
-            self.made.wait()
-            self.weights, self.rest = _mapped((self.weights, self.rest), Tensor.cpu)
-
-    def write(
-        self, folder: Path, config: TrainConfig, class_names: list[str], records: Sequence[dict[str, Any]] | None = None
-    ) -> None:
-        """Writes the checkpoint's files into an existing folder. `records`: what was measured since the one before."""
-        safetensors.torch.save_file({key: value.contiguous() for key, value in self.weights.items()}, folder / MODEL)
-        with open(folder / STATE, "wb") as file:  # given a name, torch would hold the interpreter while it writes
-            torch.save(self.rest, file)
-        description = {"config": config.to_dict(), "class_names": class_names}
-        (folder / CONFIG).write_text(json.dumps(description, indent=1))
-        if records is not None:
-            (folder / RECORDS).write_text(json.dumps(records))
-        write_digests(folder)
-
-
-def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same dicts, lists and tuples anew, with `function` of the tensors in them."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        return {key: _mapped(item, function) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_mapped(item, function) for item in value)
-    return value
-
-
-def _tensors_in(value: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    _mapped(value, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
-    return found
-
-
-def _copied(value: Any, spare: list[Tensor]) -> Any:
-    """The same with copies of the tensors, made in the memory of `spare` if that is of the same shapes."""
-    if [tensor.shape for tensor in spare] != [tensor.shape for tensor in _tensors_in(value)]:
-        return _mapped(value, torch.clone)
-    into = iter(spare)
-    return _mapped(value, lambda tensor: next(into).copy_(tensor))
+from vgg_dist.config import TrainConfig
+from vgg_dist.run_folder.digests import check_files, damaged
+from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS
 
 
 def read_description(folder: Path) -> tuple[TrainConfig, list[str]]:
@@ -171,7 +37,7 @@ def read_description(folder: Path) -> tuple[TrainConfig, list[str]]:
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """A checkpoint's model state dict, on the CPU. DamagedCheckpoint if it cannot be read."""
     check_files(folder, [MODEL])
-    return _load_weights(folder)
+    return load_tensors(folder)
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
@@ -184,7 +50,8 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
         raise damaged(folder / RECORDS, error) from error
 
 
-def _load_weights(folder: Path) -> dict[str, Tensor]:
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """As `read_weights`, of files that were checked before."""
     try:
         return safetensors.torch.load_file(folder / MODEL)
     except (OSError, safetensors.SafetensorError) as error:

@@ -26,9 +26,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipelines.remote import is_remote
+from pipelines.paths import absolute, is_remote
 from vgg_dist.run_folder.digests import damaged_member
-from vgg_dist.storage import absolute, read_file
+from vgg_dist.storage import read_file
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pth.tar")
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from pipelines.paths import absolute
 from vgg_dist.config.base import LAST
 from vgg_dist.models.specs import MODELS
 from vgg_dist.run_folder.choice import local_checkpoint
-from vgg_dist.storage import absolute
 from vgg_dist.weights.checkpoint import CONFIG, read_description, read_weights
 from vgg_dist.weights.files import SUFFIXES, local_file, one_line, plain_weights, read_weights_file, unwrap
 from vgg_dist.weights.foreign import ORIGINS, TORCHVISION_URL, load_by_name, load_foreign

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from pipelines.failures import what_failed
-from vgg_dist.config import TrainingError
+from vgg_dist.errors import TrainingError
 
 T = TypeVar("T")
 

@@ -19,7 +19,8 @@ import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from pipelines.secrets import masked
-from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.config import TrainConfig
+from vgg_dist.errors import NonFinite, TrainingError
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.run_folder.best import begin_best, keep_best
@@ -27,7 +28,7 @@ from vgg_dist.run_folder.checkpoints import write_checkpoint
 from vgg_dist.startup_marks import mark
 from vgg_dist.training.memory import explained_memory_errors
 from vgg_dist.training.stopping import AllStop, StopAgreement, training_key
-from vgg_dist.training.trainer import NonFiniteLoss, Trainer, Worker
+from vgg_dist.training.trainer import Trainer, Worker
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.reporter import Reporter, Store
 from vgg_dist.worker.resume_point import ResumedFrom, ResumePoints, find_resume_points
@@ -100,9 +101,9 @@ def train(prepared: Prepared, worker: Worker, reporter: Reporter, stop: StopAgre
     except AllStop:
         reporter.close()
         return {"stopped": trainer.state.step, "unsaved": reporter.storage_error}
-    except (ValueError, NonFiniteLoss) as wrong:  # raised by all workers alike
+    except (ValueError, NonFinite) as wrong:  # raised by all workers alike
         reporter.close()
-        return {"error": str(wrong), "non_finite": isinstance(wrong, NonFiniteLoss)}
+        return {"error": str(wrong), "non_finite": isinstance(wrong, NonFinite)}
     finally:
         atexit.unregister(os._exit)
     return {"metrics": reporter.validation | {"epoch": trainer.state.epoch}, "step": trainer.state.step}

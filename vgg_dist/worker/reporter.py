@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vgg_dist.metric_names import telling
 from vgg_dist.run_folder.names import checkpoint_name
 from vgg_dist.startup_marks import mark
-from vgg_dist.top5 import telling
 from vgg_dist.tracking import SystemSampler
+from vgg_dist.training.state import Snapshot, TrainState
 from vgg_dist.training.trainer import Trainer, Worker
-from vgg_dist.weights.checkpoint import Snapshot, TrainState
 from vgg_dist.worker.background_writer import BackgroundWriter
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.setup import Node, Prepared

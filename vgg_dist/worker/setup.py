@@ -13,20 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pipelines.loading.loader import Loader, Preprocessing
-from pipelines.loading.open import open_loader
+from pipelines.loading.loader import Loader
 from pipelines.stores.class_checks import remarks
 from pipelines.stores.open import open_splits
 from pipelines.stores.sample_store import SampleStore
 from vgg_dist.config import TrainConfig
-from vgg_dist.models.precision import autocast_dtype
-from vgg_dist.models.specs import MODELS
 from vgg_dist.run_folder.digests import DamagedCheckpoint
+from vgg_dist.training.data import check_images, open_loaders
 from vgg_dist.training.memory import default_micro_batch, explained_memory_errors
-from vgg_dist.training.trainer import Worker, build_state, check_images, loader_threads
-from vgg_dist.weights.checkpoint import TrainState, read_records
+from vgg_dist.training.state import TrainState, build_state
+from vgg_dist.training.trainer import Worker
+from vgg_dist.weights.checkpoint import read_records
 from vgg_dist.worker.copy_progress import telling_progress
 from vgg_dist.worker.exchange import Exchange
 
@@ -104,7 +101,7 @@ def prepare(
     def build() -> Prepared:
         with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
             assert restored.state is not None
-            loaders = _open_loaders(agreed, worker, train, val)
+            loaders = open_loaders(agreed, worker, train, val)
             said = remarks("train", train) + remarks("val", val)
             return Prepared(agreed, restored.state, *loaders, train.class_names, restored.kept, passed_over, said)
 
@@ -145,23 +142,3 @@ def _restore(
             if last:
                 raise
             return _Restored(None, [], str(error))
-
-
-def _open_loaders(config: TrainConfig, worker: Worker, train: SampleStore, val: SampleStore) -> tuple[Loader, Loader]:
-    spec = MODELS[config.arch]
-
-    def loader(store: SampleStore, center: bool, pad: int) -> Loader:
-        preprocessing = Preprocessing(
-            config.image_size or 0, spec.pixel_mean, spec.pixel_std, center, pad, config.max_pixels
-        )
-        return open_loader(
-            store,
-            preprocessing,
-            num_threads=loader_threads(config.loader_threads),
-            max_batch=config.micro_batch or 0,
-            device=worker.device,
-            dtype=autocast_dtype(config.precision, worker.device) or torch.float32,
-            deterministic=config.deterministic,
-        )
-
-    return loader(train, False, config.pad), loader(val, True, 0)

@@ -19,7 +19,7 @@ from vgg_dist.config import TrainConfig
 from vgg_dist.config.resume import MAY_CHANGE, MUST_STAY, PLACE
 from vgg_dist.run_folder.names import checkpoint_name, refuse_classes
 from vgg_dist.run_folder.outcome import read_earlier
-from vgg_dist.training.trainer import build_state
+from vgg_dist.training.state import build_state
 from vgg_dist.weights.checkpoint import read_description
 
 

@@ -25,7 +25,8 @@ from pipelines.loading.dali_loader import DaliLoader
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Samples
 from pipelines.loading.loader import Batch, Loader, Preprocessing
 from vgg_dist.config import TrainConfig
-from vgg_dist.training.trainer import Trainer, Worker, build_state
+from vgg_dist.training.state import build_state
+from vgg_dist.training.trainer import Trainer, Worker
 
 GPU = torch.device("meta")
 READ, COPY, UPLOAD, LITERAL = "value read: waits", "copy to the device: waits", "copy from pinned memory", "literal"

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from vgg_dist.config import TrainConfig, TrainingError
+from vgg_dist.config import TrainConfig
+from vgg_dist.errors import TrainingError
 from vgg_dist.training.memory import (
     Footprint,
     default_micro_batch,
@@ -18,7 +19,7 @@ from vgg_dist.training.memory import (
     footprint,
     saved_bytes,
 )
-from vgg_dist.training.trainer import build_state
+from vgg_dist.training.state import build_state
 
 E = TrainConfig(arch="E").resolved()
 CPU = torch.device("cpu")

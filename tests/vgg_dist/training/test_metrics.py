@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pipelines.loading.loader import IGNORED_LABEL
-from vgg_dist.top5 import telling
+from vgg_dist.metric_names import telling
 from vgg_dist.training.metrics import ErrorSums
 
 

@@ -13,7 +13,7 @@ from support.trainings import SMALL
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from vgg_dist.training.parallelism import wrap
-from vgg_dist.training.trainer import build_state
+from vgg_dist.training.state import build_state
 
 
 @pytest.fixture

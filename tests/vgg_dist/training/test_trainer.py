@@ -20,8 +20,10 @@ from pipelines.loading.epoch_plan import EpochPlan, evaluation_samples
 from pipelines.loading.loader import Batch
 from pipelines.loading.open import open_loader
 from vgg_dist.config import TrainConfig
-from vgg_dist.training.trainer import NonFiniteLoss, Worker, augmentation, build_state, validate
-from vgg_dist.weights.checkpoint import TrainState
+from vgg_dist.errors import NonFinite
+from vgg_dist.training.data import augmentation
+from vgg_dist.training.state import TrainState, build_state
+from vgg_dist.training.trainer import Worker, validate
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -177,7 +179,7 @@ def test_loss_falls_and_metrics_are_those_of_the_epoch() -> None:
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_the_step() -> None:
-    with pytest.raises(NonFiniteLoss, match=r"not finite at step [23] .*--lr"):
+    with pytest.raises(NonFinite, match=r"not finite at step [23] .*--lr"):
         Run(change(lr=1e12, log_every="2", epochs=5), Worker()).run()
 
 

@@ -24,7 +24,7 @@ from vgg_dist.config import TrainConfig
 from vgg_dist.models.build import build_model
 from vgg_dist.run_folder.digests import write_digests
 from vgg_dist.training.optim import PlateauSchedule, build_optimizer
-from vgg_dist.weights.checkpoint import TrainState
+from vgg_dist.training.state import TrainState
 from vgg_dist.weights.files import METADATA_KEY
 from vgg_dist.weights.load import load_net
 from vgg_dist.weights.net import TrainedNet

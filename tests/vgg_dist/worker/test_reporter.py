@@ -16,7 +16,7 @@ import torch
 from support.reported_trainings import SMALL, Training, checkpoint, same, steps
 
 from vgg_dist.run_folder.choice import local_checkpoint
-from vgg_dist.training.trainer import build_state
+from vgg_dist.training.state import build_state
 from vgg_dist.weights.checkpoint import RECORDS, read_weights
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from vgg_dist.metric_names import validation_errors
 from vgg_dist.reporting.text import aligned
 from vgg_dist.tracking import RunRecord
-from vgg_dist.validation_errors import validation_errors
 
 IGNORED = {
     "name", "storage_path", "tracking_uri", "experiment", "val_scale", "init_from", "num_workers", "loader_threads",

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.paths import absolute
 from vgg_dist.paper import NUM_CLASSES
 from vgg_dist.reporting.paper_tables.errors import TOP, top_guesses
-from vgg_dist.storage import absolute, replace_file
+from vgg_dist.storage import replace_file
 
 
 def write_submission(path: str | Path, posteriors: NDArray[np.floating], class_ids: Sequence[int]) -> None:
