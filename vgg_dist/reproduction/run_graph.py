@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -82,7 +81,7 @@ def _wanted(runs: dict[str, Run], only: Sequence[str]) -> set[str]:
 def is_jittered(config: TrainConfig) -> bool:
     """Whether S is drawn from a range."""
     assert config.train_scale is not None
-    return config.train_scale[0] != config.train_scale[1]
+    return not config.train_scale.is_fixed
 
 
 def longest_first(runs: Sequence[Run]) -> list[Run]:
@@ -167,7 +166,8 @@ def describe_plan(
 def _evaluation_passes(config: ReproduceConfig, run: Run) -> float:
     """Forward passes at the net's own size that all views of an image cost, its sides being as 3 to 4."""
     size = run.config.image_size or 0
-    scale = cast(tuple[int, int], run.config.train_scale)
+    assert run.config.train_scale is not None
+    scale = run.config.train_scale.ends
     scales = {paper.single_scale(scale)}
     if config.upto != "table3":
         scales |= set(paper.several_scales(scale, size))
