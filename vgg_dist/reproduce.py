@@ -1,6 +1,6 @@
 """Reproduce the paper: train its networks one from another, evaluate them, and print its tables beside ours.
 
-    python -m vgg_dist.reproduce --data /data/imagenet --plan
+    python -m vgg_dist.reproduce --data /data/imagenet --dry-run
     python -m vgg_dist.reproduce --data /data/imagenet --num-workers 8
     ray job submit -- python -m vgg_dist.reproduce --data s3://bucket/imagenet --storage-path s3://bucket/runs
 
@@ -49,18 +49,18 @@ def reproduce(config: ReproduceConfig) -> None:
     """Runs the programme, or prints its plan. ValueError, OSError or TrainingError, one line, for whatever stops it."""
     config = config.resolved()
     signals.end_with(f"; the same command with --name {config.name} resumes it")
-    splits = open_splits(config.data, quarantine=config.quarantine) if config.plan or not cluster_named() else None
+    splits = open_splits(config.data, quarantine=config.quarantine) if config.dry_run or not cluster_named() else None
     if splits is not None:
         tell_remarks(config.data, train=splits[0], val=splits[1])
     # In here, so that --help does not wait for these imports, nor a mistake for that of torch.
     from vgg_dist.preflight import check_place
 
-    if not config.plan:
+    if not config.dry_run:
         check_place(config.storage_path, config.tracking_uri, config.num_workers)
     from vgg_dist.reproduction.run_graph import programme
 
     runs = programme(config)
-    if config.plan:
+    if config.dry_run:
         assert splits is not None
         print(plan(config, runs, (len(splits[0]), len(splits[1])), len(splits[0].class_names)))
         return
@@ -73,7 +73,7 @@ def reproduce(config: ReproduceConfig) -> None:
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     tags = {"mlflow.source.name": "vgg_dist.reproduce"}
     with signals.holding():
-        parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
+        parent = open_run(uri, config.experiment, config.storage_path, str(config.name), config.to_dict(), tags)
         keep_settings(config.folder, config, PROGRAMME)
         status = "FAILED"
         try:
@@ -116,7 +116,7 @@ def evaluate_all(config: ReproduceConfig, runs: list[Run], parent: TrackedRun) -
     def wanted(net: TrainedNet, view: AnyView, scale: int) -> bool:
         if view == "crops" and not wants_crops(config, of_run[net.name]):
             return False
-        return config.upto != "table3" or scale == single_scale(net.train_scale or (0, 0))
+        return config.through != "table3" or scale == single_scale(net.train_scale or (0, 0))
 
     evaluate(
         EvalConfig(

@@ -18,7 +18,7 @@ from pipelines.secrets import masked
 from pipelines.signals import end_with
 from pipelines.stores.class_checks import tell_remarks
 from pipelines.stores.open import open_splits
-from vgg_dist.config import Choices, Range, TrainConfig, TuneConfig, flag
+from vgg_dist.config import Choices, Range, TrainSettings, TuneConfig, flag
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
 from vgg_dist.errors import TrainingError
@@ -38,7 +38,7 @@ def main() -> None:
         fail("vgg_dist.tune", error)
 
 
-def search(config: TuneConfig) -> TrainConfig:
+def search(config: TuneConfig) -> TrainSettings:
     """Runs a search to its end and returns the best trial's training.
 
     ValueError for a setting or data that cannot be, before anything is started; TrainingError for a search without a result.

@@ -12,10 +12,10 @@ import tyro
 
 from pipelines.paths import absolute
 from pipelines.secrets import MASK
-from vgg_dist.config.base import flag
+from vgg_dist.config.names import flag, with_current_names
 from vgg_dist.config.resume import MUST_STAY, refuse_changes, value_text
 from vgg_dist.config.scale_range import ScaleRange
-from vgg_dist.config.train import TrainConfig
+from vgg_dist.config.train_flags import TrainFlags
 
 THE_NET = "arch", "batch_norm", "head", "image_size"
 """What most other checks depend on: they would speak of the wrong flag where one of these differs."""
@@ -33,7 +33,7 @@ class Recorded(NamedTuple):
     """Whether there are weights, which hold it to some of them."""
 
 
-C = TypeVar("C", bound=TrainConfig)
+C = TypeVar("C", bound=TrainFlags)
 
 
 def parse_resuming(kind: type[C], prog: str, description: str | None, find: Callable[[str, str], Recorded | None]) -> C:
@@ -62,6 +62,7 @@ def parse_resuming(kind: type[C], prog: str, description: str | None, find: Call
 
 def _defaults(given: C, settings: dict[str, Any]) -> C:
     """The run's settings where `given` says it is now."""
+    settings = with_current_names(settings)
     known: dict[str, Any] = {
         field.name: settings[field.name] for field in dataclasses.fields(given) if field.name in settings
     }
@@ -96,7 +97,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) is hint
 
 
-def _taken(given: TrainConfig, found: TrainConfig) -> str:
+def _taken(given: TrainFlags, found: TrainFlags) -> str:
     """What the run had that the command line did not give, for people: flags and values that are not the usual ones."""
     usual = [given]
     with contextlib.suppress(ValueError):  # a flag that fits the run's net only

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from pipelines.paths import absolute
 from pipelines.pixels import MAX_PIXELS
-from vgg_dist.config.base import LAST, Config, at_least, check_checkpoint, check_name, data_location, quarantine_list
+from vgg_dist.config.base import LAST, Config, check_checkpoint, check_name, data_location, quarantine_list
+from vgg_dist.config.bounds import AtLeast, at_least, check_bounds
 from vgg_dist.config.scale_range import OptionalScaleFlag
 
 
@@ -38,7 +39,7 @@ class EvalConfig(Config):
     """File with the class of each image of a folder of images, one a line, by name (with --devkit: by number)."""
     devkit: str | None = None
     """ILSVRC2012_devkit_t12.tar.gz: the official numbers of the classes, for --labels and --submission."""
-    test_scales: tuple[int, ...] | None = None  # Q
+    test_scales: Annotated[tuple[int, ...] | None, AtLeast(1)] = None
     """Smallest sides Q of the images. Default: the paper's, all that its tables 3 and 4 need."""
     views: tuple[Literal["dense", "crops", "center"], ...] = ("dense",)
     """What a net sees: the whole image, 5 x 5 crops (both with the mirror image), or the central crop alone."""
@@ -49,17 +50,17 @@ class EvalConfig(Config):
     predict: tuple[str, ...] = ()
     """Pictures: print the five best classes of each, and nothing else. Files, folders of them, URLs; - is standard input."""
 
-    micro_batch: int = 32
+    micro_batch: Annotated[int, AtLeast(1)] = 32
     """Crops, or as many pixels of whole images, that a worker handles at once."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """bf16 autocast, or fp32. auto: bf16 where the hardware multiplies bf16 matrices."""
-    num_workers: int | None = None
+    num_workers: Annotated[int | None, AtLeast(1)] = None
     """Evaluating processes. Default: one for each GPU of the cluster, or one where there is no GPU."""
-    max_pixels: int = MAX_PIXELS
+    max_pixels: Annotated[int, AtLeast(1)] = MAX_PIXELS
     """Images of more pixels are not decoded; bad images, that is."""
     quarantine: str | None = None
     """List (file or URL) of images to leave out besides those in quarantine.txt beside the data, as check was given it."""
-    loader_threads: int | None = None
+    loader_threads: Annotated[int | None, AtLeast(1)] = None
     """Threads that decode images, per worker. Default: the CPUs of a worker."""
     storage_path: str = "runs"
     """Folder or URL for the posteriors and the report; on several nodes one that all of them see."""
@@ -81,15 +82,10 @@ class EvalConfig(Config):
         )
         if not self.nets:
             raise ValueError("no net given: name one or several runs, checkpoints or weights files")
-        at_least("max_pixels", self.max_pixels, 1)
-        for field in ("micro_batch", "num_workers", "loader_threads"):
-            if (value := getattr(self, field)) is not None:
-                at_least(field, value, 1)
+        check_bounds(self)
         if self.train_scale is not None:
             at_least("train_scale", self.train_scale.low, 1)
             at_least("train_scale", self.train_scale.high, self.train_scale.low, "S_min")
-        for scale in self.test_scales or ():
-            at_least("test_scales", scale, 1)
         if not self.views:
             raise ValueError("--views: at least one of dense, crops, center")
         if self.submission is not None and self.devkit is None:

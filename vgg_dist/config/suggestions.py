@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
-from vgg_dist.config.base import flag
+from vgg_dist.config.names import flag
 
 BATCH = "over all workers; --micro-batch is what one of them holds at once"
 SAME_NAME = "the same --name and --storage-path again resume a run"

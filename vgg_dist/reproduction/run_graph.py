@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from vgg_dist import paper
-from vgg_dist.config import PaperArch, ReproduceConfig, TrainConfig
+from vgg_dist.config import PaperArch, ReproduceConfig, TrainSettings
 from vgg_dist.models.build import build_model, macs
 from vgg_dist.models.precision import (
     apply_precision,
@@ -37,19 +37,18 @@ DEEP: tuple[PaperArch, ...] = "C", "D", "E"  # the nets that are trained at all 
 class Run:
     """A training of the programme, and the name of the run it starts from."""
 
-    config: TrainConfig
+    config: TrainSettings
     after: str | None
 
     @property
     def name(self) -> str:
         """The run's, and its folder's in the programme's."""
-        return self.config.name or ""
+        return self.config.name
 
 
 def programme(config: ReproduceConfig) -> list[Run]:
     """The runs that are wanted, `config` being resolved, each behind the one it starts from. ValueError, one line."""
-    assert config.scales is not None
-    first, second, jittered = config.scales
+    first, second, jittered = config.three_scales()
     runs: dict[str, Run] = {}
 
     def add(arch: PaperArch, scale: str, after: str | None, lr: float) -> str:
@@ -78,9 +77,8 @@ def _wanted(runs: dict[str, Run], only: Sequence[str]) -> set[str]:
     return wanted
 
 
-def is_jittered(config: TrainConfig) -> bool:
+def is_jittered(config: TrainSettings) -> bool:
     """Whether S is drawn from a range."""
-    assert config.train_scale is not None
     return not config.train_scale.is_fixed
 
 
@@ -94,13 +92,13 @@ def longest_first(runs: Sequence[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: -ahead[run.name])
 
 
-def _image_macs(config: TrainConfig) -> int:
-    size = config.image_size or 0
+def _image_macs(config: TrainSettings) -> int:
+    size = config.image_size
     with torch.device("meta"):
         return macs(build_model(config.arch, head=config.head, image_size=size), size)
 
 
-def measure_rate(config: TrainConfig, num_classes: int, steps: int = 2) -> float:
+def measure_rate(config: TrainSettings, num_classes: int, steps: int = 2) -> float:
     """Images/s of training steps of this net on this machine's GPU, or its CPU: forward, backward, optimizer."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch = min(config.micro_batch or default_micro_batch(config, num_classes, device, 1), config.global_batch)
@@ -110,7 +108,7 @@ def measure_rate(config: TrainConfig, num_classes: int, steps: int = 2) -> float
     apply_precision(precision)
     choose_kernels(config.deterministic)
     dtype = autocast_dtype(precision, device)
-    size = config.image_size or 0
+    size = config.image_size
     images = torch.randn(batch, MODELS[config.arch].in_channels, size, size, device=device)
     images = images.contiguous(memory_format=memory_format(dtype, device))
     labels = torch.zeros(batch, dtype=torch.long, device=device)
@@ -157,7 +155,7 @@ def describe_plan(
     return (
         f"{aligned(headings, rows, {0, 1})}\n"
         f"Training: {_hours(total)} hours of one {device}, {_hours(max(finish.values()))} along the longest chain;"
-        f" evaluation up to {config.upto}, by arithmetic from the same steps: {_hours(evaluation)} hours.\n"
+        f" evaluation up to {config.through}, by arithmetic from the same steps: {_hours(evaluation)} hours.\n"
         f"images/s: training steps measured now on one {device}; loading and validation are not in them."
         " A training ends earlier where its error stalls."
     )
@@ -165,20 +163,19 @@ def describe_plan(
 
 def _evaluation_passes(config: ReproduceConfig, run: Run) -> float:
     """Forward passes at the net's own size that all views of an image cost, its sides being as 3 to 4."""
-    size = run.config.image_size or 0
-    assert run.config.train_scale is not None
+    size = run.config.image_size
     scale = run.config.train_scale.ends
     scales = {paper.single_scale(scale)}
-    if config.upto != "table3":
+    if config.through != "table3":
         scales |= set(paper.several_scales(scale, size))
     dense = sum(2 * (4 / 3) * Q**2 / size**2 for Q in scales)
     crops = 50 * len(scales) if wants_crops(config, run.config) else 0
     return dense + crops
 
 
-def wants_crops(config: ReproduceConfig, run: TrainConfig) -> bool:
+def wants_crops(config: ReproduceConfig, run: TrainSettings) -> bool:
     """Whether the wanted tables have a row with crops for this net: D and E with jittered scale, in Tables 5 and 6."""
-    return config.upto in ("table5", "table6") and run.arch in ("D", "E") and is_jittered(run)
+    return config.through in ("table5", "table6") and run.arch in ("D", "E") and is_jittered(run)
 
 
 def _hours(hours: float) -> str:

@@ -11,7 +11,7 @@ from functools import partial
 import ray
 
 from pipelines import signals
-from vgg_dist.config import ReproduceConfig, TrainConfig
+from vgg_dist.config import ReproduceConfig, TrainSettings
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY, Part, run_training
 from vgg_dist.launch.fitting import LEAVING_S, POLL_S, resumes, told_by
@@ -97,6 +97,6 @@ class _Stop:
         return bool(self.wished) and signals.left_s() < LEAVING_S
 
 
-def _with_uri(config: TrainConfig, tracking_uri: str) -> TrainConfig:
+def _with_uri(config: TrainSettings, tracking_uri: str) -> TrainSettings:
     """By default a run's record is in its own --storage-path; here it is the programme's."""
     return dataclasses.replace(config, tracking_uri=tracking_uri)

@@ -8,14 +8,14 @@ from typing import Any
 
 from pipelines.paths import join
 from pipelines.secrets import masked
-from vgg_dist.config import TrainConfig, check_name
+from vgg_dist.config import TrainFlags, check_name
 from vgg_dist.config.command_line import Recorded
 from vgg_dist.storage import check_storage, read_file, replace_file
 
 SETTINGS, SEARCH, PROGRAMME = "settings.json", "search.json", "programme.json"
 
 
-def keep_settings(folder: str, config: TrainConfig, name: str = SETTINGS) -> None:
+def keep_settings(folder: str, config: TrainFlags, name: str = SETTINGS) -> None:
     """Writes them down, secrets masked. OSError or ValueError where the storage refuses."""
     replace_file(join(folder, name), json.dumps(config.to_dict(), indent=1).encode())
 

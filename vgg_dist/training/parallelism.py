@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 
 # Its name since torch 2.15, and before.
 _NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -28,7 +28,7 @@ class Worker:
     device: torch.device = torch.device("cpu")  # noqa: RUF009  a torch.device is immutable
 
 
-def wrap(model: nn.Module, config: TrainConfig, world_size: int) -> tuple[nn.Module, DistributedDataParallel | None]:
+def wrap(model: nn.Module, config: TrainSettings, world_size: int) -> tuple[nn.Module, DistributedDataParallel | None]:
     """What the training calls, and the DDP in it, if there are several workers. A collective call.
 
     From the second step on DDP's buckets are in the order of the backward pass, so the FC layers' gradients, most of all
@@ -38,7 +38,7 @@ def wrap(model: nn.Module, config: TrainConfig, world_size: int) -> tuple[nn.Mod
     if world_size > 1:
         options: dict[str, Any] = {"gradient_as_bucket_view": True, _SYNC_BUFFERS: False}
         net = ddp = DistributedDataParallel(model, **options)
-        if config.compress_gradients:
+        if config.bf16_gradients:
             ddp.register_comm_hook(None, default_hooks.bf16_compress_hook)
     if config.compile:
         net = cast(nn.Module, torch.compile(net))

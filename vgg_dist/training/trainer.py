@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from pipelines.loading.epoch_plan import EpochPlan, Step, filled
 from pipelines.loading.loader import IGNORED_LABEL, Batch, Loader
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import WorkerSettings
 from vgg_dist.config.base import Interval
 from vgg_dist.errors import NonFinite
 from vgg_dist.models.build import macs
@@ -54,7 +54,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: WorkerSettings,
         state: TrainState,
         train_loader: Loader,
         val_loader: Loader,
@@ -75,7 +75,7 @@ class Trainer:
         precision = resolve_precision(config.precision, worker.device)
         self.dtype = autocast_dtype(precision, worker.device)
         self.memory_format = memory_format(self.dtype, worker.device)
-        self.flops = 6.0 * macs(state.model, config.image_size or 0)  # forward, and twice that backward
+        self.flops = 6.0 * macs(state.model, config.image_size)  # forward, and twice that backward
         self.peak = matmul_peak(worker.device, precision) * worker.world_size
         self.net, self.ddp = wrap(state.model.train(), config, worker.world_size)
         # One shape for all micro-batches, as kernels are tuned for a shape; batch norm would count the images that fill up.
@@ -165,9 +165,8 @@ class Trainer:
     def _steps(self, plan: EpochPlan) -> Iterator[Step]:
         """This worker's share of what is left of the epoch."""
         config, worker, state = self.config, self.worker, self.state
-        micro_batch = config.micro_batch or 0
-        share = config.global_batch, worker.rank, worker.world_size, micro_batch
-        size = plan.largest_micro_batch(config.global_batch, worker.world_size, micro_batch)
+        share = config.global_batch, worker.rank, worker.world_size, config.micro_batch
+        size = plan.largest_micro_batch(config.global_batch, worker.world_size, config.micro_batch)
         for number, step in enumerate(plan.steps(state.samples, *share), start=state.step):
             if config.max_steps is not None and number >= config.max_steps:
                 return
@@ -236,7 +235,7 @@ class Trainer:
             "data_wait_share": waited / total,
             "model_flops_utilization": rate * self.flops / self.peak,
             "world_size": float(self.worker.world_size),
-            "micro_batch": float(self.config.micro_batch or 0),
+            "micro_batch": float(self.config.micro_batch),
         }
         self.looks += 1
         if self.looks == SETTLED and loader_rate:
