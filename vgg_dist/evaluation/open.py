@@ -70,7 +70,7 @@ def open_net(config: EvalConfig, location: str) -> TrainedNet:
             raise ValueError(f"--class-names {config.class_names}: {net.name} has class names of its own, and other ones")
         net = replace(net, class_names=names)
     if config.train_scale is not None and net.train_scale is None:
-        net = replace(net, train_scale=(config.train_scale[0], config.train_scale[-1]))
+        net = replace(net, train_scale=config.train_scale.ends)
     return net
 
 

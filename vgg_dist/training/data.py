@@ -19,8 +19,8 @@ from vgg_dist.training.parallelism import Worker
 
 def augmentation(config: TrainConfig) -> Augmentation:
     """What the config says about the plan's draws."""
-    low, high = config.train_scale or (0, 0)
-    return Augmentation((low, high), config.flip, config.color_shift)
+    assert config.train_scale is not None
+    return Augmentation(config.train_scale.ends, config.flip, config.color_shift)
 
 
 def check_images(config: TrainConfig, num_train: int, num_val: int, world_size: int) -> None:
