@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan
-from pipelines.loading.loader import Preprocessing
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.loading.reference_loader import ReferenceLoader
 from pipelines.progress import Progress
 from pipelines.stores.open import open_store

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from pipelines.loading.epoch_plan import Augmentation
-from pipelines.loading.loader import Loader, Preprocessing
+from pipelines.loading.loader import Loader
 from pipelines.loading.open import loader_threads, open_loader
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.stores.sample_store import SampleStore
 from vgg_dist.config import TrainSettings, WorkerSettings
 from vgg_dist.models.precision import (
