@@ -11,7 +11,7 @@ from vgg_dist.config.names import flag, with_current_names
 from vgg_dist.config.reproduce import PaperArch, ReproduceConfig
 from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
 from vgg_dist.config.scale_range import ScaleRange
-from vgg_dist.config.train import TrainConfig, TrainSettings, WorkerSettings
+from vgg_dist.config.train import TrainCommand, TrainConfig, TrainSettings, WorkerSettings
 from vgg_dist.config.train_flags import Arch, TrainFlags
 from vgg_dist.config.tune import Choices, Range, TuneConfig
 from vgg_dist.errors import TrainingError
@@ -25,6 +25,7 @@ __all__ = [
     "Range",
     "ReproduceConfig",
     "ScaleRange",
+    "TrainCommand",
     "TrainConfig",
     "TrainFlags",
     "TrainSettings",

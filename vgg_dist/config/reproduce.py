@@ -33,17 +33,18 @@ class ReproduceConfig(TrainFlags):
     init_from: tyro.conf.Suppress[str | None] = None
 
     dry_run: bool = False
-    """Print the runs with their images, epochs and estimated hours, from steps that are measured now, and run nothing."""
+    """Print the runs with their images, epochs and estimated hours, from training steps measured here, and run nothing."""
     only: tuple[PaperArch, ...] = ()
-    """Only these configurations, and those that they start from."""
+    """Train only these nets, and those that they start from."""
     through: Literal["table3", "table4", "table5", "table6"] = "table6"
-    """The last table that is wanted: one test scale, several, multi-crop too, nets fused."""
+    """Last table of the paper to reproduce: table3 (one test scale), table4 (several), table5 (multi-crop evaluation), or
+    table6 (fused nets)."""
     scales: tuple[str, str, str] | None = None
-    """The two fixed train scales and the jittered one. Default: 256 384 256-512, as image size / 224."""
+    """The two fixed train scales and the range. Default: 256 384 256-512, times image size / 224."""
     from_shallow: bool = True
-    """B to E begin with the layers of A, as in the paper; otherwise as --init says."""
+    """Start B to E from the layers of A, as the paper does; otherwise they start as --init says."""
     epochs_scale: Annotated[float, MoreThan(0)] = 1.0
-    """Multiplies --epochs of every run, rounded up."""
+    """Factor for --epochs of every run; the result is rounded up."""
 
     def resolved(self) -> ReproduceConfig:
         """With absolute paths and the default scales. ValueError, one line that names the flag, for what cannot be."""

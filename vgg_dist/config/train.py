@@ -33,6 +33,15 @@ class TrainConfig(TrainFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainCommand(TrainConfig):
+    """What the command line of vgg_dist.train takes besides the settings of the run."""
+
+    dry_run: bool = False
+    """Print what would be trained and how many steps and hours that takes, from training steps measured here, and train
+    nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings(TrainConfig):
     """A `TrainConfig` after `resolved()`: net, scales and name are known."""
 

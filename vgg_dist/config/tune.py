@@ -46,28 +46,30 @@ class TuneConfig(TrainFlags):
     """
 
     search_lr: tuple[float, ...] = (1e-3, 1e-1)
-    """Learning rates (a range is searched in its logarithm)."""
+    """Learning rates. Two numbers are the ends of a range, which is searched on a logarithmic scale."""
     search_train_scale: tuple[str, ...] | None = None
-    """Train scales: words like 256, or 256-512 for a range to jitter in. Default: 256 384 256-512, as image size / 224."""
+    """Train scales, such as 256 384 256-512. Default: these three, times image size / 224."""
     search_weight_decay: tuple[float, ...] = ()
-    """Weight decays (a range is searched in its logarithm)."""
+    """Weight decays. Two numbers are the ends of a range, which is searched on a logarithmic scale."""
     search_dropout: tuple[float, ...] = ()
-    """Dropout rates."""
+    """Dropout rates. Two numbers are the ends of a range."""
     search_init: tuple[Literal["glorot", "gaussian", "he"], ...] = ()
     """Initialisations."""
 
     search: Literal["random", "grid", "bayesian"] = "random"
-    """How settings are chosen: drawn, all combinations in random order, or by Optuna's tree-structured Parzen estimator."""
+    """How settings are chosen: random draws them; grid tries all combinations, in random order; bayesian uses Optuna's
+    tree-structured Parzen estimator."""
     trials: Annotated[int, AtLeast(1)] = 16
-    """How many settings are tried (a grid has as many as it has combinations)."""
+    """Number of settings to try. A grid has as many trials as combinations."""
     metric: Literal["top1_error", "top5_error", "loss"] = "top1_error"
-    """The validation metric that is to be small."""
+    """Validation metric to minimise."""
     early_stopping: Literal["asha", "median", "none"] = "asha"
-    """asha: only the best quarter goes on after epochs 1, 4, 16, ...; median: those above the median are stopped."""
+    """Which trials are stopped early. asha: after epochs 1, 4, 16, ... only the best quarter is promoted; median: trials
+    worse than the median of the others are stopped; none: all trials train to the end."""
     grace_epochs: Annotated[int, AtLeast(1)] = 1
-    """Epochs that every trial trains: the first of those at which ASHA, or the median, decides."""
+    """Epochs that every trial trains before --early-stopping may stop it."""
     max_concurrent_trials: Annotated[int | None, AtLeast(1)] = None
-    """Trials that run at the same time, at most. Default: as many as the cluster has GPUs, or CPUs, for."""
+    """Trials that run at the same time, at most. Default: as many as the GPUs, or CPUs, of the cluster allow."""
 
     def resolved(self) -> TuneConfig:
         """With absolute paths and the default scales. ValueError, one line that names the flag, for what cannot be."""
