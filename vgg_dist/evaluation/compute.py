@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.loading.loader import Preprocessing
 from pipelines.loading.open import loader_threads
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.loading.whole_images import LargeImage, WholeImages
 from pipelines.paths import join
 from pipelines.progress import Progress

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -108,7 +107,8 @@ def describe_plan(
 def _evaluation_passes(config: ReproduceConfig, run: Run) -> float:
     """The cost of all views of an image, in forward passes at the net's own size; for an image with sides 3 to 4."""
     size = run.config.image_size or 0
-    scale = cast(tuple[int, int], run.config.train_scale)
+    assert run.config.train_scale is not None
+    scale = run.config.train_scale.ends
     scales = {paper.single_scale(scale)}
     if config.upto != "table3":
         scales |= set(paper.several_scales(scale, size))

@@ -73,7 +73,7 @@ def _selected(runs: dict[str, Run], only: Sequence[str]) -> set[str]:
 def is_jittered(config: TrainConfig) -> bool:
     """Whether S is drawn from a range."""
     assert config.train_scale is not None
-    return config.train_scale[0] != config.train_scale[1]
+    return not config.train_scale.is_fixed
 
 
 def longest_first(runs: Sequence[Run]) -> list[Run]:

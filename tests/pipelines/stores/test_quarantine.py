@@ -13,7 +13,7 @@ from support.remote_data import upload
 from support.trees import make_tree, picture, snapshot
 
 from pipelines.loading.epoch_plan import evaluation_samples
-from pipelines.loading.loader import Preprocessing
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.prepare import main
 from pipelines.quoting import one_line, quoted, unquoted
 from pipelines.stores.open import open_splits, open_store

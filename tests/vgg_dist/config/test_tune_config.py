@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vgg_dist.config import Choices, Range, TrainConfig, TuneConfig
+from vgg_dist.config import Choices, Range, ScaleRange, TrainConfig, TuneConfig
 from vgg_dist.tuning.description import describe
 
 
@@ -14,7 +14,7 @@ def test_the_default_search_is_over_rate_and_the_papers_scales() -> None:
         "train_scale": Choices(("256", "384", "256-512")),
     }
     assert TuneConfig(image_size=32).resolved().space()["train_scale"] == Choices(("37", "55", "37-73"))
-    assert list(TuneConfig(train_scale=(300,)).resolved().space()) == ["lr"]
+    assert list(TuneConfig(train_scale=ScaleRange(300, 300)).resolved().space()) == ["lr"]
 
 
 def test_a_trial_is_the_training_with_its_values_and_a_name_of_them() -> None:
@@ -25,7 +25,7 @@ def test_a_trial_is_the_training_with_its_values_and_a_name_of_them() -> None:
     assert trial.name == "lr0.0123_S36-64_he_00007"
     same = TrainConfig(
         arch="D", image_size=32, epochs=9, data="/data", num_workers=1, storage_path="/runs/s", name=trial.name,
-        lr=0.0123456, train_scale=(36, 64), init="he",
+        lr=0.0123456, train_scale=ScaleRange(36, 64), init="he",
     ).resolved()  # fmt: skip
     assert trial == same
 
