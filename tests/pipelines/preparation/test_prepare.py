@@ -229,3 +229,23 @@ def test_unknown_commands_and_flags_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["shard", "--data", "x"], ["--out"]),
+        (["shard", "--data", "x", "--out", "y", "--seeds", "3"], ["--seeds"]),
+        (["shrad"], ["shrad"]),
+        ([], ["shard"]),
+    ],
+)
+def test_a_mistake_in_the_command_line_is_one_line(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert (end.value.code, error.count("\n")) == (2, 1)
+    assert error.startswith("pipelines.prepare: ")
+    assert all(word in error for word in words), error
