@@ -66,7 +66,9 @@ def test_evaluation_says_it_of_val(data: Path, tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err == f"--data {data}: {VAL}\n"
 
     kaggle = make_tree(tmp_path / "kaggle", {"LOC_val_solution.csv": b"-", "train/cat/0.jpg": b"", "val/0.jpg": b""})
-    with pytest.raises(ValueError, match=f"its images are in {kaggle}/LOC_val_solution.csv: --data {kaggle} reads both"):
+    with pytest.raises(
+        ValueError, match=f"its images are in {kaggle}/LOC_val_solution.csv; give --data {kaggle}, which reads both"
+    ):
         open_images(EvalConfig(nets=(str(folder),), data=str(kaggle / "val")), [load_net(str(folder), None)])
 
 
