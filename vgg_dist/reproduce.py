@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pipelines import signals
 from pipelines.cli import fail, one_line_errors
 from pipelines.paths import join
-from pipelines.stores.class_checks import tell_remarks
+from pipelines.stores.class_checks import print_notes
 from pipelines.stores.open import open_splits
 from vgg_dist.config import EvalConfig, ReproduceConfig
 from vgg_dist.config.command_line import parse_resuming
@@ -51,7 +51,7 @@ def reproduce(config: ReproduceConfig) -> None:
     signals.end_with(f"; the same command with --name {config.name} resumes it")
     splits = open_splits(config.data, quarantine=config.quarantine) if config.plan or not cluster_named() else None
     if splits is not None:
-        tell_remarks(config.data, train=splits[0], val=splits[1])
+        print_notes(config.data, train=splits[0], val=splits[1])
     # In here, so that --help does not wait for these imports, nor a mistake for that of torch.
     from vgg_dist.preflight import check_place
 

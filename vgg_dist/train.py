@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pipelines.cli import fail, one_line_errors
 from pipelines.signals import end_with
-from pipelines.stores.class_checks import tell_remarks
+from pipelines.stores.class_checks import print_notes
 from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainConfig
 from vgg_dist.config.command_line import parse_resuming
@@ -47,7 +47,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     class_names = None
     if not cluster_named():  # on a cluster the data may be where the workers are, and only there
         train_images, val_images = open_splits(config.data, quarantine=config.quarantine)
-        tell_remarks(config.data, train=train_images, val=val_images)
+        print_notes(config.data, train=train_images, val=val_images)
         class_names = train_images.class_names
     # In here, so that --help does not wait for these imports, nor a mistake for those of torch and Ray Train.
     from vgg_dist.preflight import check_training
