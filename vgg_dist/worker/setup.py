@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.loading.loader import Loader
-from pipelines.stores.class_checks import remarks
+from pipelines.stores.class_checks import notes
 from pipelines.stores.open import open_splits
 from pipelines.stores.sample_store import SampleStore
 from vgg_dist.config import TrainConfig
@@ -102,7 +102,7 @@ def prepare(
         with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
             assert restored.state is not None
             loaders = open_loaders(agreed, worker, train, val)
-            said = remarks("train", train) + remarks("val", val)
+            said = notes("train", train) + notes("val", val)
             return Prepared(agreed, restored.state, *loaders, train.class_names, restored.kept, passed_over, said)
 
     return exchange.together(build)

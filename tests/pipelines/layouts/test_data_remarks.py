@@ -23,7 +23,7 @@ CLASSES = ["cat", "dog", "owl"]
 TRAIN = (
     "train: left out: 2 .tiff files, a format that is not read (train/cat/x.tiff); 1 system file or folder (train/__MACOSX)"
 )
-VAL = "val: 1 of 3 classes have no image in it: owl"
+VAL = "val: 1 of 3 classes have no image: owl"
 
 
 @pytest.fixture
