@@ -19,7 +19,7 @@ from pipelines.paths import is_remote
 from pipelines.progress import Progress
 from pipelines.secrets import MASK
 from pipelines.stores.class_checks import tell_remarks
-from pipelines.stores.file_list import open_flat
+from pipelines.stores.file_list import open_image_folder
 from pipelines.stores.open import open_store
 from pipelines.stores.sample_store import SampleStore
 from vgg_dist import paper
@@ -70,7 +70,7 @@ def open_net(config: EvalConfig, location: str) -> TrainedNet:
             raise ValueError(f"--class-names {config.class_names}: {net.name} has class names of its own, and other ones")
         net = replace(net, class_names=names)
     if config.train_scale is not None and net.train_scale is None:
-        net = replace(net, train_scale=(config.train_scale[0], config.train_scale[-1]))
+        net = replace(net, train_scale=config.train_scale.ends)
     return net
 
 
@@ -134,7 +134,7 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
     if _is_flat(data):
         if names is None:
             raise ValueError(f"--data {data}: is a folder without class folders, so --class-names is needed")
-        store: SampleStore = open_flat(data, names)
+        store: SampleStore = open_image_folder(data, names)
         tell_remarks(data, images=store)
         folder = Path(os.path.abspath(data))
         if config.labels is None and config.submission is None and (classes := find_list(str(folder))) is not None:

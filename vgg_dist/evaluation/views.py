@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.loading.crop_geometry import center_corner, grid_corners
-from pipelines.loading.whole_images import LARGEST, Rescaled
+from pipelines.loading.whole_images import MAX_BATCHED_PIXELS, Rescaled
 from vgg_dist.models.dense import fully_convolutional
 from vgg_dist.models.feature_maps import output_size, receptive_field
 from vgg_dist.models.precision import autocast
@@ -59,7 +59,7 @@ class Viewer:
             return self._of_crops(images[:, :, top : top + self.image_size, left : left + self.image_size])
 
     @torch.inference_mode()
-    def posteriors_of_large(self, view: str, image: Rescaled, tile_pixels: int = LARGEST) -> Tensor:
+    def posteriors_of_large(self, view: str, image: Rescaled, tile_pixels: int = MAX_BATCHED_PIXELS) -> Tensor:
         """The same of one image that is had in parts, to (1, num_classes); tiles have about `tile_pixels`."""
         size = self.image_size
         with autocast(self.device, self.dtype):

@@ -8,8 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Step, filled
-from pipelines.loading.loader import Loader, Preprocessing
+from pipelines.loading.loader import Loader
 from pipelines.loading.open import loader_threads, open_loader
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.stores.sample_store import SampleStore
 from vgg_dist.config import TrainConfig
 from vgg_dist.models.precision import autocast_dtype
@@ -21,8 +22,8 @@ FILLED_SHARE = 8  # a micro-batch that lacks at most an eighth of the images is 
 
 def augmentation(config: TrainConfig) -> Augmentation:
     """The scales, flips and colour shifts that the plan of an epoch draws."""
-    low, high = config.train_scale or (0, 0)
-    return Augmentation((low, high), config.flip, config.color_shift)
+    assert config.train_scale is not None
+    return Augmentation(config.train_scale.ends, config.flip, config.color_shift)
 
 
 def check_images(config: TrainConfig, num_train: int, num_val: int, world_size: int) -> None:

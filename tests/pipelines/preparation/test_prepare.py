@@ -88,7 +88,7 @@ def test_unpack_refuses_damaged_archives(
     assert main(["unpack", "--source", str(source), "--out", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("prepare: error: ")
+    assert last.startswith("pipelines.prepare: ")
     assert re.search(message, last)
 
 
@@ -218,7 +218,7 @@ def test_user_mistake_is_one_line_and_status_2(
     where = {"OUT": str(tmp_path / "OUT"), "FILE": str(tmp_path / "FILE")}
     assert main([where.get(argument, argument) for argument in arguments]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("prepare: error: ")
+    assert error.startswith("pipelines.prepare: ")
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "OUT").exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.stores.file_list import FlatStore
+from pipelines.stores.file_list import FileListStore
 from vgg_dist.evaluation import posteriors as module
 from vgg_dist.evaluation.posteriors import ImageSet, Manifest, PosteriorFiles, decode, encode
 
@@ -101,13 +101,16 @@ def test_an_image_set_knows_itself_and_refuses_others(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).write_text(name)
     folder, files = str(tmp_path / "evaluation"), [str(tmp_path / name) for name in "abc"]
-    images = ImageSet.of(FlatStore(files, [], np.array([0, 1, 0])), ["cat", "dog"])
+    images = ImageSet.of(FileListStore(files, [], np.array([0, 1, 0])), ["cat", "dog"])
     images.keep(folder)
     images.keep(folder)
     for other, words in (
-        (ImageSet.of(FlatStore(files[:2], [], np.array([0, 1])), ["cat", "dog"]), "3 images of 2 classes, not 2 of 2"),
-        (ImageSet.of(FlatStore(files, [], np.array([0, 1, 0])), ["cat", "dog", "owl"]), "3 images of 2 classes, not 3 of 3"),
-        (ImageSet.of(FlatStore(files, [], np.array([1, 1, 0])), ["cat", "dog"]), "that are not these"),
+        (ImageSet.of(FileListStore(files[:2], [], np.array([0, 1])), ["cat", "dog"]), "3 images of 2 classes, not 2 of 2"),
+        (
+            ImageSet.of(FileListStore(files, [], np.array([0, 1, 0])), ["cat", "dog", "owl"]),
+            "3 images of 2 classes, not 3 of 3",
+        ),
+        (ImageSet.of(FileListStore(files, [], np.array([1, 1, 0])), ["cat", "dog"]), "that are not these"),
     ):
         with pytest.raises(ValueError, match=words):
             other.keep(folder)
