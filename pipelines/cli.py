@@ -65,13 +65,10 @@ def one_line_errors(command: str, improve: Callable[[str], str] = str) -> Iterat
     """
     boxes = io.StringIO()
     try:
-        with contextlib.redirect_stderr(boxes):
+        with contextlib.redirect_stderr(boxes), printing():
             yield
     except ValueError as error:
         fail(command, error)
-    except BrokenPipeError:  # `--help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -81,6 +78,17 @@ def one_line_errors(command: str, improve: Callable[[str], str] = str) -> Iterat
         fail(command, f"{improve(text)} (--help explains all flags)")
     else:
         sys.stderr.write(boxes.getvalue())  # such as a warning about a flag's old name
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Around the printing of help or a list: ends the process quietly where the reader closes the pipe, as `| head` does."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
 
 
 def fail(command: str, error: object) -> None:

@@ -197,7 +197,7 @@ def test_what_is_there_of_other_settings_is_not_mixed(runs: Path) -> None:
     evaluate(settings(runs, name="precise", nets=(str(runs / "net-A"),), test_scales=(32,)))
     with pytest.raises(ValueError, match="300 images of 10 classes, not 200 of 10"):
         evaluate(settings(runs, name="precise", nets=(str(runs / "net-A"),), data="synthetic:train=100,val=200,size=48"))
-    with pytest.raises(ValueError, match="computed otherwise"):
+    with pytest.raises(ValueError, match="computed with other settings"):
         evaluate(settings(runs, name="precise", nets=(str(runs / "net-A"),), test_scales=(32,), precision="auto"))
     manifest = next((runs / "precise").rglob("manifest.json"))
     assert json.loads(manifest.read_text())["num_images"] == 300
