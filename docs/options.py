@@ -64,7 +64,7 @@ def options(settings: Any) -> list[Option]:
     if not inspect.isclass(settings):
         return list(_of_function(settings))
     texts = {name: text for kind in reversed(settings.__mro__) for name, text in _field_docstrings(kind).items()}
-    inherits = issubclass(settings, TrainFlags) and settings is not TrainCommand
+    inherits = issubclass(settings, TrainFlags) and settings not in (TrainCommand, TrainFlags)
     shared = {field.name for field in dataclasses.fields(TrainFlags)} if inherits else set()
     hints = get_type_hints(settings, include_extras=True)
     found = []
@@ -131,9 +131,8 @@ def _takes(hint: Any) -> str:
         return f"{count}{_takes(items[0])}{' ...' if items[-1] is Ellipsis else ''}"
     if get_origin(hint) is list:
         return f"{_takes(get_args(hint)[0])} ..."
-    return {bool: "", str: "text", int: "whole number", float: "number", Path: "path", ScaleRange: "`256` or `256-512`"}.get(
-        hint, hint.__name__
-    )
+    words = {bool: "", str: "text", int: "whole number", float: "number", Path: "path", ScaleRange: "`256` or `256-512`"}
+    return words.get(hint, hint.__name__)
 
 
 def _default(value: Any) -> str:
