@@ -70,7 +70,7 @@ def options(settings: Any) -> list[Option]:
     found = []
     for field in dataclasses.fields(settings):
         hint = _plain(hints[field.name])
-        if dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(hint) and hint is not ScaleRange:
             continue  # all flags of another command, which its own page has
         markers = [str(marker) for marker in getattr(hints[field.name], "__metadata__", ())]
         if any("Suppress" in marker for marker in markers) or field.name in shared:
