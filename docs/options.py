@@ -23,6 +23,7 @@ from vgg_dist.benchmark import options as benchmark
 from vgg_dist.config import EvalConfig, ReproduceConfig, ScaleRange, TrainCommand, TrainFlags, TuneConfig
 from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
+from vgg_dist.runs import RunsConfig
 
 PAGES = Path(__file__).parent / "commands"
 MARKED = re.compile(r"(<!-- options of ([\w. -]+) -->\n).*?(<!-- end -->)", re.S)
@@ -32,6 +33,7 @@ SETTINGS: dict[str, Any] = {
     "evaluate": EvalConfig,
     "tune": TuneConfig,
     "reproduce": ReproduceConfig,
+    "runs": RunsConfig,
     "report": ReportConfig,
     "export": ExportConfig,
     "benchmark loader": benchmark.LoaderBenchmark,
