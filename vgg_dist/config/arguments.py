@@ -25,12 +25,12 @@ class Arguments(NamedTuple):
     """The settings in the file of --config, by field."""
 
 
-def read_arguments(kind: type[Any], prog: str, description: str | None) -> Arguments:
-    """The command line of this process, for a command whose settings are the dataclass `kind`.
+def read_arguments(kind: type[Any], prog: str, description: str | None, words: Sequence[str] | None = None) -> Arguments:
+    """The command line, for a command whose settings are the dataclass `kind`. `words`: by default this process's own.
 
     ValueError, one line, for a --config that cannot be used. Ends the process after --help.
     """
-    words = sys.argv[1:]
+    words = list(sys.argv[1:] if words is None else words)
     if "-h" in words or "--help" in words:
         print(format_help(kind, prog, description))
         sys.exit(0)
