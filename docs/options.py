@@ -80,7 +80,8 @@ def options(settings: Any) -> list[Option]:
         if any("Positional" in str(marker) for marker in markers):
             name, takes = metavar or field.name.upper(), "" if metavar else _takes(hint)
         else:
-            name, takes = _flag(field.name, hint), f"`{metavar}`" if metavar else _takes(hint)
+            words = ", ".join(f"`{word}`" for word in metavar.split("|"))
+            name, takes = _flag(field.name, hint), words if metavar else _takes(hint)
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         default = None if field.default is dataclasses.MISSING else field.default
         found.append(Option(name, takes, "required" if required else _default(default), texts.get(field.name, "")))
