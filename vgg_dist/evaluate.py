@@ -112,8 +112,8 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
         for number, (net, name, files) in enumerate(zip(evaluation.nets, names, evaluation.files, strict=True))
     ]
     used = [f"{net.name}: {net.checkpoint}" for net in evaluation.nets if net.checkpoint]
-    report = build_report(nets, evaluation.labels, evaluation.images.class_names, used)
-    texts = {"report.md": report.to_markdown(), "report.html": report.to_html(evaluation.store.read)}
+    report = build_report(nets, evaluation.labels, evaluation.images.class_names, used, evaluation.store.name)
+    texts = report.files(evaluation.store.read)
     files = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}  # names may hold what is no text
     for name, content in files.items():
         replace_file(join(evaluation.folder, name), content)

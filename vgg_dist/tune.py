@@ -60,15 +60,16 @@ def search(config: TuneConfig) -> TrainConfig:
     check_search(config)
     print(f"vgg_dist.tune: {describe(config)}{images}", flush=True)
     from pipelines.paths import join
-    from vgg_dist.reporting.comparison import compare, draw_curves, draw_parallel, encode, to_html
+    from vgg_dist.reporting.comparison import compare, draw_curves, draw_parallel, encode, leaders, to_html
     from vgg_dist.storage import replace_file
-    from vgg_dist.tracking import log_report, read_runs, ui_hint
+    from vgg_dist.tracking import log_report, read_histories, read_runs, ui_hint
     from vgg_dist.tuning.search import run_search
 
     found = run_search(config)
     best = found.trials[0]
     comparison = compare(read_runs(found.run.tracking_uri, config.experiment, found.run), config.metric)
-    page = to_html(comparison, f"Search {config.name}")
+    histories = read_histories(found.run.tracking_uri, leaders([comparison]))
+    page = to_html([comparison], f"Search {config.name}", histories)
     replace_file(join(config.folder, "search.html"), page.encode())
     pictures = {
         "learning_curves.png": encode(draw_curves(comparison), "png"),

@@ -4,10 +4,10 @@ From posteriors to tables, in NumPy; it neither computes a posterior nor knows w
 """
 
 from vgg_dist.reporting.paper_tables.errors import mean_posteriors, top_guesses, top_k_errors
-from vgg_dist.reporting.paper_tables.layout import Row, Table
 from vgg_dist.reporting.paper_tables.means import EvaluatedNet
 from vgg_dist.reporting.paper_tables.report import Report, build_report
 from vgg_dist.reporting.paper_tables.submission import write_submission
+from vgg_dist.reporting.paper_tables.table import Row, Table
 
 __all__ = [
     "EvaluatedNet",

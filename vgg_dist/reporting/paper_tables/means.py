@@ -82,9 +82,12 @@ class Mean:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What a mean of posteriors guesses, (N, up to 5) most probable first, and its errors."""
+    """The guesses of a mean of posteriors, and its errors."""
 
     guesses: NDArray[np.int32]
+    """(N, up to 5) classes, the most probable first."""
+    confidences: NDArray[np.float32]
+    """(N, up to 5): the posterior of each guess, 0 to 1."""
     errors: Errors
 
 
@@ -102,7 +105,8 @@ def measure(means: Iterable[Mean], labels: NDArray[np.int64], num_classes: int) 
         for (nets, at), views in groups.items():
             for view, posteriors in _of_group(nets, at, views, (len(labels), num_classes)):
                 guesses = top_guesses(posteriors)
-                found[Mean(nets, view, at)] = Measurement(guesses, guess_errors(guesses, labels))
+                confidences = np.take_along_axis(posteriors, guesses, axis=1)
+                found[Mean(nets, view, at)] = Measurement(guesses, confidences, guess_errors(guesses, labels))
                 progress.update()
     return found
 
