@@ -1,4 +1,4 @@
-"""Trainings side by side: a table, a page with their curves, pictures. From MLflow's records, whatever their number."""
+"""Compares trainings that are recorded in MLflow: a table, a page with their curves, and pictures."""
 
 from vgg_dist.reporting.comparison.page import leaders, to_html
 from vgg_dist.reporting.comparison.pictures import draw_curves, draw_parallel, encode

@@ -32,12 +32,13 @@ def leaders(comparisons: Sequence[Comparison]) -> list[str]:
 
 def _part(comparison: Comparison, histories: Mapping[str, Histories]) -> dict[str, Any]:
     count, numbers = len(comparison.rows), set(OUTCOMES[:-1])
-    others = min(count - NAMED, GREY)
+    others = count - NAMED
+    drawn = f"{GREY} of " * (others > GREY)
     return {
         "heading": f"{count} run{'s' * (count != 1)} on {comparison.data}",
         "charts": curve_charts(comparison, histories),
         "legend": [{"name": row.run.name, "look": look(place)} for place, row in enumerate(named_rows(comparison))],
-        "others": f"{others} other{'s' * (others != 1)}" if others > 0 else "",
+        "others": f"{drawn}{others} other{'s' * (others != 1)}" if others > 0 else "",
         "parallel": parallel_chart(comparison),
         "more_settings": max(0, len(comparison.settings) - MOST_AXES),
         "headings": [{"text": name.replace("_", " "), "number": name in numbers} for name in comparison.headings],

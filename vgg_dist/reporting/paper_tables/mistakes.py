@@ -35,7 +35,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class HardClass:
-    """A class, and how many of its images the first guess, and all five, got wrong."""
+    """A class, and for how many of its images the first guess, or all five guesses, are wrong."""
 
     index: int
     images: int

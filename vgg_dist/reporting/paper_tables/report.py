@@ -36,7 +36,7 @@ class Report:
     mistakes: Mistakes | None
     """Those of `best`."""
     checkpoints: tuple[str, ...] = ()
-    """Of which of its run's checkpoints each net is, in words."""
+    """For each net, which checkpoint of its run it is, in words."""
     file_name: Callable[[int], str] = _number
     """Of the image of a row of `labels`."""
 
@@ -47,7 +47,7 @@ class Report:
 
     @property
     def counted(self) -> str:
-        """Which nets and how many images the errors are of, in words."""
+        """How many images and which checkpoints the errors are of, in words."""
         line = f"{self.images:,} images, each counted once."
         if self.images != paper.VALIDATION_IMAGES and any(row.difference for table in self.tables for row in table.rows):
             error = 100 * float(np.sqrt(0.08 * 0.92 / self.images))
@@ -114,9 +114,9 @@ def build_report(
 ) -> Report:
     """Measures all that the posteriors of `nets` allow. `labels` (N,): the class of each row of posteriors.
 
-    `checkpoints`: of which of its run's checkpoints each net is, in words. `file_name`: of the image of a row.
+    `checkpoints`: for each net, which checkpoint of its run it is, in words. `file_name`: of the image of a row.
 
-    The paper's errors stand beside a net that repeats one of its nets: FC layers, no batch norm, 224 pixels, 1000 classes.
+    A net is compared with the paper's if it has FC layers, no batch norm, 224 pixels, 1000 classes, and the same S.
     ValueError, one line, for no nets, equal names, labels that are not classes, or posteriors of another number of images
     or classes.
     """
