@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 
-from vgg_dist.reporting.comparison import compare, compare_by_data, draw_curves, draw_parallel, encode, leaders, to_html
+from vgg_dist.reporting.comparison import compare, compare_by_data, draw_curves, draw_parallel, encode_png, leaders, to_html
 from vgg_dist.tracking import RunRecord
 
 EARLY = "stopped early at epoch 1"
@@ -125,7 +125,7 @@ def test_two_hundred_runs_and_none_at_all_are_drawn() -> None:
     axes = draw_curves(many).axes[0]
     assert len(axes.get_lines()) == 200
     assert sum(line.get_color() != "0.75" for line in axes.get_lines()) == 10
-    assert encode(draw_parallel(many), "png").startswith(b"\x89PNG")
+    assert encode_png(draw_parallel(many)).startswith(b"\x89PNG")
     none = compare([record("a", [], lr="1"), record("b", [], lr="2")])
     assert "2 runs" in to_html([none], "nothing yet")
 

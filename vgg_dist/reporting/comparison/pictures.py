@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import Literal
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -77,8 +76,8 @@ def draw_parallel(comparison: Comparison) -> Figure:
     return figure
 
 
-def encode(figure: Figure, form: Literal["svg", "png"]) -> bytes:
-    """The picture's file."""
+def encode_png(figure: Figure) -> bytes:
+    """The content of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=form, dpi=150)
+    figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
