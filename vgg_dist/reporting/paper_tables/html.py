@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from vgg_dist.reporting.html import render
-from vgg_dist.reporting.paper_tables.mistakes import FEW_CLASSES, Example, Mistakes
+from vgg_dist.reporting.paper_tables.mistakes import FEW_CLASSES, Example, Mistakes, WorstImage
 from vgg_dist.reporting.paper_tables.table import Row, Table
 from vgg_dist.reporting.paper_tables.text import (
     GROUPS,
@@ -115,67 +115,71 @@ def _row(row: Row, groups: Sequence[str], num_classes: int) -> Context:
     }
 
 
+class _Shown:
+    """Images as the template is given them; each is read and made small once, though it may be in three sections."""
+
+    def __init__(self, class_names: Sequence[str], file_name: Callable[[int], str], picture: Picture | None) -> None:
+        self.class_names = class_names
+        self.file_name = file_name
+        self.picture = picture
+        self.source = cache(self._source)
+
+    def _source(self, image: int) -> str | None:
+        return thumbnail(self.picture(image)) if self.picture else None
+
+    def mistake(self, image: int, label: int, predicted: int) -> Context:
+        name, guess = self.class_names[label], self.class_names[predicted]
+        return {"source": self.source(image), "alt": f"{self.file_name(image)}: {name}, taken for {guess}", "guess": guess}
+
+    def worst(self, worst: WorstImage) -> Context:
+        return self.mistake(worst.image, worst.label, worst.predicted) | {
+            "label": self.class_names[worst.label],
+            "file": self.file_name(worst.image),
+            "confidence": f"{100 * worst.confidence:.1f}\N{NO-BREAK SPACE}%",
+        }
+
+    def examples(self, label: int, examples: Sequence[Example]) -> list[Context]:
+        return [self.mistake(each.image, label, each.predicted) for each in examples] if self.picture else []
+
+
 def _mistakes(
     mistakes: Mistakes, class_names: Sequence[str], file_name: Callable[[int], str], picture: Picture | None
 ) -> Context:
-    num_classes = len(class_names)
-    source = cache(lambda image: thumbnail(picture(image)) if picture else None)  # an image may be in three sections
-
-    def shown(image: int, label: int, predicted: int) -> Context:
-        guess = class_names[predicted]
-        return {
-            "source": source(image),
-            "alt": f"{file_name(image)}: {class_names[label]}, taken for {guess}",
-            "guess": guess,
-        }
-
-    def examples(label: int, found: Sequence[Example]) -> list[Context]:
-        return [shown(example.image, label, example.predicted) for example in found] if picture else []
-
-    hardest = [
-        {
-            "name": name,
-            # Under each error a bar as long.
-            "cells": [
-                {"text": text, "share": f"{share:.1f}" if share is not None else None}
-                for text, share in zip(texts, (None, None, hard.errors.top1, None, hard.errors.top5), strict=False)
-            ],
-            "examples": examples(hard.index, hard.examples),
-        }
-        for hard, (name, *texts) in zip(mistakes.hardest, hardest_cells(mistakes, class_names), strict=True)
-    ]
-    pairs = [
-        {"label": label, "guess": guess, "numbers": numbers, "examples": examples(pair.label, pair.examples)}
-        for pair, (label, guess, *numbers) in zip(mistakes.pairs, pair_cells(mistakes, class_names), strict=True)
-    ]
-    order = ", then ".join(f"{name} error" for name in top_names(num_classes))
-    errors = list(zip(top_names(num_classes), mistakes.errors, strict=False))[::-1]
+    num_classes, shown = len(class_names), _Shown(class_names, file_name, picture)
+    names = top_names(num_classes)
     few = num_classes <= FEW_CLASSES
+    order = ", then ".join(f"{name} error" for name in names)
+    others = "" if few else f", as are all but the {FEW_CLASSES} hardest"
     return {
         "what": mistakes.what,
-        "errors": [{"name": name, "value": f"{error:.2f}"} for name, error in errors],
+        "errors": [{"name": k, "value": f"{error:.2f}"} for k, error in zip(names, mistakes.errors, strict=False)][::-1],
         "line": mistakes_line(mistakes, num_classes),
         "images": f"{mistakes.images:,}",
         "wrong": f"{mistakes.wrong:,}",
-        "worst": [
-            shown(worst.image, worst.label, worst.predicted)
-            | {
-                "label": class_names[worst.label],
-                "file": file_name(worst.image),
-                "confidence": f"{100 * worst.confidence:.1f} %",
-            }
-            for worst in mistakes.worst
-        ],
+        "worst": [shown.worst(worst) for worst in mistakes.worst],
         "confusion": _confusion(mistakes.confusion, class_names) if mistakes.confusion else None,
         "hardest_title": "Errors by class" if few else "Hardest classes",
-        "hardest_how": f"By {order}, over the images of the class. Classes without a mistake are left out"
-        + (";" if few else f", as are all but the {FEW_CLASSES} hardest;")
-        + " classes.csv has all of them.",
+        "hardest_how": f"By {order}, over the images of the class. Classes without a mistake are left out{others};"
+        " classes.csv has all of them.",
         "hardest_headings": hardest_headings(num_classes),
-        "hardest": hardest,
+        "hardest": _hardest(mistakes, class_names, shown),
         "pair_headings": PAIR_HEADINGS,
-        "pairs": pairs,
+        "pairs": [
+            {"label": label, "guess": guess, "numbers": numbers, "examples": shown.examples(pair.label, pair.examples)}
+            for pair, (label, guess, *numbers) in zip(mistakes.pairs, pair_cells(mistakes, class_names), strict=True)
+        ],
     }
+
+
+def _hardest(mistakes: Mistakes, class_names: Sequence[str], shown: _Shown) -> list[Context]:
+    rows = []
+    for hard, (name, *texts) in zip(mistakes.hardest, hardest_cells(mistakes, class_names), strict=True):
+        bars = (None, None, hard.errors.top1, None, hard.errors.top5)  # under each error a bar of its length
+        cells = [
+            {"text": text, "share": None if bar is None else f"{bar:.1f}"} for text, bar in zip(texts, bars, strict=False)
+        ]
+        rows.append({"name": name, "cells": cells, "examples": shown.examples(hard.index, hard.examples)})
+    return rows
 
 
 def _confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> list[Context]:

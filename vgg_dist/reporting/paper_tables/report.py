@@ -16,7 +16,7 @@ from vgg_dist.reporting.paper_tables.files import classes_csv, predictions_csv, 
 from vgg_dist.reporting.paper_tables.layout import plan_tables
 from vgg_dist.reporting.paper_tables.means import EvaluatedNet, Measurement, check_names, measure
 from vgg_dist.reporting.paper_tables.mistakes import Mistakes, find_mistakes
-from vgg_dist.reporting.paper_tables.table import Row, Table
+from vgg_dist.reporting.paper_tables.table import EACH, Row, Table
 
 
 def _number(image: int) -> str:
@@ -165,4 +165,5 @@ def _best(tables: Sequence[Table], num_classes: int) -> tuple[str, Measurement] 
     if best is None:
         return None
     table, row, measurement = best
-    return f"{table.name}: {table.label(row)} (run {', '.join(row.nets)})", measurement
+    where = "" if table.number == EACH else f"{table.name}: "
+    return f"{where}{table.label(row)} (run {', '.join(row.nets)})", measurement
