@@ -113,6 +113,8 @@ def test_hardest_classes_and_confused_pairs(confused: Report) -> None:
     pairs = [(p.label, p.predicted, p.count, p.images, [e.image for e in p.examples]) for p in mistakes.pairs]
     assert pairs == [(1, 2, 3, 4, [0, 2, 3]), (0, 1, 1, 3, [4])]
     assert re.search(r"^dog +4 +3 +75\.0 +2 +50\.0$", confused.to_text(), re.M)
+    assert re.search(r"^image 4 +cat +dog +90\.0 %$", confused.to_text(), re.M)
+    assert "| image 4 | cat | dog | 90.0 % |" in confused.to_markdown()
     assert "| dog | &lt;script&gt;alert('x')&lt;/script&gt; | 3 | 4 |" in confused.to_markdown()
 
 

@@ -78,11 +78,11 @@ class Report:
 
     def to_text(self) -> str:
         """What the command prints."""
-        return text.to_text(self.tables, self.counted, self.mistakes, self.class_names)
+        return text.to_text(self.tables, self.counted, self.mistakes, self.class_names, self.file_name)
 
     def to_markdown(self) -> str:
         """For a document."""
-        return text.to_markdown(self.tables, self.counted, self.mistakes, self.class_names)
+        return text.to_markdown(self.tables, self.counted, self.mistakes, self.class_names, self.file_name)
 
     def to_html(self, picture: Callable[[int], bytes] | None = None) -> str:
         """One self-contained page. `picture`: the encoded image of a row, to show what goes wrong; None for no pictures."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from vgg_dist.paper import Errors
 from vgg_dist.reporting.paper_tables.errors import TOP, tops
@@ -11,11 +12,16 @@ from vgg_dist.reporting.paper_tables.mistakes import Mistakes
 from vgg_dist.reporting.paper_tables.table import Row, Table
 from vgg_dist.reporting.text import escaped, piped, printed
 
+FileName = Callable[[int], str]
+"""From an image (its row) to its name."""
+
 LEGEND = "Errors in percent; the difference, in points, is ours less the paper's."
 OWN_LEGEND = "Errors in percent. None of the evaluated nets is one of the paper's, so there is nothing to compare with."
 NOT_RUN, NOT_THERE = "not run", "-"
 GROUPS = ("paper", "ours", "difference")
 HARDEST_HEADINGS = ("class", "images", "wrong first guess", "top-1 error", "all five wrong", "top-5 error")
+WORST_HEADINGS = ("image", "class", "taken for", "confidence")
+WORST_LISTED = 10
 PAIR_HEADINGS = ("class", "taken for", "images", "of")
 
 
@@ -75,14 +81,24 @@ def pair_cells(mistakes: Mistakes, class_names: Sequence[str]) -> list[tuple[str
     return [(class_names[p.label], class_names[p.predicted], f"{p.count:,}", f"{p.images:,}") for p in mistakes.pairs]
 
 
+def worst_cells(mistakes: Mistakes, class_names: Sequence[str], file_name: FileName) -> list[tuple[str, ...]]:
+    """The images with the highest confidence in a wrong class, under WORST_HEADINGS."""
+    return [
+        (file_name(one.image), class_names[one.label], class_names[one.predicted], f"{100 * one.confidence:.1f} %")
+        for one in mistakes.worst[:WORST_LISTED]
+    ]
+
+
 def mistakes_line(mistakes: Mistakes, num_classes: int) -> str:
     """Whose mistakes they are: those of the row with the lowest top-5 error (top-1 error for five classes or fewer)."""
     names = top_names(num_classes)
     errors = ", ".join(f"{name} error {error:.2f} %" for name, error in zip(names, mistakes.errors, strict=False))
-    return f"Mistakes of the lowest {names[-1]} error, {mistakes.what}: {errors}."
+    return f"Of {mistakes.what}, which has the lowest {names[-1]} error: {errors}."
 
 
-def to_text(tables: Sequence[Table], counted: str, mistakes: Mistakes | None, class_names: Sequence[str]) -> str:
+def to_text(
+    tables: Sequence[Table], counted: str, mistakes: Mistakes | None, class_names: Sequence[str], file_name: FileName
+) -> str:
     """What the command prints. The paper's rows and columns are left out where there is none to compare with."""
     num_classes, compared = len(class_names), is_compared(tables)
     groups = GROUPS if compared else ("ours",)
@@ -98,17 +114,15 @@ def to_text(tables: Sequence[Table], counted: str, mistakes: Mistakes | None, cl
         headings = [*table.headings, *(f"{group}\n{top}" for group in groups for top in top_names(num_classes)), "run"]
         left = {*range(len(table.headings)), len(headings) - 1}
         parts.append(f"{table.name}: {table.title}\n{printed(headings, rows, left)}")
-    if mistakes:
-        headings = [heading.replace(" ", "\n", 1) for heading in hardest_headings(num_classes)]
-        line = mistakes_line(mistakes, num_classes)
-        parts += [
-            f"Hardest classes\n{line}\n{printed(headings, hardest_cells(mistakes, class_names), {0})}",
-            f"Most confused pairs\n{printed(PAIR_HEADINGS, pair_cells(mistakes, class_names), {0, 1})}",
-        ]
+    for found in _mistakes_tables(mistakes, class_names, file_name):
+        columns = [column.replace(" ", "\n", 1) for column in found.columns]
+        parts.append("\n".join(filter(None, [found.heading, found.text, printed(columns, found.rows, found.left)])))
     return "\n\n".join(parts) + "\n"
 
 
-def to_markdown(tables: Sequence[Table], counted: str, mistakes: Mistakes | None, class_names: Sequence[str]) -> str:
+def to_markdown(
+    tables: Sequence[Table], counted: str, mistakes: Mistakes | None, class_names: Sequence[str], file_name: FileName
+) -> str:
     """Pipe tables under headings. All of the paper's rows are there; what comes from names is escaped."""
     num_classes, compared = len(class_names), is_compared(tables)
     parts = [f"# {title(compared)}", f"{counted} {LEGEND if compared else OWN_LEGEND}"]
@@ -118,12 +132,28 @@ def to_markdown(tables: Sequence[Table], counted: str, mistakes: Mistakes | None
         left = {*range(len(table.headings)), len(headings) - 1}
         parts += [f"## {table.name}: {table.title}", escaped(table.measured), piped(headings, rows, left)]
         parts += [escaped(table.note)] if table.note else []
-    if mistakes:
-        parts += [
-            "## Hardest classes",
-            escaped(mistakes_line(mistakes, num_classes)),
-            piped(hardest_headings(num_classes), hardest_cells(mistakes, class_names), {0}),
-            "## Most confused pairs",
-            piped(PAIR_HEADINGS, pair_cells(mistakes, class_names), {0, 1}),
-        ]
+    for found in _mistakes_tables(mistakes, class_names, file_name):
+        parts += filter(None, [f"## {found.heading}", escaped(found.text), piped(found.columns, found.rows, found.left)])
     return "\n\n".join(parts) + "\n"
+
+
+class _MistakesTable(NamedTuple):
+    """A heading, the text below it (or none), and a table whose columns in `left` are words."""
+
+    heading: str
+    text: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: set[int]
+
+
+def _mistakes_tables(mistakes: Mistakes | None, class_names: Sequence[str], file_name: FileName) -> list[_MistakesTable]:
+    if mistakes is None or not mistakes.worst:
+        return []
+    line = mistakes_line(mistakes, len(class_names))
+    hardest = hardest_cells(mistakes, class_names)
+    return [
+        _MistakesTable("Worst mistakes", line, WORST_HEADINGS, worst_cells(mistakes, class_names, file_name), {0, 1, 2}),
+        _MistakesTable("Hardest classes", "", hardest_headings(len(class_names)), hardest, {0}),
+        _MistakesTable("Most confused pairs", "", PAIR_HEADINGS, pair_cells(mistakes, class_names), {0, 1}),
+    ]
