@@ -15,7 +15,7 @@ import sys
 
 from pipelines.cli import run_command
 from pipelines.signals import end_with
-from pipelines.stores.class_checks import tell_remarks
+from pipelines.stores.class_checks import print_notes
 from pipelines.stores.open import open_splits
 from vgg_dist.config import ReproduceConfig
 from vgg_dist.config.command_line import parse_resuming
@@ -48,7 +48,7 @@ def reproduce_or_plan(config: ReproduceConfig) -> None:
     end_with(f"; the same command with --name {config.name} resumes it")
     splits = open_splits(config.data, quarantine=config.quarantine) if config.plan or not cluster_named() else None
     if splits is not None:
-        tell_remarks(config.data, train=splits[0], val=splits[1])
+        print_notes(config.data, train=splits[0], val=splits[1])
     # Imported here, so that neither --help nor the message of a mistake waits for torch.
     from vgg_dist.preflight import check_place
 

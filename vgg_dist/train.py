@@ -15,7 +15,7 @@ import sys
 
 from pipelines.cli import run_command
 from pipelines.signals import end_with
-from pipelines.stores.class_checks import tell_remarks
+from pipelines.stores.class_checks import print_notes
 from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainConfig
 from vgg_dist.config.command_line import parse_resuming
@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     class_names = None
     if not cluster_named():  # on a cluster only the workers may be able to read the data
         train_images, val_images = open_splits(config.data, quarantine=config.quarantine)
-        tell_remarks(config.data, train=train_images, val=val_images)
+        print_notes(config.data, train=train_images, val=val_images)
         class_names = train_images.class_names
     # Imported here, so that neither --help nor the message of a mistake waits for torch and Ray Train.
     from vgg_dist.preflight import check_training

@@ -16,7 +16,7 @@ import sys
 
 from pipelines.cli import run_command
 from pipelines.signals import end_with
-from pipelines.stores.class_checks import tell_remarks
+from pipelines.stores.class_checks import print_notes
 from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainConfig, TuneConfig
 from vgg_dist.config.command_line import parse_resuming
@@ -52,7 +52,7 @@ def search(config: TuneConfig) -> TrainConfig:
     images = ""
     if not cluster_named():  # on a cluster only the workers may be able to read the data
         train, val = open_splits(config.data, quarantine=config.quarantine)
-        tell_remarks(config.data, train=train, val=val)
+        print_notes(config.data, train=train, val=val)
         classes = len(train.class_names)
         steps = math.ceil(len(train) / config.global_batch)
         images = f"; an epoch has {steps} steps ({len(train)} images), and a validation of {len(val)} images"
