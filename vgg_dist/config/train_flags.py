@@ -147,13 +147,18 @@ class TrainFlags(Config):
 
     def command_line(self) -> str:
         """The vgg_dist.train command with these settings, for people: without defaults, secrets masked."""
-        words = ["python", "-m", "vgg_dist.train"]
+        return shlex.join(["python", "-m", "vgg_dist.train", *self.flags()])
+
+    def flags(self, secrets: bool = False) -> list[str]:
+        """The flags of vgg_dist.train that differ from their defaults, and their values. `secrets`: do not mask them."""
+        words: list[str] = []
         for field in dataclasses.fields(TrainFlags):
-            value = masked(getattr(self, field.name))
+            value = getattr(self, field.name)
+            value = value if secrets else masked(value)
             if value == field.default or value is None:
                 continue
             if isinstance(value, bool):
                 words.append(flag(field.name if value else f"no_{field.name}"))
             else:
                 words += [flag(field.name), str(value)]
-        return shlex.join(words)
+        return words
