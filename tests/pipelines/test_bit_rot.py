@@ -36,6 +36,7 @@ from vgg_dist.evaluation.posteriors import ImageSet, Manifest, PosteriorFiles
 from vgg_dist.run_folder.checkpoints import unused_name, whole_checkpoints
 from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.run_folder.digests import DIGESTS, DamagedCheckpoint, check_files
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, STATE
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import TrainState, build_state
@@ -280,10 +281,10 @@ def test_a_training_resumes_from_the_last_checkpoint_that_is_whole(run: Path) ->
 
 
 def test_a_new_checkpoint_does_not_take_the_name_of_a_damaged_one(run: Path) -> None:
-    local, name = fs.LocalFileSystem(), "checkpoint-000000003"
-    assert unused_name(local, str(run), "checkpoint-000000004") == "checkpoint-000000004"
-    assert unused_name(local, str(run), name) == name  # of a worker that died before it was reported
+    folder, name = RunFolder(str(run)), "checkpoint-000000003"
+    assert unused_name(folder, "checkpoint-000000004") == "checkpoint-000000004"
+    assert unused_name(folder, name) == name  # of a worker that died before it was reported
     flip(run / name / STATE)
-    assert unused_name(local, str(run), name) == f"{name}-again"
+    assert unused_name(folder, name) == f"{name}-again"
     with pytest.raises(DamagedCheckpoint, match=STATE):
         check_files(run / name)

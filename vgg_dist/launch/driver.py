@@ -28,7 +28,6 @@ from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipelines import signals
-from pipelines.paths import join
 from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig
 from vgg_dist.errors import Interrupted, NonFinite
@@ -41,6 +40,7 @@ from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.nodes import describe_workers, worker_resources
 from vgg_dist.ray_cluster.start import start_ray
 from vgg_dist.ray_cluster.watch import watched_cluster
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.run_folder.outcome import Earlier, describe_outcome, read_best, write_outcome
 from vgg_dist.run_folder.settings import keep_settings
 from vgg_dist.startup_marks import mark
@@ -94,7 +94,7 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
     with signals.holding():  # from here on there is something to end in order
         run = open_training(replace(config, epochs=whole.epochs), part.parent if part else None)
         mark("MLflow run open")
-        keep_settings(join(config.storage_path, str(config.name)), asked)
+        keep_settings(RunFolder.of(config).url, asked)
         signals.end_with(f"; {resumes(config.name)} from its last checkpoint")
         try:
             with signals.at_last(partial(finish_run, run, "KILLED", quick=True)):
@@ -147,7 +147,7 @@ def _train(
     except NonFinite:
         gauges.add("non_finite")
         raise
-    outcome = result.return_value | {"checkpoint": result.checkpoint.path} | read_best(run.folder)
+    outcome = result.return_value | {"checkpoint": result.checkpoint.path} | read_best(RunFolder(run.folder))
     try:
         with signals.raising():
             log_the_rest(run)

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-DIGESTS = "digests.json"
+from vgg_dist.run_folder.names import DIGESTS
 
 
 class DamagedCheckpoint(ValueError):

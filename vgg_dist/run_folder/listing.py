@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from pyarrow import fs
 
-from vgg_dist.run_folder.best import best_of, validated
+from vgg_dist.run_folder.best import best_of, validated_checkpoints
 from vgg_dist.run_folder.checkpoints import whole_checkpoints
+from vgg_dist.run_folder.folder import OUTCOME, SETTINGS, RunFolder
 from vgg_dist.run_folder.names import CONFIG, RECORDS, is_checkpoint_name, step_of
-from vgg_dist.run_folder.outcome import OUTCOME
-from vgg_dist.run_folder.settings import PROGRAMME, SEARCH, SETTINGS
+from vgg_dist.run_folder.settings import PROGRAMME, SEARCH
 from vgg_dist.storage import open_storage
 
 State = Literal["finished", "running?", "stopped"]
@@ -80,7 +80,7 @@ def _summary(filesystem: fs.FileSystem, run: str, name: str, entries: dict[str, 
             if "epoch" in record.get("metrics", {})
         ]
         epoch = epochs[-1] if epochs else epoch
-    best = best_of(validated(filesystem, run))
+    best = best_of(validated_checkpoints(RunFolder.within(filesystem, run)))
     errors = best.metrics if best else {}
     times = [entry.mtime for entry in entries.values() if entry.mtime is not None]
     times += [

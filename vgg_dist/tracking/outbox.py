@@ -14,9 +14,10 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 from pipelines.secrets import masked
+from vgg_dist.metric_names import Record
 from vgg_dist.storage import read_file, remove_file, replace_file
 from vgg_dist.tracking.connection import reason
 
@@ -24,14 +25,6 @@ _logger = logging.getLogger(__name__)
 
 RECORDS_AT_ONCE = 500
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
-
-
-class Record(TypedDict):
-    """What was measured at one step: `time` in seconds since the epoch, and one value a metric name."""
-
-    step: int
-    time: float
-    metrics: dict[str, float]
 
 
 class MetricStore(Protocol):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipelines.secrets import masked
+from vgg_dist.metric_names import EPOCH, VAL_LOSS, VAL_TOP1_ERROR, VAL_TOP5_ERROR
 from vgg_dist.tracking.connection import connect, database, tracking_errors
 from vgg_dist.tracking.run import NOTE_TAG, RESUMED, TrackedRun
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-VALIDATION = "val/top1_error", "val/top5_error", "val/loss"
+VALIDATION = VAL_TOP1_ERROR, VAL_TOP5_ERROR, VAL_LOSS
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def read_runs(tracking_uri: str, experiment: str, parent: TrackedRun | None = No
 def _record(client: MlflowClient, run: Run) -> RunRecord:
     info, data = run.info, run.data
     latest = {metric.key: metric for metric in data.to_proto().metrics}
-    epochs = latest.get("epoch")
+    epochs = latest.get(EPOCH)
     per_step = epochs.value / epochs.step if epochs is not None and epochs.step else 1.0
     validations = {}
     for name in VALIDATION:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.paths import absolute, join, last_part
 from pipelines.secrets import masked
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.storage import read_file, replace_file
 from vgg_dist.tracking.code_version import code_version
 from vgg_dist.tracking.connection import (
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-TOKEN_FILE = "mlflow_training.txt"
 TOKEN_TAG = "vgg_dist.training"
 NOTE_TAG = "vgg_dist.note"
 RESUMED = "resumed."  # before the name of a param or tag that was another at a later start
@@ -157,7 +157,7 @@ def ui_hint(run: TrackedRun, tab: str = CURVES) -> str:
 
 def _training_token(folder: str) -> str:
     """The random name of the training in `folder`, made at its first start."""
-    file = join(folder, TOKEN_FILE)
+    file = RunFolder(folder).mlflow_token
     try:
         token = (read_file(file) or b"").decode("ascii", "replace").strip()
         if not token.isalnum():

@@ -6,15 +6,15 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipelines.paths import join
+from vgg_dist.metric_names import Record
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.tracking.connection import METRICS_A_REQUEST, connect, split
-from vgg_dist.tracking.outbox import Outbox, Record
+from vgg_dist.tracking.outbox import Outbox
 from vgg_dist.tracking.run import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-BACKLOG_FILE = "mlflow_backlog.jsonl"
 UNSENT_WITH_SYSTEM_METRICS = 1000  # those of a longer outage are not worth keeping
 
 
@@ -25,7 +25,7 @@ class Tracker(Outbox):
     """
 
     def __init__(self, run: TrackedRun) -> None:
-        super().__init__(_RunMetrics(run), join(run.folder, BACKLOG_FILE))
+        super().__init__(_RunMetrics(run), RunFolder(run.folder).mlflow_backlog)
         self.run = run
 
     def __reduce__(self) -> tuple[type[Tracker], tuple[TrackedRun]]:

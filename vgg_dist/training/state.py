@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vgg_dist.config import TrainConfig, refuse_changes
+from vgg_dist.metric_names import Record
 from vgg_dist.models.build import build_model, initialize
 from vgg_dist.models.precision import autocast_dtype, memory_format
 from vgg_dist.models.warm_start import init_from_shallower
@@ -117,7 +118,7 @@ class Snapshot:
             self.weights, self.rest = _mapped((self.weights, self.rest), Tensor.cpu)
 
     def write(
-        self, folder: Path, config: TrainConfig, class_names: list[str], records: Sequence[dict[str, Any]] | None = None
+        self, folder: Path, config: TrainConfig, class_names: list[str], records: Sequence[Record] | None = None
     ) -> None:
         """Writes the checkpoint's files into an existing folder. `records`: what was measured since the one before."""
         safetensors.torch.save_file({key: value.contiguous() for key, value in self.weights.items()}, folder / MODEL)

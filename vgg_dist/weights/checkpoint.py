@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from vgg_dist.config import TrainConfig
+from vgg_dist.metric_names import Record
 from vgg_dist.run_folder.digests import check_files, damaged
 from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS
 
@@ -40,7 +40,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return load_tensors(folder)
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
+def read_records(folder: Path) -> list[Record]:
     """A checkpoint's records; none where it has no such file. DamagedCheckpoint if they cannot be read."""
     try:
         return json.loads((folder / RECORDS).read_text())

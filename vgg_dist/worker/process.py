@@ -21,10 +21,12 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from pipelines.secrets import masked
 from vgg_dist.config import TrainConfig
 from vgg_dist.errors import NonFinite, TrainingError
+from vgg_dist.metric_names import EPOCH
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.run_folder.best import begin_best, keep_best
 from vgg_dist.run_folder.checkpoints import write_checkpoint
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.startup_marks import mark
 from vgg_dist.training.memory import explained_memory_errors
 from vgg_dist.training.parallelism import Worker
@@ -53,7 +55,9 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
     storage = context.get_storage()
     try:
         points = find_resume_points(
-            exchange, storage.storage_filesystem, storage.experiment_fs_path, None if reported is None else reported.path
+            exchange,
+            RunFolder.within(storage.storage_filesystem, storage.experiment_fs_path),
+            None if reported is None else reported.path,
         )
         folders = points.folders()
         latest = folders.pop(points.names[0]) if points.names else None
@@ -62,7 +66,7 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
         if resumed is not None:
             prepared = replace(prepared, kept=resumed.unreported_records() + prepared.kept)
         restored = None if resumed is None else resumed.name
-        begin = partial(begin_best, points.filesystem, points.folder, restored, prepared.state.epoch)
+        begin = partial(begin_best, points.run, restored, prepared.state.epoch)
         exchange.together(begin if worker.rank == 0 else lambda: None)
     except TrainingError as wrong:  # raised by all workers alike
         return {"error": str(wrong)}
@@ -107,7 +111,7 @@ def train(prepared: Prepared, worker: Worker, reporter: Reporter, stop: StopAgre
         return {"error": str(wrong), "non_finite": isinstance(wrong, NonFinite)}
     finally:
         atexit.unregister(os._exit)
-    return {"metrics": reporter.validation | {"epoch": trainer.state.epoch}, "step": trainer.state.step}
+    return {"metrics": reporter.validation | {EPOCH: trainer.state.epoch}, "step": trainer.state.step}
 
 
 def epoch_of(prepared: Prepared) -> float:
@@ -125,13 +129,13 @@ def _storage(points: ResumePoints, resumed: ResumedFrom | None) -> Store:
     Ray's own asynchronous upload would hold back every report behind a checkpoint until that is written, and take a full
     disk for a worker's failure, to be tried again.
     """
-    filesystem, folder = points.filesystem, points.folder
+    run = points.run
 
     def store(name: str, write: Callable[[Path], None]) -> Checkpoint:
-        if resumed is not None and resumed.path == f"{folder}/{name}":  # it was stopped in the validation at the same step
+        if resumed is not None and resumed.path == run.checkpoint(name):  # it was stopped in the validation at the same step
             name += "-again"
-        name = write_checkpoint(filesystem, folder, name, write)
-        keep_best(filesystem, folder, name)
-        return Checkpoint(f"{folder}/{name}", filesystem)
+        name = write_checkpoint(run, name, write)
+        keep_best(run, name)
+        return Checkpoint(run.checkpoint(name), run.filesystem)
 
     return store

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vgg_dist.metric_names import without_trivial_top5
+from vgg_dist.metric_names import Record, validation_metrics, without_trivial_top5
 from vgg_dist.run_folder.names import checkpoint_name
 from vgg_dist.startup_marks import mark
 from vgg_dist.tracking import SystemSampler
@@ -53,8 +53,8 @@ class Reporter:
         self.store = store
         self.notes = notes or []
         self.trainer: Trainer | None = None
-        self.records: list[dict[str, Any]] = []
-        self.unsaved: list[dict[str, Any]] = []
+        self.records: list[Record] = []
+        self.unsaved: list[Record] = []
         """The records since the last checkpoint, which the next one keeps."""
         self.validation: dict[str, float] = {}
         self.last_report = time.monotonic()
@@ -71,9 +71,9 @@ class Reporter:
         assert self.trainer is not None
         mark("first step done")
         metrics = without_trivial_top5(metrics, len(self.prepared.class_names))
-        self.validation |= {key: value for key, value in metrics.items() if key.startswith("val/")}
+        self.validation |= validation_metrics(metrics)
         if metrics:
-            record = {"step": self.trainer.state.step, "time": time.time(), "metrics": metrics}
+            record: Record = {"step": self.trainer.state.step, "time": time.time(), "metrics": metrics}
             self.records.append(record)
             self.unsaved.append(record)
         if save:
@@ -88,8 +88,7 @@ class Reporter:
         """
         kept = self.prepared.kept
         for record in kept:
-            validated = {key: value for key, value in record["metrics"].items() if key.startswith("val/")}
-            self.validation |= without_trivial_top5(validated, len(self.prepared.class_names))
+            self.validation |= without_trivial_top5(validation_metrics(record["metrics"]), len(self.prepared.class_names))
         if kept or self.found is not None:
             found = None if self.worker.rank else self.found
             self.send({"records": [], "earlier": kept, "system": {}, "done": False, "notes": self.notes}, found)

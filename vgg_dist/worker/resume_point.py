@@ -9,12 +9,11 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from pyarrow import fs
-
+from vgg_dist.metric_names import Record
 from vgg_dist.run_folder.checkpoints import whole_checkpoints
 from vgg_dist.run_folder.digests import DamagedCheckpoint
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.storage import local_files
 from vgg_dist.weights.checkpoint import read_records
 from vgg_dist.worker.exchange import Exchange
@@ -25,14 +24,13 @@ from vgg_dist.worker.setup import SavedFolder
 class ResumePoints:
     """A run's whole checkpoints by name, latest first, as all workers see them; `unreported` of them Ray Train lacks."""
 
-    filesystem: fs.FileSystem
-    folder: str
+    run: RunFolder
     names: list[str]
     unreported: int
 
     def folders(self) -> dict[str, SavedFolder]:
         """For `preparation.prepare`."""
-        return {name: partial(local_files, self.filesystem, f"{self.folder}/{name}") for name in self.names}
+        return {name: partial(local_files, self.run.filesystem, self.run.checkpoint(name)) for name in self.names}
 
 
 @dataclass(frozen=True)
@@ -50,30 +48,30 @@ class ResumedFrom:
     @property
     def path(self) -> str:
         """Where it is."""
-        return f"{self.points.folder}/{self.name}"
+        return self.points.run.checkpoint(self.name)
 
     @property
     def is_unreported(self) -> bool:
         """Whether Ray Train has not heard of it."""
         return self.number < self.points.unreported
 
-    def unreported_records(self) -> list[dict[str, Any]]:
+    def unreported_records(self) -> list[Record]:
         """What the unreported checkpoints before it have recorded."""
-        records: list[dict[str, Any]] = []
+        records: list[Record] = []
         for name in reversed(self.points.names[self.number + 1 : self.points.unreported]):
             with (
                 suppress(DamagedCheckpoint, OSError),
-                local_files(self.points.filesystem, f"{self.points.folder}/{name}") as folder,
+                local_files(self.points.run.filesystem, self.points.run.checkpoint(name)) as folder,
             ):
                 records += read_records(folder)
         return records
 
 
-def find_resume_points(exchange: Exchange, filesystem: fs.FileSystem, folder: str, reported: str | None) -> ResumePoints:
+def find_resume_points(exchange: Exchange, run: RunFolder, reported: str | None) -> ResumePoints:
     """A collective call. `reported`: the path of the last checkpoint that Ray Train has in its list."""
-    listed = exchange.gather(exchange.together(lambda: whole_checkpoints(filesystem, folder)[::-1]))
+    listed = exchange.gather(exchange.together(lambda: whole_checkpoints(run.filesystem, run.path)[::-1]))
     names = [name for name in listed[0] if all(name in theirs for theirs in listed)]  # a storage may show one more
     last = "" if reported is None else reported.rpartition("/")[2]
     if last and last not in names:  # whatever is wrong with it is told when it is read
         names = sorted([*names, last], reverse=True)
-    return ResumePoints(filesystem, folder, names, sum(name > last for name in names))
+    return ResumePoints(run, names, sum(name > last for name in names))

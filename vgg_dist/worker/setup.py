@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pipelines.loading.loader import Loader
 from pipelines.stores.class_checks import remarks
 from pipelines.stores.open import open_splits
 from pipelines.stores.sample_store import SampleStore
 from vgg_dist.config import TrainConfig
+from vgg_dist.metric_names import Record
 from vgg_dist.run_folder.digests import DamagedCheckpoint
 from vgg_dist.training.data import check_images, open_loaders
 from vgg_dist.training.memory import default_micro_batch, explained_memory_errors
@@ -52,7 +52,7 @@ class Prepared:
     train_loader: Loader
     val_loader: Loader
     class_names: list[str]
-    kept: list[dict[str, Any]] = field(default_factory=list)
+    kept: list[Record] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -123,7 +123,7 @@ class _Restored:
     """The run as a checkpoint, or no checkpoint, has it; without a state, why the checkpoint cannot be read."""
 
     state: TrainState | None
-    kept: list[dict[str, Any]]
+    kept: list[Record]
     damage: str = ""
 
 
