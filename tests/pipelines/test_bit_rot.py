@@ -241,7 +241,7 @@ def test_of_a_run_whose_last_checkpoint_is_damaged_the_one_before_it_is_taken(
     (line,) = caplog.messages
     assert "\n" not in line
     assert f"checkpoint {run}/checkpoint-000000003/{MODEL} is damaged" in line
-    assert line.endswith(f"{run}/checkpoint-000000002 is taken")
+    assert line.endswith(f"{run}/checkpoint-000000002 is used instead")
     for place in (run / "checkpoint-000000003", run):
         for step in (1, 2):
             if place == run:
@@ -274,7 +274,7 @@ def test_a_training_resumes_from_the_last_checkpoint_that_is_whole(run: Path) ->
         assert len(prepared.passed_over) == 4 - step
         line = prepared.passed_over[-1]
         assert f"checkpoint-{step:09d}/{file} is damaged" in line
-        assert line.endswith(f"checkpoint-{step - 1:09d} is taken")
+        assert line.endswith(f"checkpoint-{step - 1:09d} is used instead")
     flip(run / "checkpoint-000000001" / CONFIG)
     with pytest.raises(TrainingError, match=r"checkpoint-000000001/config\.json is damaged"):
         resumed(run, names)

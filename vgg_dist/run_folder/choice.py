@@ -76,7 +76,9 @@ def local_checkpoint(location: str, flag: str, which: str = LAST) -> Iterator[Ch
             try:
                 check_files(folder, [CONFIG, MODEL])
             except DamagedCheckpoint as error:
-                _logger.warning("%s %s: %s; %s is taken", flag, location, str(error).replace(str(folder), place), after)
+                _logger.warning(
+                    "%s %s: %s; %s is used instead", flag, location, str(error).replace(str(folder), place), after
+                )
                 continue
             yield replace(first, folder=folder)
             return

@@ -1,6 +1,6 @@
-"""One training worker: Ray Train's process around `engine.Trainer`.
+"""One training worker: the process that Ray Train starts, around `training.trainer.Trainer`.
 
-It sets up data and net (`preparation`), trains, and passes metrics and checkpoints (`reporter`) on to `ray.train.report`.
+It sets up data and net (`setup`), trains, and passes records and checkpoints (`reporter`) to `ray.train.report`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ from vgg_dist.worker.setup import Node, Prepared, prepare
 
 
 def run_worker(config: TrainConfig) -> dict[str, Any]:
-    """Trains this worker's part. See `driver.train_worker`.
+    """Trains as one of the workers; returns what `launch.driver.train_worker` documents.
 
-    Raises TrainingError for what a restart does not mend, where it has happened to this worker and not to all.
+    A failure that all workers agree on is returned. TrainingError is raised for one of this worker alone that is not
+    retried.
     """
     # Some of Ray Train's loggers are named by their file, so its LoggingConfig does not reach them.
     logging.getLogger().setLevel(logging.WARNING)
@@ -64,41 +65,41 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
         prepared = prepare(config, worker, node, exchange, latest, folders)
         resumed = ResumedFrom(points, len(prepared.passed_over)) if points.names else None
         if resumed is not None:
-            prepared = replace(prepared, kept=resumed.unreported_records() + prepared.kept)
+            prepared = replace(prepared, earlier_records=resumed.unreported_records() + prepared.earlier_records)
         restored = None if resumed is None else resumed.name
         begin = partial(begin_best, points.run, restored, prepared.state.epoch)
-        exchange.together(begin if worker.rank == 0 else lambda: None)
+        exchange.run_on_all(begin if worker.rank == 0 else lambda: None)
     except TrainingError as wrong:  # raised by all workers alike
         return {"error": str(wrong)}
     mark("data and net ready")
     notes = [] if config.micro_batch else [f"--micro-batch {prepared.config.micro_batch}, by default"]
     notes += prepared.passed_over
-    if cluster_named():  # elsewhere the command has opened the data itself, and said it
+    if cluster_named():  # otherwise the command has opened the data and printed them
         notes += prepared.remarks
     if resumed is not None:
-        notes.append(f"goes on from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
+        notes.append(f"resumes from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
     elif prepared.state.origin:
         notes.append(f"starts from {masked(config.init_from)}: {prepared.state.origin}")
-    reporter = Reporter(worker, node, exchange, prepared, _report, _storage(points, resumed), notes)
+    reporter = Reporter(worker, node, exchange, prepared, _report, _checkpoint_store(points, resumed), notes)
     if resumed is not None and resumed.is_unreported:
-        reporter.found = Checkpoint(resumed.path, storage.storage_filesystem)
+        reporter.unreported = Checkpoint(resumed.path, storage.storage_filesystem)
     memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size)
     try:
         with memory, stop.watching(training_key(str(config.name))):
             return train(prepared, worker, reporter, stop)
-    except TrainingError:  # the driver says it in one line; Ray Train would print its traceback
+    except TrainingError:  # the driver prints it in one line; keep Ray Train from printing its traceback
         logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)
         raise
 
 
 def train(prepared: Prepared, worker: Worker, reporter: Reporter, stop: StopAgreement | None = None) -> dict[str, Any]:
-    """Trains to the end, and says how that went, as `run_worker` returns it."""
+    """Trains to the end and returns the outcome, as `run_worker` does."""
     loaders = prepared.train_loader, prepared.val_loader
     trainer = Trainer(prepared.config, prepared.state, *loaders, worker, reporter, stop)
     reporter.trainer = trainer
     reporter.catch_up()
-    # Where a run is stopped from outside in mid-step, Ray ends this process while the thread that trains is in torch, which,
-    # coming back to an interpreter that is taken down, would abort with a page of stack trace.
+    # If a run is stopped from outside within a step, Ray exits this process while the training thread is in torch. Returning
+    # to an interpreter that is shutting down, that thread would abort with a page of stack trace.
     atexit.register(os._exit, 0)
     try:
         trainer.run()
@@ -115,7 +116,7 @@ def train(prepared: Prepared, worker: Worker, reporter: Reporter, stop: StopAgre
 
 
 def epoch_of(prepared: Prepared) -> float:
-    """How many epochs are trained, with their fractions."""
+    """Epochs trained so far, with a fraction."""
     return prepared.state.epoch + prepared.state.samples / len(prepared.train_loader.store)
 
 
@@ -123,16 +124,17 @@ def _report(payload: dict[str, Any], checkpoint: Checkpoint | None) -> None:
     ray.train.report(payload, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
 
-def _storage(points: ResumePoints, resumed: ResumedFrom | None) -> Store:
-    """Writes into the run's folder, not over what the run goes on from: Ray Train has that in its list.
+def _checkpoint_store(points: ResumePoints, resumed: ResumedFrom | None) -> Store:
+    """Returns the function that writes checkpoints into the run's folder and updates best/.
 
-    Ray's own asynchronous upload would hold back every report behind a checkpoint until that is written, and take a full
-    disk for a worker's failure, to be tried again.
+    It does not overwrite the checkpoint that the run resumed from, as that is in Ray Train's list. Ray's own asynchronous
+    upload is not used: it would hold back all reports until a checkpoint is written, and retry a full disk as a worker's
+    failure.
     """
     run = points.run
 
     def store(name: str, write: Callable[[Path], None]) -> Checkpoint:
-        if resumed is not None and resumed.path == run.checkpoint(name):  # it was stopped in the validation at the same step
+        if resumed is not None and resumed.path == run.checkpoint(name):  # stopped in the validation after this step
             name += "-again"
         name = write_checkpoint(run, name, write)
         keep_best(run, name)

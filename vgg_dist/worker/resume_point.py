@@ -1,7 +1,8 @@
-"""Which checkpoints a run may go on from: those in its folder, also what Ray Train has not heard of.
+"""The checkpoints that a run may resume from: all in its folder, including those that Ray Train does not know.
 
-A checkpoint is reported to Ray Train once it is whole. A command that is killed in between leaves one that is whole and that
-Ray Train's list lacks: the run goes on from that one, and reports it then, with what it and those like it have recorded.
+A checkpoint is reported to Ray Train once it is completely written. A command that is killed in between leaves a checkpoint
+that is whole but not in Ray Train's list. The run resumes from it and reports it then, with the records in it and in other
+unreported ones.
 """
 
 from __future__ import annotations
@@ -22,41 +23,41 @@ from vgg_dist.worker.setup import SavedFolder
 
 @dataclass(frozen=True)
 class ResumePoints:
-    """A run's whole checkpoints by name, latest first, as all workers see them; `unreported` of them Ray Train lacks."""
+    """The names of a run's whole checkpoints, latest first, that all workers see; Ray Train lacks the first `unreported`."""
 
     run: RunFolder
     names: list[str]
     unreported: int
 
     def folders(self) -> dict[str, SavedFolder]:
-        """For `preparation.prepare`."""
+        """The checkpoints by name, for `setup.prepare`."""
         return {name: partial(local_files, self.run.filesystem, self.run.checkpoint(name)) for name in self.names}
 
 
 @dataclass(frozen=True)
 class ResumedFrom:
-    """The one of the checkpoints that the run goes on from."""
+    """The checkpoint that the run resumes from: the one at `number` in `points.names`."""
 
     points: ResumePoints
     number: int
 
     @property
     def name(self) -> str:
-        """Its folder's."""
+        """The checkpoint's name."""
         return self.points.names[self.number]
 
     @property
     def path(self) -> str:
-        """Where it is."""
+        """The checkpoint's path in the run's filesystem."""
         return self.points.run.checkpoint(self.name)
 
     @property
     def is_unreported(self) -> bool:
-        """Whether Ray Train has not heard of it."""
+        """Whether Ray Train's list lacks it."""
         return self.number < self.points.unreported
 
     def unreported_records(self) -> list[Record]:
-        """What the unreported checkpoints before it have recorded."""
+        """The records in the unreported checkpoints before it, in order; damaged ones are skipped."""
         records: list[Record] = []
         for name in reversed(self.points.names[self.number + 1 : self.points.unreported]):
             with (
@@ -68,10 +69,10 @@ class ResumedFrom:
 
 
 def find_resume_points(exchange: Exchange, run: RunFolder, reported: str | None) -> ResumePoints:
-    """A collective call. `reported`: the path of the last checkpoint that Ray Train has in its list."""
-    listed = exchange.gather(exchange.together(lambda: whole_checkpoints(run.filesystem, run.path)[::-1]))
-    names = [name for name in listed[0] if all(name in theirs for theirs in listed)]  # a storage may show one more
+    """A collective call. `reported`: the path of the last checkpoint in Ray Train's list."""
+    listed = exchange.gather(exchange.run_on_all(lambda: whole_checkpoints(run.filesystem, run.path)[::-1]))
+    names = [name for name in listed[0] if all(name in theirs for theirs in listed)]  # storages may list more to one worker
     last = "" if reported is None else reported.rpartition("/")[2]
-    if last and last not in names:  # whatever is wrong with it is told when it is read
+    if last and last not in names:  # it is damaged or missing: reading it raises the error
         names = sorted([*names, last], reverse=True)
     return ResumePoints(run, names, sum(name > last for name in names))

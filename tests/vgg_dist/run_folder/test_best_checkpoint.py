@@ -234,7 +234,7 @@ def test_a_damaged_best_is_named_and_the_next_best_taken(run: Path, caplog: pyte
         assert chosen(run, "best") == (30, "30", "step 30 (validation top-1 error 8.00 %, top-5 error 1.00 %)")
     (line,) = caplog.messages
     assert f"{run}/best/checkpoint-000000020/{MODEL} is damaged" in line
-    assert line.endswith(f"{run}/checkpoint-000000030 is taken")
+    assert line.endswith(f"{run}/checkpoint-000000030 is used instead")
 
 
 def test_a_run_of_an_earlier_version_says_that_it_has_no_best(run: Path) -> None:

@@ -15,7 +15,7 @@ from support.reported_trainings import SMALL, Training, checkpoint, same, steps
 
 from vgg_dist.config import TrainConfig
 from vgg_dist.run_folder.folder import RunFolder
-from vgg_dist.training.stopping import WISH, AllStop, StopAgreement
+from vgg_dist.training.stopping import STOP_REQUEST, AllStop, StopAgreement
 from vgg_dist.weights.checkpoint import read_weights
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.resume_point import ResumedFrom, find_resume_points
@@ -82,7 +82,7 @@ class Group:
         for worker in workers:
             worker.start()
         time.sleep(self.draw.uniform(0, 0.1))
-        dict.__setitem__(self.board, WISH, "SIGTERM")
+        dict.__setitem__(self.board, STOP_REQUEST, "SIGTERM")
         for worker in workers:
             worker.join(30)
 
@@ -109,7 +109,7 @@ class Stopping(StopAgreement):
 
     def wish(self) -> None:
         assert isinstance(self.messages, Board)
-        self.messages.put(WISH, "SIGTERM")
+        self.messages.put(STOP_REQUEST, "SIGTERM")
         assert self._agreed.wait(20)
 
 

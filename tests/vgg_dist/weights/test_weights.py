@@ -414,12 +414,12 @@ def moved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("features.8.bias"), "is near to vgg11, but features.8.bias is missing; allowed: vgg11, .*vgg19_bn"),
-        (without("classifier.6.weight"), "is near to vgg11, but classifier.6.weight is missing, .*allowed: "),
-        (having("mask", (3,)), "is near to vgg11, but mask is unexpected; allowed: "),
+        (without("features.8.bias"), "resembles vgg11, but features.8.bias is missing; allowed: vgg11, .*vgg19_bn"),
+        (without("classifier.6.weight"), "resembles vgg11, but classifier.6.weight is missing, .*allowed: "),
+        (having("mask", (3,)), "resembles vgg11, but mask is unexpected; allowed: "),
         (
             having("features.3.weight", (128, 64, 5, 5)),
-            r"is near to vgg11, but features.3.weight is \(128, 64, 5, 5\), not \(128, 64, 3, 3\); allowed: ",
+            r"resembles vgg11, but features.3.weight is \(128, 64, 5, 5\), not \(128, 64, 3, 3\); allowed: ",
         ),
         (
             lambda weights: weights | {"features.0.bias": torch.full((64,), torch.nan)},

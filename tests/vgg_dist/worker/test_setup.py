@@ -29,7 +29,7 @@ from vgg_dist.errors import TrainingError
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
 from vgg_dist.training.trainer import Trainer
-from vgg_dist.worker.copy_progress import telling_progress
+from vgg_dist.worker.copy_progress import report_copying
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.process import train as run
 from vgg_dist.worker.reporter import Reporter
@@ -146,7 +146,7 @@ def test_what_is_wrong_on_one_node_is_the_same_line_on_all(tmp_path: Path) -> No
     for mishap in ("no data", "stale", "damaged"):
         assert "(worker 1, on " in first[mishap]
     assert first["flipped"].startswith("step 1: ['checkpoint c2/state.pt is damaged or incomplete: ")
-    assert first["flipped"].endswith("; c1 is taken']")
+    assert first["flipped"].endswith("; c1 is used instead']")
     assert first["full disk"] == "--storage-path runs: checkpoint of step 1 not written: [Errno 28] No space left on device"
     assert first["whole"] == "trained 1 step, 4 images at once"
     assert first["slow copy"] == first["whole"]
@@ -169,12 +169,12 @@ def test_copying_says_how_much_is_left(small_shards: Path, tmp_path: Path) -> No
         lines.append(line)
         told.set()
 
-    with telling_progress([store], "worker 3, on b,", say, every_s=0.001):
+    with report_copying([store], "worker 3, on b,", say, every_s=0.001):
         assert told.wait(60)
         store.prefetch()
     total = sum(path.stat().st_size for path in small_shards.glob("train-*.tar")) / 1e9
-    assert lines[0] == f"worker 3, on b, copies its data, {total:.1f} of {total:.1f} GB are left"
+    assert lines[0] == f"worker 3, on b, is copying its data: {total:.1f} of {total:.1f} GB are left"
     told.clear()
-    with telling_progress([store], "worker 3, on b,", say, every_s=0.0):
+    with report_copying([store], "worker 3, on b,", say, every_s=0.0):
         store.prefetch()
     assert not told.is_set()
