@@ -1,4 +1,4 @@
-"""The learning curves of a run as one picture: loss, error and learning rate over the steps."""
+"""Draws the learning curves of a run: loss, errors and learning rate over steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ History = Sequence[tuple[int, float]]  # (step, value), in step order
 
 
 class Panel(NamedTuple):
-    """One plot: the unit on its axis, and the label of each metric drawn in it."""
+    """One plot: the label of its y axis, and metric -> label of its line."""
 
     unit: str
     labels: dict[str, str]
@@ -46,11 +46,11 @@ PANELS = (
     Panel("learning rate", {LR: "learning rate"}, scale="log"),
 )
 METRICS = [metric for panel in PANELS for metric in panel.labels]
-MANY_POINTS = 100  # from here on a training metric is drawn faintly, under its running mean
+MANY_POINTS = 100  # a training metric with more is drawn faintly, with its running mean on top
 
 
 def draw_learning_curves(histories: Mapping[str, History], title: str) -> Figure:
-    """The panels that have a metric in `histories`, side by side. ValueError where there is none."""
+    """The panels that have a metric in `histories`, side by side. ValueError if there are none."""
     panels = [panel for panel in PANELS if any(histories.get(metric) for metric in panel.labels)]
     if not panels:
         raise ValueError(f"no learning curves: none of {', '.join(METRICS)} was logged")

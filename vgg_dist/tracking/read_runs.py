@@ -1,4 +1,4 @@
-"""Trainings read back from MLflow, to be compared."""
+"""Reads trainings back from MLflow, for comparisons."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ VALIDATION = VAL_TOP1_ERROR, VAL_TOP5_ERROR, VAL_LOSS
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A training as MLflow has it."""
+    """A training as recorded in MLflow."""
 
     run_id: str
     name: str
     status: str
     """RUNNING, FINISHED, FAILED or KILLED."""
     note: str
-    """Why it ended, where it did not come to its end."""
+    """Why it ended, if it did not finish; else empty."""
     seconds: float | None
-    """From its start to its end; None while it runs."""
+    """From start to end; None while it runs."""
     settings: dict[str, str]
-    """Its params, with the tags arch, train_scale and init in their place; where a resume changed one: "0.1, then 0.01"."""
+    """Its params, the tags arch, train_scale and init replacing theirs; one that a resume changed reads "0.1, then 0.01"."""
     metrics: dict[str, float]
-    """The last of each."""
+    """The last value of each metric."""
     validations: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    """(epoch, value) of each of VALIDATION, in order."""
+    """For each metric in VALIDATION its (epoch, value) pairs, in order."""
 
 
 def read_runs(tracking_uri: str, experiment: str, parent: TrackedRun | None = None) -> list[RunRecord]:
-    """The trainings of an experiment, or those nested in a run, in the order of their starts.
+    """The trainings of an experiment, or those nested in `parent`, in the order they were started.
 
-    TrackingError where the store does not answer; ValueError, one line, for an experiment that is not there.
+    TrackingError if the store does not answer; ValueError, one line, for an unknown experiment.
     """
     file = database(tracking_uri)
     if file is not None and not file.exists():
