@@ -15,7 +15,7 @@ import sys
 from importlib.metadata import version
 from typing import NamedTuple
 
-from pipelines.cli import fail
+from pipelines.cli import fail, printing
 from pipelines.signals import stoppable
 
 
@@ -50,19 +50,19 @@ def main(prog: str = "vgg") -> None:
         sys.argv = [command, *rest]
         with stoppable(command, in_order=False):
             sys.exit(importlib.import_module(SUBCOMMANDS[word].module).main(prog=command))
-    if word in ("-h", "--help", "help"):
-        print(describe(prog))
-    elif word == "--version":
-        print(f"vgg_dist {version('vgg_dist')}")
-    elif word.partition("=")[0] == "--completion":
-        shell = word.partition("=")[2] or (rest or [""])[0]
-        if shell not in SHELLS:
-            fail(prog, f"--completion {shell}: must be one of {', '.join(SHELLS)}")
-        from vgg_dist.completion import print_completion
+    with printing():
+        if word in ("-h", "--help"):
+            print(describe(prog))
+        elif word == "--version":
+            print(f"vgg_dist {version('vgg_dist')}")
+        elif word == "--completion":
+            if rest[:1] not in [[shell] for shell in SHELLS]:
+                fail(prog, f"--completion {' '.join(rest)}: must be one of {', '.join(SHELLS)}")
+            from vgg_dist.completion import print_completion
 
-        print_completion(shell)
-    else:
-        fail(prog, _mistake(word))
+            print_completion(rest[0])
+        else:
+            fail(prog, _mistake(word))
 
 
 def describe(prog: str = "vgg") -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from pipelines.cli import run_command
+from pipelines.cli import printing, run_command
 from pipelines.paths import absolute
 from pipelines.secrets import masked
 from vgg_dist.config.suggestions import suggestions
@@ -58,10 +58,11 @@ def print_runs(config: RunsConfig) -> None:
         print(f"no runs in {masked(storage)}")
         return
     rows = [_row(run) for run in runs]
-    if sys.stdout.isatty():
-        _print_table(rows, f"Runs in {masked(storage)}")
-    else:
-        print(aligned(HEADINGS, rows, LEFT))
+    with printing():
+        if sys.stdout.isatty():
+            _print_table(rows, f"Runs in {masked(storage)}")
+        else:
+            print(aligned(HEADINGS, rows, LEFT))
 
 
 def _row(run: RunSummary) -> Sequence[str]:

@@ -3,6 +3,7 @@
 | file | what it is |
 |---|---|
 | settings.json | the settings that the run was last started with; `--name` alone resumes with them |
+| config.yaml | the same settings, for people and for `--config` |
 | checkpoint-000000189/ | a checkpoint, named by its step; Ray Train keeps the last two (see `names` for its files) |
 | best/checkpoint-000000126/ | the best checkpoint by validation error, without its optimizer state (see `best`) |
 | best/since.json | the step before which validations are unknown, if an older version began the run |
@@ -23,7 +24,7 @@ from functools import cached_property
 from pyarrow import fs
 
 from pipelines.paths import join
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.config.base import BEST
 from vgg_dist.storage import open_storage
 
@@ -43,9 +44,9 @@ class RunFolder:
         self.url = url
 
     @classmethod
-    def of(cls, config: TrainConfig) -> RunFolder:
+    def of(cls, config: TrainSettings) -> RunFolder:
         """The folder of the run that `config` names."""
-        return cls(join(config.storage_path, config.name or ""))
+        return cls(config.folder)
 
     @classmethod
     def within(cls, filesystem: fs.FileSystem, path: str) -> RunFolder:

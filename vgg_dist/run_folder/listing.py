@@ -67,40 +67,40 @@ def _runs_of(filesystem: fs.FileSystem, storage: str, name: str) -> Iterator[Run
 
 def _summary(filesystem: fs.FileSystem, run: str, name: str, entries: dict[str, fs.FileInfo]) -> RunSummary:
     outcome = _read_json(filesystem, f"{run}/{OUTCOME}", dict) if OUTCOME in entries else {}
-    settings: dict[str, Any] = (outcome.get("settings") or {}) | _read_json(filesystem, f"{run}/{SETTINGS}", dict)
-    names = whole_checkpoints(filesystem, run)
-    step, epoch = outcome.get("step"), (outcome.get("metrics") or {}).get("epoch")
-    finished = step is not None
-    if names and (step is None or step_of(names[-1]) > step):  # in training, or trained on after its end
-        finished, step, last = False, step_of(names[-1]), f"{run}/{names[-1]}"
+    ended_with, metrics = outcome.get("settings") or {}, outcome.get("metrics") or {}
+    settings = ended_with | _read_json(filesystem, f"{run}/{SETTINGS}", dict)
+    checkpoints = whole_checkpoints(filesystem, run)
+    step, epoch = outcome.get("step"), metrics.get("epoch")
+    # A trial that waits at a rung has an outcome too, of fewer epochs than it was started with.
+    finished = step is not None and ended_with.get("epochs") in (None, settings.get("epochs"))
+    if checkpoints and (step is None or step_of(checkpoints[-1]) > step):  # there is no outcome, or training went on
+        last = f"{run}/{checkpoints[-1]}"
+        finished, step = False, step_of(checkpoints[-1])
         settings = _read_json(filesystem, f"{last}/{CONFIG}", dict).get("config", {}) | settings
-        epochs = [
-            record["metrics"]["epoch"]
-            for record in _read_json(filesystem, f"{last}/{RECORDS}", list)
-            if "epoch" in record.get("metrics", {})
-        ]
-        epoch = epochs[-1] if epochs else epoch
+        epoch = _last_epoch(_read_json(filesystem, f"{last}/{RECORDS}", list)) or epoch
+    infos = [*entries.values(), *filesystem.get_file_info([f"{run}/{each}/{CONFIG}" for each in checkpoints[-1:]])]
+    written = max((info.mtime for info in infos if info.mtime is not None), default=None)
     best = best_of(validated_checkpoints(RunFolder.within(filesystem, run)))
-    errors = best.metrics if best else {}
-    times = [entry.mtime for entry in entries.values() if entry.mtime is not None]
-    times += [
-        info.mtime for info in filesystem.get_file_info([f"{run}/{each}/{CONFIG}" for each in names[-1:]]) if info.mtime
-    ]
-    written = max(times, default=None)
     return RunSummary(
         name=name,
-        state="finished" if finished else "running?" if written and _is_recent(written) else "stopped",
+        state="finished" if finished else "running?" if _is_recent(written) else "stopped",
         arch=settings.get("arch"),
         epoch=epoch,
         epochs=settings.get("epochs"),
         step=step,
-        errors=errors or {key: value for key, value in (outcome.get("metrics") or {}).items() if key.endswith("error")},
+        errors=best.metrics if best else {key: value for key, value in metrics.items() if key.endswith("_error")},
         written=written,
     )
 
 
-def _is_recent(when: datetime) -> bool:
-    return (datetime.now(UTC) - when).total_seconds() < RECENT_S
+def _last_epoch(records: list[dict[str, Any]]) -> float | None:
+    """The epoch of the last of a checkpoint's records that has one."""
+    epochs = [record["metrics"]["epoch"] for record in records if "epoch" in record.get("metrics", {})]
+    return epochs[-1] if epochs else None
+
+
+def _is_recent(when: datetime | None) -> bool:
+    return when is not None and (datetime.now(UTC) - when).total_seconds() < RECENT_S
 
 
 def _folders(filesystem: fs.FileSystem, path: str) -> list[str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 
 from pipelines.layouts.image_files import class_of
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 
 MODEL, STATE, CONFIG = "model.safetensors", "state.pt", "config.json"
 RECORDS, DIGESTS = "records.json", "digests.json"
@@ -38,7 +38,7 @@ def step_of(name: str) -> int:
     return int(name.removeprefix(PREFIX).partition("-")[0])
 
 
-def refuse_classes(saved: list[str], config: TrainConfig, class_names: list[str]) -> None:
+def refuse_classes(saved: list[str], config: TrainSettings, class_names: list[str]) -> None:
     """ValueError, one line, if the data's classes are not those that the run began with."""
     if list(map(class_of, saved)) != list(map(class_of, class_names)):  # older versions kept the decomposed names of macOS
         raise ValueError(

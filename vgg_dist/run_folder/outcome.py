@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.secrets import masked
-from vgg_dist.config import TrainConfig, changed_settings, check_name, describe_changes, refuse_changes
+from vgg_dist.config import TrainConfig, TrainSettings, changed_settings, check_name, describe_changes, refuse_changes
 from vgg_dist.config.base import BEST
 from vgg_dist.config.command_line import Recorded
 from vgg_dist.config.resume import EXTENT, FOUND_OUT, PLACE
@@ -33,13 +33,13 @@ class Earlier:
     outcome: dict[str, Any] | None
     """outcome.json: step, metrics, checkpoint, best checkpoint and settings; None if the run has not finished."""
 
-    def check(self, config: TrainConfig, class_names: list[str] | None = None) -> None:
+    def check(self, config: TrainSettings, class_names: list[str] | None = None) -> None:
         """ValueError, one line, for settings, or classes if they are known, with which the run cannot be resumed."""
         refuse_changes(self.settings, config)
         if class_names is not None and self.class_names is not None:
             refuse_classes(self.class_names, config, class_names)
 
-    def is_all(self, config: TrainConfig) -> bool:
+    def is_all(self, config: TrainSettings) -> bool:
         """Whether the run has finished and `config` leaves nothing more to train."""
         if self.outcome is None:
             return False
@@ -47,13 +47,13 @@ class Earlier:
         stepped = config.max_steps is not None and self.outcome["step"] >= config.max_steps
         return reached or stepped or not changed_settings(self.outcome["settings"], config).keys() & set(EXTENT)
 
-    def changes(self, config: TrainConfig) -> str:
+    def changes(self, config: TrainSettings) -> str:
         """How `config` differs from the settings that the run finished or was last trained with; else empty."""
         ended = self.outcome if self.is_all(config) else None
         return describe_changes(changed_settings(ended["settings"] if ended else self.settings, config))
 
 
-def read_earlier(config: TrainConfig) -> Earlier | None:
+def read_earlier(config: TrainSettings) -> Earlier | None:
     """The run that `config` names, as its folder has it; None if there is none. OSError if the storage does not answer."""
     run = RunFolder.of(config)
     outcome = _parsed(read_file(run.outcome))
@@ -77,8 +77,8 @@ def find_run(storage_path: str, name: str) -> Recorded | None:
     try:
         check_name(name, storage_path)
         check_storage(storage_path)  # fails within seconds if the storage does not answer
-        config = TrainConfig(storage_path=storage_path, name=name)
-        earlier, settings = read_earlier(config), kept_settings(RunFolder.of(config).url)
+        config = TrainConfig(storage_path=storage_path, name=name).resolved()
+        earlier, settings = read_earlier(config), kept_settings(config.folder)
     except OSError as error:
         raise ValueError(f"--storage-path {masked(storage_path)}: cannot be read: {error}") from None
     if (
@@ -89,7 +89,7 @@ def find_run(storage_path: str, name: str) -> Recorded | None:
     return None if settings is None else Recorded(settings, trained=earlier is not None)
 
 
-def check_earlier(config: TrainConfig, class_names: list[str] | None = None) -> None:
+def check_earlier(config: TrainSettings, class_names: list[str] | None = None) -> None:
     """ValueError, one line, if the run that `config` names exists and cannot be resumed with it. See `Earlier.check`."""
     if (earlier := read_earlier(config)) is not None:
         earlier.check(config, class_names)
@@ -115,7 +115,7 @@ def describe_outcome(outcome: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_outcome(config: TrainConfig, outcome: dict[str, Any]) -> None:
+def write_outcome(config: TrainSettings, outcome: dict[str, Any]) -> None:
     """Writes outcome.json for a run that has finished. Secrets are not in it."""
     settings = {field: value for field, value in config.to_dict().items() if field not in {*PLACE, "tracking_uri"}}
     content = json.dumps(outcome | {"settings": settings}, indent=1)

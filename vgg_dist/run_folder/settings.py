@@ -1,4 +1,7 @@
-"""The settings that a run, a search or a reproduction was last started with; `--name` alone resumes with them."""
+"""The settings that a run, a search or a reproduction was last started with; `--name` alone resumes with them.
+
+They are stored twice: as JSON for the next start, and as config.yaml for people and for --config.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,26 @@ from typing import Any
 
 from pipelines.paths import join
 from pipelines.secrets import masked
-from vgg_dist.config import TrainConfig, check_name
+from vgg_dist.config import Config, TrainFlags, check_name
 from vgg_dist.config.command_line import Recorded
+from vgg_dist.config.config_file import CONFIG_FILE, to_yaml
 from vgg_dist.run_folder.folder import SETTINGS
 from vgg_dist.storage import check_storage, read_file, replace_file
 
 SEARCH, PROGRAMME = "search.json", "programme.json"
+COMMANDS = {SETTINGS: "vgg_dist.train", SEARCH: "vgg_dist.tune", PROGRAMME: "vgg_dist.reproduce"}
+"""The command that each of the files is of."""
 
 
-def keep_settings(folder: str, config: TrainConfig, name: str = SETTINGS) -> None:
-    """Writes the settings as JSON, secrets masked. OSError or ValueError if the storage refuses."""
+def keep_settings(folder: str, config: TrainFlags, name: str = SETTINGS) -> None:
+    """Writes the JSON file `name` and config.yaml, secrets masked. OSError or ValueError if the storage refuses."""
     replace_file(join(folder, name), json.dumps(config.to_dict(), indent=1).encode())
+    keep_config(folder, config, COMMANDS[name])
+
+
+def keep_config(folder: str, config: Config, command: str) -> None:
+    """Writes config.yaml alone. `command`: such as vgg_dist.train. OSError or ValueError where the storage refuses."""
+    replace_file(join(folder, CONFIG_FILE), to_yaml(config, command).encode())
 
 
 def find_settings(name: str) -> Callable[[str, str], Recorded | None]:

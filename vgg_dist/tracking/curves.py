@@ -50,7 +50,7 @@ MANY_POINTS = 100  # a training metric with more is drawn faintly, with its runn
 
 
 def draw_learning_curves(histories: Mapping[str, History], title: str) -> Figure:
-    """The panels that have a metric in `histories`, side by side. ValueError if there are none."""
+    """The panels that have a metric in `histories` (by metric name), side by side. ValueError if no panel has one."""
     panels = [panel for panel in PANELS if any(histories.get(metric) for metric in panel.labels)]
     if not panels:
         raise ValueError(f"no learning curves: none of {', '.join(METRICS)} was logged")

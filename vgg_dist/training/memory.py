@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
 
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.errors import TrainingError
 from vgg_dist.models.build import build_model
 from vgg_dist.models.precision import autocast, autocast_dtype
@@ -47,9 +47,9 @@ class Footprint:
         return int(usable // (self.image + INPUT_COPIES * self.input))
 
 
-def footprint(config: TrainConfig, num_classes: int, dtype: torch.dtype | None) -> Footprint:
+def footprint(config: TrainSettings, num_classes: int, dtype: torch.dtype | None) -> Footprint:
     """The footprint of a training with autocast to `dtype`; None: fp32."""
-    return _footprint(config.arch, config.batch_norm, config.head, config.image_size or 0, num_classes, dtype)
+    return _footprint(config.arch, config.batch_norm, config.head, config.image_size, num_classes, dtype)
 
 
 @cache
@@ -81,7 +81,7 @@ def saved_bytes(model: nn.Module, images: Tensor, dtype: torch.dtype | None) -> 
     return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in own)
 
 
-def fitting_micro_batch(config: TrainConfig, num_classes: int, total_bytes: int, dtype: torch.dtype | None) -> int:
+def fitting_micro_batch(config: TrainSettings, num_classes: int, total_bytes: int, dtype: torch.dtype | None) -> int:
     """The largest micro-batch, up to 256, for a GPU with `total_bytes` of memory; 0 if none fits.
 
     Rounded down to a multiple of 32, or if it is smaller of 8, or to a power of two.
@@ -97,7 +97,7 @@ def _rounded_down(images: int) -> int:
     return 0
 
 
-def default_micro_batch(config: TrainConfig, num_classes: int, device: torch.device, world_size: int) -> int:
+def default_micro_batch(config: TrainSettings, num_classes: int, device: torch.device, world_size: int) -> int:
     """The micro-batch that fits this worker, if --micro-batch is not given. Other workers may have other GPUs."""
     fits = CPU_IMAGES
     if device.type == "cuda":
@@ -106,13 +106,15 @@ def default_micro_batch(config: TrainConfig, num_classes: int, device: torch.dev
     return min(fits, largest_share(config, world_size))
 
 
-def largest_share(config: TrainConfig, world_size: int) -> int:
+def largest_share(config: TrainSettings, world_size: int) -> int:
     """The most images that one worker has in a step."""
     return -(-config.global_batch // world_size)
 
 
 @contextmanager
-def explained_memory_errors(config: TrainConfig, num_classes: int, device: torch.device, world_size: int) -> Iterator[None]:
+def explained_memory_errors(
+    config: TrainSettings, num_classes: int, device: torch.device, world_size: int
+) -> Iterator[None]:
     """Turns an out-of-memory error into a TrainingError that says how many images would fit."""
     try:
         yield
@@ -140,7 +142,7 @@ def _memory(device: torch.device) -> tuple[str, int, int]:
 
 
 def describe_shortage(
-    config: TrainConfig, num_classes: int, dtype: torch.dtype | None, at_once: int, kind: str, total: int, others: int
+    config: TrainSettings, num_classes: int, dtype: torch.dtype | None, at_once: int, kind: str, total: int, others: int
 ) -> str:
     """One line for a training that ran out of memory with `at_once` images; `kind`, `total`, `others`: see `_memory`."""
     foot = footprint(config, num_classes, dtype)

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vgg_dist.config import TrainConfig, refuse_changes
+from vgg_dist.config import TrainSettings, refuse_changes
 from vgg_dist.metric_names import Record
 from vgg_dist.models.build import build_model, initialize
 from vgg_dist.models.precision import autocast_dtype, memory_format
@@ -60,7 +60,7 @@ class TrainState:
         """(step, epoch, samples). It differs before and after the validation at the end of an epoch."""
         return self.step, self.epoch, self.samples
 
-    def save(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
+    def save(self, folder: Path, config: TrainSettings, class_names: list[str]) -> None:
         """Writes a checkpoint's files into an existing folder."""
         Snapshot(dict(self.model.state_dict()), self._rest()).write(folder, config, class_names)
 
@@ -87,7 +87,7 @@ class TrainState:
         counters = {name: getattr(self, name) for name in self.COUNTERS}
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "counters": counters}
 
-    def restore(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
+    def restore(self, folder: Path, config: TrainSettings, class_names: list[str]) -> None:
         """Loads a checkpoint of the same run, except the settings that `config` may change (see config.resume).
 
         ValueError, one line, for a changed setting that must stay or for other classes; DamagedCheckpoint if a file is
@@ -131,7 +131,7 @@ class Snapshot:
             self.weights, self.rest = _mapped((self.weights, self.rest), Tensor.cpu)
 
     def write(
-        self, folder: Path, config: TrainConfig, class_names: list[str], records: Sequence[Record] | None = None
+        self, folder: Path, config: TrainSettings, class_names: list[str], records: Sequence[Record] | None = None
     ) -> None:
         """Writes a checkpoint's files into an existing folder. `records`: those since the checkpoint before."""
         safetensors.torch.save_file({key: value.contiguous() for key, value in self.weights.items()}, folder / MODEL)
@@ -169,7 +169,7 @@ def _copied(value: Any, spare: list[Tensor]) -> Any:
     return _mapped(value, lambda tensor: next(into).copy_(tensor))
 
 
-def build_state(config: TrainConfig, num_classes: int, device: torch.device) -> TrainState:
+def build_state(config: TrainSettings, num_classes: int, device: torch.device) -> TrainState:
     """A run at step 0, initialised as `config` says: from --init-from, or at random.
 
     ValueError, one line, for a --init-from that cannot be used.

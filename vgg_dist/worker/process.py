@@ -19,7 +19,7 @@ import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from pipelines.secrets import masked
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.errors import NonFinite, TrainingError
 from vgg_dist.metric_names import EPOCH
 from vgg_dist.ray_cluster.address import cluster_named
@@ -38,7 +38,7 @@ from vgg_dist.worker.resume_point import ResumedFrom, ResumePoints, find_resume_
 from vgg_dist.worker.setup import Node, Prepared, prepare
 
 
-def run_worker(config: TrainConfig) -> dict[str, Any]:
+def run_worker(config: TrainSettings) -> dict[str, Any]:
     """Trains as one of the workers; returns what `launch.driver.train_worker` documents.
 
     A failure that all workers agree on is returned. TrainingError is raised for one of this worker alone that is not
@@ -85,7 +85,7 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
         reporter.unreported = Checkpoint(resumed.path, storage.storage_filesystem)
     memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size)
     try:
-        with memory, stop.watching(training_key(str(config.name))):
+        with memory, stop.watching(training_key(config.name)):
             return train(prepared, worker, reporter, stop)
     except TrainingError:  # the driver prints it in one line; keep Ray Train from printing its traceback
         logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)

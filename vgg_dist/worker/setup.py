@@ -9,14 +9,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.loading.loader import Loader
-from pipelines.stores.class_checks import remarks
+from pipelines.stores.class_checks import notes
 from pipelines.stores.open import open_splits
 from pipelines.stores.sample_store import SampleStore
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings, WorkerSettings
 from vgg_dist.metric_names import Record
 from vgg_dist.run_folder.digests import DamagedCheckpoint
 from vgg_dist.training.data import check_images, open_loaders
@@ -47,7 +47,7 @@ class Prepared:
     line for each damaged checkpoint that was skipped. `remarks`: lines about data that is left out.
     """
 
-    config: TrainConfig
+    config: WorkerSettings
     state: TrainState
     train_loader: Loader
     val_loader: Loader
@@ -58,7 +58,7 @@ class Prepared:
 
 
 def prepare(
-    config: TrainConfig,
+    config: TrainSettings,
     worker: Worker,
     node: Node,
     exchange: Exchange,
@@ -78,7 +78,7 @@ def prepare(
         return train, val, config.micro_batch or fits
 
     train, val, fits = exchange.run_on_all(open_data)
-    agreed = replace(config, micro_batch=min(exchange.gather(fits)))
+    agreed = config.with_micro_batch(min(exchange.gather(fits)))
 
     known = earlier or {}
     listed = exchange.gather(list(known))  # a storage may show one worker more than another
@@ -103,13 +103,13 @@ def prepare(
         with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
             assert restored.state is not None
             loaders = open_loaders(agreed, worker, train, val)
-            said = remarks("train", train) + remarks("val", val)
+            said = notes("train", train) + notes("val", val)
             return Prepared(agreed, restored.state, *loaders, train.class_names, restored.records, passed_over, said)
 
     return exchange.run_on_all(build)
 
 
-def _open_data(config: TrainConfig, worker: Worker, node: Node) -> tuple[SampleStore, SampleStore]:
+def _open_data(config: TrainSettings, worker: Worker, node: Node) -> tuple[SampleStore, SampleStore]:
     train, val = open_splits(config.data, quarantine=config.quarantine)
     check_images(config, len(train), len(val), worker.world_size)
     # A batch has images from all over the data, so the first one would wait for almost every shard.
@@ -129,7 +129,7 @@ class _Restored:
 
 
 def _restore(
-    config: TrainConfig, worker: Worker, class_names: list[str], saved: SavedFolder | None, last: bool
+    config: TrainSettings, worker: Worker, class_names: list[str], saved: SavedFolder | None, last: bool
 ) -> _Restored:
     """`last`: there is no other checkpoint to fall back on, so a damaged one is an error."""
     state = build_state(config, len(class_names), worker.device)

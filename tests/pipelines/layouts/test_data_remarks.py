@@ -23,7 +23,7 @@ CLASSES = ["cat", "dog", "owl"]
 TRAIN = (
     "train: left out: 2 .tiff files, a format that is not read (train/cat/x.tiff); 1 system file or folder (train/__MACOSX)"
 )
-VAL = "val: 1 of 3 classes have no image in it: owl"
+VAL = "val: 1 of 3 classes have no image: owl"
 
 
 @pytest.fixture
@@ -66,7 +66,9 @@ def test_evaluation_says_it_of_val(data: Path, tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err == f"--data {data}: {VAL}\n"
 
     kaggle = make_tree(tmp_path / "kaggle", {"LOC_val_solution.csv": b"-", "train/cat/0.jpg": b"", "val/0.jpg": b""})
-    with pytest.raises(ValueError, match=f"its images are in {kaggle}/LOC_val_solution.csv: --data {kaggle} reads both"):
+    with pytest.raises(
+        ValueError, match=f"its images are in {kaggle}/LOC_val_solution.csv; give --data {kaggle}, which reads both"
+    ):
         open_images(EvalConfig(nets=(str(folder),), data=str(kaggle / "val")), [load_net(str(folder), None)])
 
 

@@ -82,7 +82,7 @@ def test_zeros_before_the_numbers_change_nothing(tmp_path: Path, capsys: pytest.
 )
 def test_an_order_that_is_not_known_is_asked_for(tmp_path: Path, names: list[str]) -> None:
     data, net = tree(tmp_path / "data", names), nameless(tmp_path, 3)
-    with pytest.raises(ValueError, match=r"^foreign does not say which of its 3 outputs .*: --class-names FILE says it"):
+    with pytest.raises(ValueError, match=r"^foreign does not say which of its 3 outputs .*: give --class-names FILE, with"):
         planned(tmp_path, net, data=data)
     (tmp_path / "names.txt").write_text("\n".join(reversed(names)))
     found, _ = planned(tmp_path, net, data=data, class_names=str(tmp_path / "names.txt"))

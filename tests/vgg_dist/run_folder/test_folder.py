@@ -40,7 +40,7 @@ def test_every_file_of_a_run_is_in_the_table(tmp_path: Path) -> None:
     folders = {path.parent.as_posix().rstrip("0123456789") for path in files} - {"."}
     assert in_checkpoints == documented(names) - {"file"}
     assert others | folders <= documented(folder)
-    assert others == {"settings.json", "outcome.json", "mlflow_backlog.jsonl"}
+    assert others == {"settings.json", "config.yaml", "outcome.json", "mlflow_backlog.jsonl"}
     assert folders == {"checkpoint-", "best/checkpoint-"}
     earlier = read_earlier(config)
     assert earlier is not None

@@ -342,7 +342,7 @@ def test_weights_as_other_tools_leave_them(
     assert net.model.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in net.model.state_dict().items())
     said = capsys.readouterr().err
-    both = {"torchvision_script": "takes model, not model_ema", "timm_script": "takes state_dict, not state_dict_ema"}
+    both = {"torchvision_script": "uses model, not model_ema", "timm_script": "uses state_dict, not state_dict_ema"}
     assert both.get(how, "") in said
     assert bool(said) == (how in both)
     (tmp_path / "left.ckpt").unlink()
