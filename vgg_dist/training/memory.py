@@ -147,7 +147,7 @@ def describe_shortage(
     """One line for a training that ran out of memory with `at_once` images; `kind`, `total`, `others`: see `_memory`."""
     foot = footprint(config, num_classes, dtype)
     precision = "fp32" if dtype is None else "bf16"
-    taken = f"; {others / 2**30:.0f} GB of it are of other processes, or the decoder's" if others > RESERVED_BYTES else ""
+    taken = f"; other processes or the decoder use {others / 2**30:.0f} GB" if others > RESERVED_BYTES else ""
     fit = foot.images(total - others if taken else total)
     images = _rounded_down(min(fit, MAX_IMAGES) if fit < at_once else at_once // 2)  # the estimate was too high: try half
     said = f"about {images} should fit" if images else "not even one image fits"

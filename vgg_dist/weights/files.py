@@ -164,7 +164,7 @@ def _read_safetensors(file: Path, location: str) -> tuple[dict[str, Tensor], str
             metadata = opened.metadata() or {}
         return safetensors.torch.load_file(file), metadata.get(METADATA_KEY)
     except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{location}: is damaged or no safetensors file: {one_line(error)}") from error
+        raise ValueError(f"{location}: is damaged or not a safetensors file: {one_line(error)}") from error
 
 
 class StandIn:
@@ -189,7 +189,7 @@ def _read_pickled(file: Path, location: str) -> tuple[object, str | None]:
     except Exception as error:  # torch raises many kinds for a damaged file
         # torch's message advises to allow the code to run: only the class that it names is passed on.
         if not (forbidden := re.search(r"GLOBAL (\S+)", str(error))):
-            raise ValueError(f"{location}: is damaged or no file of torch.save: {one_line(error)}") from error
+            raise ValueError(f"{location}: is damaged or not a file of torch.save: {one_line(error)}") from error
         content = _read_with_stand_ins(file)
         if content is None:
             raise ValueError(

@@ -52,26 +52,48 @@ def run_worker(config: TrainSettings) -> dict[str, Any]:
     exchange = Exchange()
     messages, group = JobMessages(), exchange.gather(uuid.uuid4().hex)[0]
     stop = StopAgreement(messages, group, worker.rank, worker.world_size)
-    reported = ray.train.get_checkpoint()
-    storage = context.get_storage()
     try:
-        points = find_resume_points(
-            exchange,
-            RunFolder.within(storage.storage_filesystem, storage.experiment_fs_path),
-            None if reported is None else reported.path,
-        )
-        folders = points.folders()
-        latest = folders.pop(points.names[0]) if points.names else None
-        prepared = prepare(config, worker, node, exchange, latest, folders)
-        resumed = ResumedFrom(points, len(prepared.passed_over)) if points.names else None
-        if resumed is not None:
-            prepared = replace(prepared, earlier_records=resumed.unreported_records() + prepared.earlier_records)
-        restored = None if resumed is None else resumed.name
-        begin = partial(begin_best, points.run, restored, prepared.state.epoch)
-        exchange.run_on_all(begin if worker.rank == 0 else lambda: None)
-    except TrainingError as wrong:  # raised by all workers alike
-        return {"error": str(wrong)}
+        prepared, points, resumed = _prepare_or_resume(config, worker, node, exchange)
+    except TrainingError as error:  # raised by all workers alike
+        return {"error": str(error)}
     mark("data and net ready")
+    notes = _start_notes(config, prepared, resumed)
+    reporter = Reporter(worker, node, exchange, prepared, _report, _checkpoint_store(points, resumed), notes)
+    if resumed is not None and resumed.is_unreported:
+        reporter.unreported = Checkpoint(resumed.path, points.run.filesystem)
+    memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size)
+    try:
+        with memory, stop.watching(training_key(config.name)):
+            return train(prepared, worker, reporter, stop)
+    except TrainingError:  # the driver prints it in one line; keep Ray Train from printing its traceback
+        logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)
+        raise
+
+
+def _prepare_or_resume(
+    config: TrainSettings, worker: Worker, node: Node, exchange: Exchange
+) -> tuple[Prepared, ResumePoints, ResumedFrom | None]:
+    """Sets up the worker, from the run's last whole checkpoint if it has one, and brings best/ up to date.
+
+    A collective call; raises on all workers alike, as `Exchange.run_on_all` does.
+    """
+    reported, storage = ray.train.get_checkpoint(), ray.train.get_context().get_storage()
+    run = RunFolder.within(storage.storage_filesystem, storage.experiment_fs_path)
+    points = find_resume_points(exchange, run, None if reported is None else reported.path)
+    folders = points.folders()
+    latest = folders.pop(points.names[0]) if points.names else None
+    prepared = prepare(config, worker, node, exchange, latest, folders)
+    resumed = ResumedFrom(points, len(prepared.passed_over)) if points.names else None
+    if resumed is not None:
+        prepared = replace(prepared, earlier_records=resumed.unreported_records() + prepared.earlier_records)
+    restored = None if resumed is None else resumed.name
+    begin = partial(begin_best, run, restored, prepared.state.epoch)
+    exchange.run_on_all(begin if worker.rank == 0 else lambda: None)
+    return prepared, points, resumed
+
+
+def _start_notes(config: TrainSettings, prepared: Prepared, resumed: ResumedFrom | None) -> list[str]:
+    """The lines that the command prints when the training starts."""
     notes = [] if config.micro_batch else [f"--micro-batch {prepared.config.micro_batch}, by default"]
     notes += prepared.passed_over
     if cluster_named():  # otherwise the command has opened the data and printed them
@@ -80,16 +102,7 @@ def run_worker(config: TrainSettings) -> dict[str, Any]:
         notes.append(f"resumes from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
     elif prepared.state.origin:
         notes.append(f"starts from {masked(config.init_from)}: {prepared.state.origin}")
-    reporter = Reporter(worker, node, exchange, prepared, _report, _checkpoint_store(points, resumed), notes)
-    if resumed is not None and resumed.is_unreported:
-        reporter.unreported = Checkpoint(resumed.path, storage.storage_filesystem)
-    memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size)
-    try:
-        with memory, stop.watching(training_key(config.name)):
-            return train(prepared, worker, reporter, stop)
-    except TrainingError:  # the driver prints it in one line; keep Ray Train from printing its traceback
-        logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)
-        raise
+    return notes
 
 
 def train(prepared: Prepared, worker: Worker, reporter: Reporter, stop: StopAgreement | None = None) -> dict[str, Any]:

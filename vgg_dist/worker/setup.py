@@ -80,24 +80,7 @@ def prepare(
     train, val, fits = exchange.run_on_all(open_data)
     agreed = config.with_micro_batch(min(exchange.gather(fits)))
 
-    known = earlier or {}
-    listed = exchange.gather(list(known))  # a storage may show one worker more than another
-    names = [name for name in known if all(name in theirs for theirs in listed)]
-    folders = [saved, *(known[name] for name in names)]
-
-    def restore() -> _Restored:
-        with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
-            return _restore(agreed, worker, train.class_names, folders[0], last=len(folders) == 1)
-
-    passed_over: list[str] = []
-    while True:
-        restored = exchange.run_on_all(restore)
-        damages = [damage for damage in exchange.gather(restored.damage) if damage]
-        if not damages:
-            break
-        del restored  # frees its net before the next one is built
-        folders.pop(0)
-        passed_over.append(f"{damages[0]}; {names[len(passed_over)]} is used instead")
+    restored, passed_over = _restore_newest(agreed, worker, exchange, train.class_names, saved, earlier or {})
 
     def build() -> Prepared:
         with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
@@ -126,6 +109,34 @@ class _Restored:
     state: TrainState | None
     records: list[Record]
     damage: str = ""
+
+
+def _restore_newest(
+    config: WorkerSettings,
+    worker: Worker,
+    exchange: Exchange,
+    class_names: list[str],
+    saved: SavedFolder | None,
+    earlier: Mapping[str, SavedFolder],
+) -> tuple[_Restored, list[str]]:
+    """The state from the newest checkpoint that is whole on all workers, and a line for each newer one. See `prepare`."""
+    listed = exchange.gather(list(earlier))  # a storage may show one worker more than another
+    names = [name for name in earlier if all(name in theirs for theirs in listed)]
+    folders = [saved, *(earlier[name] for name in names)]
+    passed_over: list[str] = []
+
+    def restore() -> _Restored:
+        with explained_memory_errors(config, len(class_names), worker.device, worker.world_size):
+            return _restore(config, worker, class_names, folders[0], last=len(folders) == 1)
+
+    while True:
+        restored = exchange.run_on_all(restore)
+        damages = [damage for damage in exchange.gather(restored.damage) if damage]
+        if not damages:
+            return restored, passed_over
+        del restored  # frees its net before the next one is built
+        folders.pop(0)
+        passed_over.append(f"{damages[0]}; {names[len(passed_over)]} is used instead")
 
 
 def _restore(

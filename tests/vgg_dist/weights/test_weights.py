@@ -388,7 +388,7 @@ def test_a_pickle_that_runs_code_is_not_read(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match=rf"{file}: holds more than weights \(\S*system\), which could run code"):
                 load_net(str(tmp_path / file), weights_format)
     (tmp_path / "zip.pth").rename(tmp_path / "renamed.safetensors")
-    with pytest.raises(ValueError, match=r"renamed\.safetensors: is damaged or no safetensors file"):
+    with pytest.raises(ValueError, match=r"renamed\.safetensors: is damaged or not a safetensors file"):
         load_net(str(tmp_path / "renamed.safetensors"))
     assert not mark.exists()
     pickle.loads((tmp_path / "pickle.pth").read_bytes())  # the test's own check: it would have

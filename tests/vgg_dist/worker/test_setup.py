@@ -24,7 +24,7 @@ from pipelines.preparation.shard_writer import write_shards
 from pipelines.remote import fetch
 from pipelines.stores import shards
 from pipelines.stores.open import open_store
-from vgg_dist.config import ScaleRange, TrainConfig
+from vgg_dist.config import ScaleRange, TrainConfig, TrainSettings
 from vgg_dist.errors import TrainingError
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
@@ -36,8 +36,17 @@ from vgg_dist.worker.reporter import Reporter
 from vgg_dist.worker.setup import Node, SavedFolder, prepare
 
 SMALL = TrainConfig(
-    arch="A", head="linear", image_size=32, global_batch=4, micro_batch=4, max_steps=1, precision="fp32", loader_threads=1
-)
+    arch="A",
+    head="linear",
+    image_size=32,
+    train_scale=ScaleRange(36, 36),
+    val_scale=36,
+    global_batch=4,
+    micro_batch=4,
+    max_steps=1,
+    precision="fp32",
+    loader_threads=1,
+).resolved()
 
 
 @contextmanager
@@ -52,7 +61,7 @@ def damaged_checkpoint() -> Iterator[Path]:
     yield Path()
 
 
-def train(config: TrainConfig, worker: Worker, saved: SavedFolder | None) -> str:
+def train(config: TrainSettings, worker: Worker, saved: SavedFolder | None) -> str:
     """Sets up and trains; says how it went."""
     try:
         prepared = prepare(config, worker, Node(), Exchange(), saved)
@@ -63,7 +72,7 @@ def train(config: TrainConfig, worker: Worker, saved: SavedFolder | None) -> str
     return f"trained {prepared.state.step} step, {prepared.config.micro_batch} images at once"
 
 
-def resume(config: TrainConfig, worker: Worker, mishap: bool) -> str:
+def resume(config: TrainSettings, worker: Worker, mishap: bool) -> str:
     """From the second of two checkpoints, which this worker, if it meets with mishap, reads with a flipped bit."""
     folders = {}
     for step in (1, 2):
@@ -81,7 +90,7 @@ def resume(config: TrainConfig, worker: Worker, mishap: bool) -> str:
     return f"step {prepared.state.step}: {prepared.passed_over}"
 
 
-def train_on_a_full_disk(config: TrainConfig, worker: Worker) -> str:
+def train_on_a_full_disk(config: TrainSettings, worker: Worker) -> str:
     """Only the first worker writes."""
 
     def store(name: str, write: Callable[[Path], None]) -> None:
@@ -106,7 +115,7 @@ def in_group(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=timedelta(seconds=5))
     os.chdir(f"{folder}/node{rank}")
     worker, mishap = Worker(rank, 2), rank == 1
-    config = replace(SMALL, train_scale=ScaleRange(36, 36), val_scale=36, data="data")
+    config = replace(SMALL, data="data", storage_path="runs")
     outcomes = {
         "no data": train(replace(config, data="data" if rank == 0 else "elsewhere"), worker, None),
         "stale": train(config, worker, stale_storage if mishap else None),
