@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,7 +61,7 @@ def evaluate(config: EvalConfig, wanted: Wanted | None = None, parent: TrackedRu
 
     check_evaluation(config)
     from vgg_dist.evaluation.compute import compute, plan_evaluation
-    from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
+    from vgg_dist.tracking import open_run, recorded, resolve_tracking_uri
 
     evaluation = plan_evaluation(config, wanted)
     for net in evaluation.nets:
@@ -75,19 +74,11 @@ def evaluate(config: EvalConfig, wanted: Wanted | None = None, parent: TrackedRu
     tags = {"mlflow.source.name": "vgg_dist.evaluate"}
     with signals.holding():
         run = open_run(uri, config.experiment, config.storage_path, config.name, config.to_dict(), tags, parent)
-        status = "FAILED"
-        try:
-            with signals.at_last(partial(finish_run, run, "KILLED", quick=True)), signals.raising():
-                compute(evaluation, config)
-                if config.submission is not None:
-                    submit(evaluation, config)
-                report = write_report(evaluation, run) if config.report and labelled else None
-            status = "FINISHED"
-        except signals.Stopped:
-            status = "KILLED"
-            raise
-        finally:
-            finish_run(run, status, quick=True)
+        with recorded(run), signals.raising():
+            compute(evaluation, config)
+            if config.submission is not None:
+                submit(evaluation, config)
+            report = write_report(evaluation, run) if config.report and labelled else None
     return report
 
 

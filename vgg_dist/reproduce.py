@@ -11,7 +11,6 @@ Runs that do not need each other go in parallel where the cluster has room for s
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pipelines import signals
@@ -22,7 +21,7 @@ from pipelines.stores.open import open_splits
 from vgg_dist.config import EvalConfig, ReproduceConfig
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
-from vgg_dist.errors import Interrupted, TrainingError
+from vgg_dist.errors import TrainingError
 from vgg_dist.launch.ending import stoppable_runs
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.run_folder.settings import PROGRAMME, find_settings, keep_settings
@@ -66,7 +65,7 @@ def reproduce(config: ReproduceConfig) -> None:
         return
     from vgg_dist.reproduction.scheduler import run_all
     from vgg_dist.run_folder.outcome import check_earlier
-    from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
+    from vgg_dist.tracking import open_run, recorded, resolve_tracking_uri
 
     for run in runs:  # before the programme's record in MLflow is opened, which a refusal would leave at FAILED
         check_earlier(run.config, splits[0].class_names if splits else None)
@@ -75,18 +74,10 @@ def reproduce(config: ReproduceConfig) -> None:
     with signals.holding():
         parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
         keep_settings(config.folder, config, PROGRAMME)
-        status = "FAILED"
-        try:
-            with signals.at_last(partial(finish_run, parent, "KILLED", quick=True)):
-                run_all(config, runs, parent)
-                with signals.raising():
-                    evaluate_all(config, runs, parent)
-            status = "FINISHED"
-        except (Interrupted, signals.Stopped):
-            status = "KILLED"
-            raise
-        finally:
-            finish_run(parent, status, quick=True)
+        with recorded(parent):
+            run_all(config, runs, parent)
+            with signals.raising():
+                evaluate_all(config, runs, parent)
 
 
 def plan(config: ReproduceConfig, runs: list[Run], images: tuple[int, int], num_classes: int) -> str:

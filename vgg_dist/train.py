@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from pipelines.cli import fail, one_line_errors
 from pipelines.signals import end_with
-from pipelines.stores.class_checks import tell_remarks
-from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainConfig
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
 from vgg_dist.errors import TrainingError
 from vgg_dist.launch.ending import stoppable_runs
-from vgg_dist.ray_cluster.address import cluster_named
+from vgg_dist.launch.open_data import open_data_here
 from vgg_dist.run_folder.outcome import find_run
 from vgg_dist.startup_marks import mark
 
@@ -44,11 +42,8 @@ def train(config: TrainConfig) -> dict[str, float]:
     """
     config = config.resolved()
     end_with(f" before its first step; the same command with --name {config.name} begins it")
-    class_names = None
-    if not cluster_named():  # on a cluster the data may be where the workers are, and only there
-        train_images, val_images = open_splits(config.data, quarantine=config.quarantine)
-        tell_remarks(config.data, train=train_images, val=val_images)
-        class_names = train_images.class_names
+    splits = open_data_here(config.data, config.quarantine)
+    class_names = splits[0].class_names if splits else None
     # In here, so that --help does not wait for these imports, nor a mistake for those of torch and Ray Train.
     from vgg_dist.preflight import check_training
 

@@ -34,3 +34,9 @@ class TimeLeft:
         if self.max_steps is not None:
             left = min(left, (self.max_steps - step) * self.seconds / self.steps)
         return max(0.0, left)
+
+
+def duration(seconds: float) -> str:
+    """3:07 or 2:03:07."""
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

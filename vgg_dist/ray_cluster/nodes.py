@@ -53,7 +53,7 @@ class Inventory(NamedTuple):
         return f"the cluster has room for {there} workers ({counts})"
 
 
-def groups_at_once(num_workers: int) -> int:
+def max_concurrent_groups(num_workers: int) -> int:
     """How many groups of so many workers the cluster holds beside each other, by its GPUs, or its CPUs; at least one.
 
     By the GPUs that it is expected to have, where they are more than those that are there now.

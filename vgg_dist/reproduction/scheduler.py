@@ -13,13 +13,14 @@ import ray
 from pipelines import signals
 from vgg_dist.config import ReproduceConfig, TrainConfig
 from vgg_dist.errors import Interrupted, TrainingError
-from vgg_dist.launch.driver import DRIVER_MEMORY, Part, run_training
-from vgg_dist.launch.fitting import LEAVING_S, POLL_S, resumes, told_by
+from vgg_dist.launch.driver import DRIVER_MEMORY, LaunchOptions, run_training
+from vgg_dist.launch.ray_train import LEAVING_S, POLL_S, resumes, told_by
 from vgg_dist.launch.run_record import open_training
+from vgg_dist.launch.terminal import shown_lines
 from vgg_dist.ray_cluster.job_messages import JobMessages
-from vgg_dist.ray_cluster.nodes import groups_at_once, worker_resources
-from vgg_dist.ray_cluster.start import describe_loss, start_ray
-from vgg_dist.ray_cluster.watch import watched_cluster
+from vgg_dist.ray_cluster.lost_ray import describe_loss, watched_cluster
+from vgg_dist.ray_cluster.nodes import max_concurrent_groups, worker_resources
+from vgg_dist.ray_cluster.start import start_ray
 from vgg_dist.reproduction.run_graph import Run, longest_first
 from vgg_dist.tracking import TrackedRun, finish_run
 
@@ -32,12 +33,12 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) ->
     """
     print("vgg_dist.reproduce: starting Ray", flush=True)
     start_ray()
-    with watched_cluster("vgg_dist.reproduce", partial(finish_run, parent, "FAILED")):
+    with watched_cluster("vgg_dist.reproduce", partial(finish_run, parent, "FAILED")), shown_lines():
         _run_all(config, runs, parent)
 
 
 def _run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
-    at_once = groups_at_once(config.num_workers) if config.num_workers else 1
+    at_once = max_concurrent_groups(config.num_workers) if config.num_workers else 1
     resources = worker_resources(None if config.num_workers is None else config.num_workers * at_once)
     resources = resources[: len(resources) // at_once]
     # Each waits for Ray Train in a process of its own, which needs no CPU; a lost node costs it a start, not its training.
@@ -51,7 +52,7 @@ def _run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -
         ready = [] if stop.wished else [run for run in waiting if run.after in done]
         for run in ready[: at_once - len(running)]:
             waiting.remove(run)
-            running[train.remote(_with_uri(run.config, parent.tracking_uri), Part(parent, resources))] = run
+            running[train.remote(_with_uri(run.config, parent.tracking_uri), LaunchOptions(parent, resources))] = run
             print(f"vgg_dist.reproduce: {run.name} (run {len(runs) - len(waiting)} of {len(runs)})", flush=True)
         if not running:  # the others start from runs that failed
             break

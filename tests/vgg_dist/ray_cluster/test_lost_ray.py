@@ -14,8 +14,9 @@ from support.paths import ROOT
 SCRIPT = """
 import os, signal, sys, threading, time
 import psutil, ray
-from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.ray_cluster.watch import watched_cluster
+from vgg_dist.config import TrainConfig
+from vgg_dist.errors import TrainingError
+from vgg_dist.ray_cluster.lost_ray import watched_cluster
 from vgg_dist.ray_cluster.start import start_ray
 
 class Controller:
@@ -36,11 +37,11 @@ controller = ray.remote(num_cpus=0)(Controller).remote()
 pids = {process.name(): process.pid for process in psutil.Process().children(recursive=True)}
 pids["controller"] = ray.get(controller.pid.remote())
 if sys.argv[1] == "raylet":  # before it, a controller is lost
-    from vgg_dist.launch.fitting import fit
+    from vgg_dist.launch.ray_train import fit
     from vgg_dist.ray_cluster.job_messages import JobMessages
     threading.Timer(2.0, os.kill, (pids["controller"], signal.SIGKILL)).start()
     try:
-        fit(Trainer(), TrainConfig(name="first"), JobMessages(), silent=True)
+        fit(Trainer(), TrainConfig(name="first"), JobMessages(), say=print)
     except TrainingError as error:
         print(error)
     controller = ray.remote(num_cpus=0)(Controller).remote()

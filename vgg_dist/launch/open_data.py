@@ -1,0 +1,20 @@
+"""The data that a command opens before anything is started, where it can."""
+
+from __future__ import annotations
+
+from pipelines.stores.class_checks import tell_remarks
+from pipelines.stores.open import open_splits
+from pipelines.stores.sample_store import SampleStore
+from vgg_dist.ray_cluster.address import cluster_named
+
+
+def open_data_here(data: str, quarantine: str | None) -> tuple[SampleStore, SampleStore] | None:
+    """The training and validation images, with remarks on their classes printed; ValueError, one line, for bad data.
+
+    None with a cluster: the data may be on its nodes only, and the workers open them.
+    """
+    if cluster_named():
+        return None
+    train_images, val_images = open_splits(data, quarantine=quarantine)
+    tell_remarks(data, train=train_images, val=val_images)
+    return train_images, val_images
