@@ -34,7 +34,7 @@ from vgg_dist.launch.controller import ReportCallback
 from vgg_dist.launch.prometheus import Gauges
 from vgg_dist.launch.ray_train import BEFORE, build_trainer, fit, refuse_stopped, resumes
 from vgg_dist.launch.run_record import keep_model, log_the_rest, open_training, send_last_metrics
-from vgg_dist.launch.terminal import shown_lines
+from vgg_dist.launch.terminal import say, shown_lines
 from vgg_dist.preflight import check_training
 from vgg_dist.ray_cluster.job_lines import Line, LineSender, put_lines
 from vgg_dist.ray_cluster.job_messages import JobMessages
@@ -119,7 +119,7 @@ class _Launch:
             return
         text = f"vgg_dist.train: {masked(text)}"
         if self.options is None:
-            signals.say(text)
+            say(text)
         else:
             put_lines(JobMessages(), str(self.config.name), [Line(line) for line in text.splitlines()])
 

@@ -16,12 +16,22 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.signals import at_last
+from pipelines import signals
+from vgg_dist.launch.progress_lines import wrapped
 from vgg_dist.ray_cluster.job_lines import Line, LineReader
 from vgg_dist.ray_cluster.job_messages import JobMessages
 
 POLL_S = 0.5
 END_S = 5.0  # how long the end of a command waits for a look that is under way
+
+
+def say(text: str) -> None:
+    """Prints lines of the command's own. On a terminal the first is wrapped; others may be a path or a command to copy."""
+    first, *others = text.splitlines()
+    if sys.stdout.isatty():
+        others = wrapped(first) + others
+        first = others.pop(0)
+    signals.say("\n".join([first, *others]))
 
 
 class Display:
@@ -93,7 +103,7 @@ def shown_lines() -> Iterator[None]:
     thread = threading.Thread(target=read, name="shown-lines", daemon=True)
     thread.start()
     try:
-        with at_last(display.close):
+        with signals.at_last(display.close):
             yield
     finally:
         over.set()
