@@ -184,19 +184,19 @@ class _Launch:
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """What each worker does: returns {"metrics": ...}, or {"error": line} for a failure that a restart cannot cure."""
+    """Runs in each worker. Returns {"metrics": ...}, or {"error": line} for a failure that a restart cannot fix."""
     mark("workers up")
-    from vgg_dist.worker.process import run_worker  # in here: DALI takes seconds to import, and only workers need it
+    from vgg_dist.worker.process import run_worker  # here, because DALI takes seconds to import, and only workers need it
 
     mark("worker imports done")
     return run_worker(TrainConfig.from_dict(settings))
 
 
 def _of_earlier(config: TrainConfig, earlier: Earlier) -> str:
-    """What there is to say of a run that was begun before."""
+    """Lines on a run that was begun before: finished, or resumed with other settings; empty if there is nothing to say."""
     changes = earlier.changes(config)
     if earlier.outcome is None or not earlier.is_all(config):
-        return f"run {config.name} was begun with {changes}: it goes on with the new" if changes else ""
+        return f"run {config.name} was begun with {changes}; it resumes with the new settings" if changes else ""
     finished = f"run {config.name} was finished before{describe_outcome(earlier.outcome)}"
     if changes:
         finished += f"\nthese numbers are of {changes}"

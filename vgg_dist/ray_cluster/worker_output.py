@@ -19,6 +19,7 @@ HIDDEN = re.compile(
     rf"/site-packages/({QUIET_LIBRARIES})/[^ ]*:\d+: \w*Warning: "  # Python's warnings, from inside a library
     r"|: (Future|Deprecation|PendingDeprecation)Warning: "
     r"|^\[W\d{3,4} [\d:. ]+\S+\] "  # torch's from C++, such as of a host without a name
+    r"|core_worker\.cc:\d+: Actor with class name: "  # of Ray's own actors: that they would not outlive their creator
     r"|__ray_tqdm_magic_token__"
 )
 # Ray's remarks on a process that it lost: the command says that itself, in one line.

@@ -36,6 +36,10 @@ def batch(*lines: str, pid: Any = 42, **more: Any) -> dict[str, Any]:
         (batch("/home/me/job.py:9: UserWarning: mine"), ["RayTrainWorker 42: /home/me/job.py:9: UserWarning: mine"]),
         (batch("[W1126 22:13:40.123456789 socket.cpp:200] [c10d] no hostname (errno: 97)."), []),
         (
+            batch("[2026-11-26 22:28:43,110 E 195 196] core_worker.cc:2465: Actor with class name: 'Watcher' and"),
+            [],
+        ),
+        (
             batch("[E1126 22:13:40.12 socket.cpp:2] broken"),
             ["RayTrainWorker 42: [E1126 22:13:40.12 socket.cpp:2] broken"],
         ),
