@@ -121,7 +121,7 @@ class _Launch:
         if self.options is None:
             say(text)
         else:
-            put_lines(JobMessages(), str(self.config.name), [Line(line) for line in text.splitlines()])
+            self._send([Line(line) for line in text.splitlines()])
 
     def connect(self) -> None:
         """Connects to Ray and finds room for the workers. Interrupted where the command was told to stop."""
@@ -161,7 +161,8 @@ class _Launch:
             gauges.add("non_finite")
             raise
         finally:
-            self._end_live_line()
+            if self.options is not None:  # other runs of the command may go on, and their live lines stay
+                self._send([Line("", is_live=True)])
 
     def conclude(self, run: TrackedRun, result: ray.train.Result) -> dict[str, Any]:
         """Completes the MLflow run of a training that came to its end. Returns what `outcome.json` is to hold."""
@@ -176,11 +177,10 @@ class _Launch:
             raise Interrupted(signals.name_of(stopped.signum), how) from None
         return outcome
 
-    def _end_live_line(self) -> None:
-        """Other runs of the command may go on, below which this one's last progress would stay on the terminal."""
-        if self.options is not None and not self.is_trial:
-            with contextlib.suppress(Exception):  # Ray's head may be away
-                put_lines(JobMessages(), str(self.config.name), [Line("", is_live=True)])
+    def _send(self, lines: list[Line]) -> None:
+        """Sends lines to the command that launched this process."""
+        with contextlib.suppress(Exception):  # Ray's head may be away, which must not end a run
+            put_lines(JobMessages(), str(self.config.name), lines)
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
