@@ -1,26 +1,23 @@
-"""Data behind fsspec URLs (s3://, gs://, https://, ...).
-
-Small files are read at once, large ones copied into a node-local cache.
-"""
+"""Data behind fsspec URLs (s3://, gs://, https://, ...): small files are read directly, large ones through a local cache."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
 import fsspec
+from filelock import FileLock
 
 from pipelines.paths import is_remote
 
 
 def cache_folder(cache: str | None) -> Path:
-    """The folder for copies of remote files: the argument, else `$VGG_DIST_CACHE`, else `~/.cache/vgg_dist`."""
+    """The folder for copies of remote files: `cache` if given, else `$VGG_DIST_CACHE`, else `~/.cache/vgg_dist`."""
     return Path(cache or os.environ.get("VGG_DIST_CACHE") or "~/.cache/vgg_dist").expanduser().absolute()
 
 
-def read_if_there(where: str) -> bytes | None:
-    """The bytes of a file or URL, None where there is none; ValueError, one line, where it cannot be read."""
+def read_if_exists(where: str) -> bytes | None:
+    """The content of a file or URL; None if it does not exist. Raises ValueError, one line, if it cannot be read."""
     try:
         if not is_remote(where):
             return Path(where).read_bytes()
@@ -30,12 +27,12 @@ def read_if_there(where: str) -> bytes | None:
         return None
     except ImportError as error:
         raise ValueError(f"{where}: {error}") from error
-    except Exception as error:  # every backend has its own kinds
+    except Exception as error:  # every backend raises its own types
         raise ValueError(f"{where} could not be read: {_one_line(error)}") from error
 
 
-def write_whole(where: str, data: bytes) -> None:
-    """Writes a file or URL so that nobody ever sees half of it; OSError where that fails."""
+def write_atomically(where: str, data: bytes) -> None:
+    """Writes a file or URL atomically: readers see the old content or the new. Raises OSError if that fails."""
     if is_remote(where):
         filesystem, path = fsspec.core.url_to_fs(where)
         filesystem.pipe_file(path, data)
@@ -45,16 +42,16 @@ def write_whole(where: str, data: bytes) -> None:
 
 
 def fetch(url: str, path: str, size: int) -> None:
-    """Copies `url` to the local `path` unless `size` bytes lie there already; several processes and threads may do so.
+    """Copies `url` to the local `path`, unless a file of `size` bytes is there already.
 
-    Raises OSError, one line, where the copy fails or has another size.
+    Safe to call from several processes and threads at once: one copies, the others wait. Raises OSError, one line, if the
+    copy fails or has another size.
     """
     if size_of(path) == size:
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    # The kernel frees the lock when its holder dies: a killed process leaves but a .part file, which is overwritten.
-    with open(f"{path}.lock", "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # The kernel releases the lock when its holder dies. A killed process leaves only a .part file, which is overwritten.
+    with FileLock(f"{path}.lock"):
         if size_of(path) == size:
             return
         part = f"{path}.part"
@@ -62,15 +59,15 @@ def fetch(url: str, path: str, size: int) -> None:
             filesystem, remote = fsspec.core.url_to_fs(url)
             filesystem.get_file(remote, part)
             if size_of(part) != size:
-                raise OSError(f"{size_of(part)} bytes came where {size} are expected: truncated or replaced")
+                raise OSError(f"{size_of(part)} bytes instead of {size}: truncated or replaced")
             os.replace(part, path)
-        except Exception as error:  # every backend has its own kinds
-            Path(part).unlink(missing_ok=True)  # on a full disk the next attempt needs the room
+        except Exception as error:  # every backend raises its own types
+            Path(part).unlink(missing_ok=True)  # on a full disk the next attempt needs the space
             raise OSError(f"{url} could not be copied to {os.path.dirname(path)}: {_one_line(error)}") from error
 
 
 def size_of(path: str) -> int:
-    """Bytes of a local file; -1 where there is none."""
+    """Size of a local file in bytes; -1 if it does not exist."""
     try:
         return os.stat(path).st_size
     except FileNotFoundError:

@@ -1,9 +1,8 @@
-"""Crop geometry: from (height, width, S, position) to the window of the source image that a crop is made of.
+"""Crop geometry: from (height, width, S, position) to the window of the source image that a crop is made from.
 
 The paper rescales the whole image so that its smallest side is S, then cuts out a crop (section 2). Only the pixels under
-the crop matter, so the loader decodes and resizes just the window of the source that the crop covers. This file holds that
-arithmetic, in NumPy, over whole batches; its conventions (sizes, rounding) are torchvision's Resize, RandomCrop and
-CenterCrop.
+the crop matter, so the loader decodes and resizes just the window of the source that the crop covers. This file computes
+these windows in NumPy, for whole batches. Sizes and rounding follow torchvision's Resize, RandomCrop and CenterCrop.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-# How far a crop may be from its exact place, in source pixels; see `decode_window`. At 0.02 the mean difference from the
-# exact place is below a twentieth of a grey level.
+# How far a crop may lie from its exact place, in source pixels; see `decode_window`. At 0.02, pixels differ by less than
+# 0.05 grey levels on average.
 TOLERANCE = 0.02
-# Output pixels before a crop at which a resize may begin, at most; see `DecodeWindow.is_aligned`.
-FARTHEST = 1024
+# At most this many output pixels before the crop may a resize begin; see `DecodeWindow.is_aligned`.
+MAX_SKIP = 1024
 
 
 def resized_shape(shape: IntArray, scale: NDArray[np.integer]) -> IntArray:
     """Shapes (n, 2) as (height, width) after an isotropic rescale that makes the smallest side `scale` (n,).
 
-    The longer side is truncated, as torchvision's Resize does.
+    The longer side is rounded down, as in torchvision's Resize.
     """
     short = shape.min(axis=1, keepdims=True)
     return (scale[:, None].astype(np.int64) * shape) // short
@@ -35,23 +34,23 @@ def resized_shape(shape: IntArray, scale: NDArray[np.integer]) -> IntArray:
 def crop_corner(resized: IntArray, position: FloatArray, size: int, pad: int = 0) -> IntArray:
     """Top-left corners (n, 2) as (y, x) of random crops in rescaled images of shape `resized` (n, 2).
 
-    `position` (n, 2) in [0, 1) is the place within the room there is: every whole-pixel corner is equally likely. With
-    `pad` the image is thought to have a border of that many pixels, so a corner may be negative.
+    `position` (n, 2) in [0, 1) is a fraction of the range of possible corners; all whole-pixel corners are equally likely.
+    With `pad` the image has a border of that many pixels, so a corner may be negative.
     """
     room = resized + 2 * pad - size + 1
     return np.floor(position * room).astype(np.int64) - pad
 
 
 def center_corner(resized: IntArray, size: int) -> IntArray:
-    """Top-left corners (n, 2) as (y, x) of the central crops; halves round to even, as torchvision's CenterCrop does."""
+    """Top-left corners (n, 2) as (y, x) of the centre crops; halves round to even, as in torchvision's CenterCrop."""
     return np.rint((resized - size) / 2).astype(np.int64)
 
 
 def grid_corners(resized: IntArray, size: int, grid: int = 5) -> IntArray:
     """Corners (n, grid * grid, 2) as (y, x) of the test crops (paper, section 3.2): a regular grid, row by row.
 
-    The first and the last crop of a row touch the image's edges, as do those of a column; the others lie at equal
-    distances between them, to the nearest pixel, halves to the even one.
+    The outermost crops touch the edges of the image; the others are evenly spaced between them. Corners are rounded to the
+    nearest pixel, halves to even.
     """
     room = (resized - size)[:, None, :]
     steps = np.stack(np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij"), axis=-1).reshape(1, -1, 2)
@@ -60,13 +59,14 @@ def grid_corners(resized: IntArray, size: int, grid: int = 5) -> IntArray:
 
 @dataclass(frozen=True)
 class DecodeWindow:
-    """What to decode of each source image, and how the crop is made of it. All arrays are (n, 2) as (y, x).
+    """Which rectangle of each source image to decode, and how to resize it to the crop. Arrays are (n, 2) as (y, x).
 
     `start`, `shape` (int64): the rectangle to decode. `roi_start`, `roi_end` (float32): the crop's exact edges within it,
-    in source pixels. For resizes that can only begin at a whole source pixel: `ratio` (float64), source pixels per output
-    pixel; `void` (int64), how many pixels before the rectangle such a resize begins; `lead` (int64), how many of its first
-    output pixels lie before the crop. What is in the void does not matter. `is_aligned` (n,): whether there is such a
-    beginning at most FARTHEST output pixels before the crop; `void` and `lead` mean nothing otherwise.
+    in source pixels. `ratio` (float64): source pixels per output pixel.
+
+    A resize that can only begin at a whole source pixel begins `padding_before` (int64) source pixels before the rectangle;
+    that padding may have any content. The crop starts `skip` (int64) output pixels after the resize does. `is_aligned` (n,):
+    whether such a beginning exists at most MAX_SKIP output pixels before the crop; if not, these two have no meaning.
     """
 
     start: IntArray
@@ -74,23 +74,22 @@ class DecodeWindow:
     roi_start: NDArray[np.float32]
     roi_end: NDArray[np.float32]
     ratio: FloatArray
-    void: IntArray
-    lead: IntArray
+    padding_before: IntArray
+    skip: IntArray
     is_aligned: NDArray[np.bool_]
 
 
 def decode_window(source: IntArray, resized: IntArray, corner: IntArray, size: int | IntArray) -> DecodeWindow:
     """The windows for crops of `size` pixels, or (n, 2), at `corner` (n, 2) >= 0 in images `source` rescaled to `resized`.
 
-    A resize can begin with output pixel t, counted in the whole rescaled image, only where t * ratio falls on a whole source
-    pixel: taken is the last such t before the crop, to within TOLERANCE. t = 0 is exact. Time and memory do not depend on
-    the sizes of the images.
+    A resize can begin at output pixel t of the rescaled image only if t * ratio is a whole source pixel. This takes the last
+    such t before the crop, to within TOLERANCE; t = 0 is always exact. Time and memory do not depend on the image sizes.
     """
     ratio = source / resized
-    # The filter reaches this many output pixels beyond the crop's edge: 1 when shrinking, 1 source pixel when enlarging.
+    # How many output pixels the filter reaches beyond the crop's edge: 1 when shrinking, 1 source pixel when enlarging.
     reach = np.ceil(np.maximum(1.0, 1.0 / ratio)).astype(np.int64)
     first = np.maximum(corner - reach, 0)
-    candidates = first[..., None] - np.arange(min(first.max(initial=0), FARTHEST), -1, -1)
+    candidates = first[..., None] - np.arange(min(first.max(initial=0), MAX_SKIP), -1, -1)
     offset = candidates * ratio[..., None]
     fits = (np.abs(offset - np.rint(offset)) <= TOLERANCE) & (candidates >= 0)
     aligned = np.where(fits, candidates, -1).max(axis=-1)

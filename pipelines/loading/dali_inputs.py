@@ -1,18 +1,19 @@
-"""What DALI is given of a plan's samples: their files, or finished crops, and the geometry of the crops.
+"""What DALI is given of a plan's samples: encoded images, or finished crops, and the geometry of the crops.
 
-Plain images go to DALI as they are. Of those that `pipelines.loading.decodable` does not leave to it, a thread makes the
-crop, one large image at a time, and DALI is given that. So the memory of a batch is bounded, whatever the sizes of the
+Ordinary images go to DALI as they are. For those that `pipelines.loading.decodable` keeps from it, a thread makes the crop,
+one large image at a time, and DALI is given that crop. The memory of a batch is therefore bounded, whatever the sizes of the
 images.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.failures import first_cause
-from pipelines.loading.crop_geometry import decode_window
-from pipelines.loading.dali_graph import Decoding, Prepared
+from pipelines.loading.crop_geometry import DecodeWindow, decode_window
 from pipelines.loading.decodable import Route, as_bitmap, is_large, route
 from pipelines.loading.epoch_plan import Samples, concatenate
 from pipelines.loading.loader import Loader
@@ -24,23 +25,45 @@ _Image = tuple[bytes, tuple[int, int]]
 """An encoded image and the (height, width) of its pixels."""
 
 
-class DaliInputs:
-    """Prepares batches for DALI; knows how each image of the loader's store gets there, once it has been read."""
+@dataclass
+class PreparedBatch:
+    """A batch as DALI is given it: one micro-batch, or several in a row.
 
-    def __init__(self, loader: Loader, decoding: Decoding | None) -> None:
+    `counts`: the sizes of the micro-batches. `rows` (m,) int: which of the n samples can be read; the remaining fields are
+    about those. `corner` (m, 2): of the crops, as (y, x) in the rescaled images. `inside` (m, 2, 2): first and last corner
+    of the part of each crop that lies inside the image, which is all of it without padding. `window`: the source pixels
+    that this part is made from.
+    """
+
+    samples: Samples
+    counts: list[int]
+    rows: NDArray[np.int64]
+    encoded: list[NDArray[np.uint8]]
+    corner: NDArray[np.int64]
+    inside: NDArray[np.int64]
+    window: DecodeWindow
+
+
+class DaliInputs:
+    """Prepares batches for DALI, and remembers the route of each image of the loader's store once it has been read.
+
+    `decodes_windows`: whether the graph decodes only the windows under the crops, or whole images.
+    """
+
+    def __init__(self, loader: Loader, decodes_windows: bool) -> None:
         self.loader = loader
-        self.decoding = decoding
+        self.decodes_windows = decodes_windows
         self._routes = np.full(len(loader.store), Route.UNKNOWN, np.uint8)
 
-    def prepare(self, group: list[Samples], readers: Readers) -> Prepared:
-        """These micro-batches as one batch; images that cannot be read or decoded are noted and left out."""
+    def prepare(self, group: list[Samples], readers: Readers) -> PreparedBatch:
+        """These micro-batches as one batch. Images that cannot be read or decoded are recorded and left out."""
         samples = concatenate(group)
         images = readers.map(self._read_decodable, samples.index.tolist())
         rows = np.array([row for row, image in enumerate(images) if image is not None], np.int64)
         return self._windowed(samples, [len(micro) for micro in group], rows, [image for image in images if image], readers)
 
     def _read_decodable(self, index: int) -> _Image | None:
-        """The encoded image and its (height, width); None for a filler or what is undecodable."""
+        """The encoded image and its (height, width); None for a dummy sample or an undecodable image."""
         if index < 0 or index in self.loader.bad_images:
             return None
         limit = self.loader.preprocessing.max_pixels
@@ -60,16 +83,16 @@ class DaliInputs:
 
     def _windowed(
         self, samples: Samples, counts: list[int], rows: NDArray[np.int64], images: list[_Image], readers: Readers
-    ) -> Prepared:
-        """What DALI is given of these images: as they are, or the finished crop of one that is not left to it."""
+    ) -> PreparedBatch:
+        """What DALI is given of these images: the images as they are, or a finished crop where DALI must not decode."""
         size, planned = self.loader.preprocessing.image_size, samples.at(rows)
         source = np.array([shape for _, shape in images], np.int64).reshape(-1, 2)
         resized, corner = self.loader.preprocessing.geometry(source, planned)
         first, last = clipped(resized, corner, size)
         window = decode_window(source, resized, first, last - first)
-        whole = self.decoding is not None and not self.decoding.regions
-        by_definition = (self._routes[planned.index] == Route.BITMAP) | is_large(source, None if whole else window.shape)
-        if by_definition.any():
+        large = is_large(source, window.shape if self.decodes_windows else None)
+        not_for_dali = (self._routes[planned.index] == Route.BITMAP) | large
+        if not_for_dali.any():
 
             def crop(k: int) -> _Image | None:
                 try:
@@ -80,23 +103,23 @@ class DaliInputs:
                     return None
                 return as_bitmap(pixels), (size, size)
 
-            some = np.flatnonzero(by_definition).tolist()
+            some = np.flatnonzero(not_for_dali).tolist()
             crops = dict(zip(some, readers.map(crop, some), strict=True))
             chosen = [crops.get(k, image) for k, image in enumerate(images)]
             good = np.array([image is not None for image in chosen], np.bool_)
             images, rows = [image for image in chosen if image is not None], rows[good]
-            source[by_definition], resized[by_definition], corner[by_definition] = size, size, 0
+            source[not_for_dali], resized[not_for_dali], corner[not_for_dali] = size, size, 0
             source, resized, corner = source[good], resized[good], corner[good]
             first, last = clipped(resized, corner, size)
             window = decode_window(source, resized, first, last - first)
         encoded = [np.frombuffer(content, np.uint8) for content, _ in images]
-        return Prepared(samples, counts, rows, encoded, corner, np.stack([first, last], axis=1), window)
+        return PreparedBatch(samples, counts, rows, encoded, corner, np.stack([first, last], axis=1), window)
 
-    def without_corrupt(self, prepared: Prepared, error: RuntimeError, readers: Readers) -> Prepared:
-        """The batch without the images that cannot be decoded, each of which is noted.
+    def without_corrupt(self, prepared: PreparedBatch, error: RuntimeError, readers: Readers) -> PreparedBatch:
+        """The batch without its undecodable images, each of which is recorded, after DALI failed on it with `error`.
 
-        If there are none, DALI does not know an image of a kind: it is given the crops of all. RuntimeError if they were:
-        out of memory, no decoder for this GPU, ...
+        If all images can be decoded, DALI lacks a decoder for one of them, and is given finished crops of all. Raises
+        RuntimeError if it already was: then the cause is another one (out of memory, no decoder for this GPU, ...).
         """
         keep, plain = [], []
         for row in prepared.rows.tolist():
@@ -118,8 +141,8 @@ class DaliInputs:
         )
 
 
-def no_images() -> Prepared:
-    """A batch without images, for the names and types of what DALI is given."""
+def empty_batch() -> PreparedBatch:
+    """A batch without images, from which a graph's inputs have their names and types."""
     none, pairs = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
     samples = Samples(none, none.astype(np.int32), pairs.astype(np.float64), none.astype(np.bool_), none.astype(np.float32))
-    return Prepared(samples, [], none, [], pairs, pairs.reshape(0, 2, 2), decode_window(pairs, pairs, pairs, pairs))
+    return PreparedBatch(samples, [], none, [], pairs, pairs.reshape(0, 2, 2), decode_window(pairs, pairs, pairs, pairs))

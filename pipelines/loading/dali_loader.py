@@ -1,8 +1,8 @@
-"""The DALI loader: feeds DALI with a plan's images and the geometry of their crops, and takes batches out of it.
+"""The DALI loader: feeds a DALI pipeline with the images of a plan, and takes batches out of it.
 
-What DALI is given is in `pipelines.loading.dali_inputs`; what it does with that, on a CPU and on a GPU, in
-`pipelines.loading.dali_graph`. Reading, decoding and training overlap. An image that cannot be decoded breaks a DALI
-pipeline: a new one continues from the same batch, without the image. Measured by `python -m vgg_dist.benchmark loader`.
+`dali_inputs` prepares what DALI is given, `dali_graph` is what DALI computes, `dali_outputs` makes normalised images of it.
+Reading, decoding and training overlap. An image that cannot be decoded breaks a DALI pipeline; a new pipeline then resumes
+at the same batch, without that image. `python -m vgg_dist.benchmark loader` measures the loader.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ import nvidia.dali.fn as fn
 import torch
 from nvidia.dali import Pipeline, pipeline_def
 
-from pipelines.loading.dali_graph import Crops, Decoding, DeviceCrops, HostCrops, Prepared
-from pipelines.loading.dali_inputs import DaliInputs, no_images
+from pipelines.loading.dali_graph import CropGraph, Decoding, Graph, WindowGraph
+from pipelines.loading.dali_inputs import DaliInputs, PreparedBatch, empty_batch
+from pipelines.loading.dali_outputs import CropOutputs, Outputs, WindowOutputs
 from pipelines.loading.epoch_plan import Samples
-from pipelines.loading.loader import Batch, Loader, Preprocessing, prefetch
+from pipelines.loading.loader import Batch, Loader
+from pipelines.loading.prefetch import prefetch
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.loading.readers import Readers
 from pipelines.stores.sample_store import SampleStore
 
-READ_AHEAD = 2  # batches whose files are being read at a time
-IN_FLIGHT = 2  # batches that DALI has been given and has not returned
-DEVICE_BATCH = 256  # images that a GPU decodes at a time, at least: the hardware decoder wants many
+READ_AHEAD = 2  # batches whose files are read at the same time
+IN_FLIGHT = 2  # batches that DALI has received and not yet returned
+MIN_DEVICE_BATCH = 256  # images that a GPU decodes together: the hardware decoder is slow with few
 
 
 class DaliLoader(Loader):
-    """See the module's docstring. One DALI pipeline lives as long as the loader, whatever the number of epochs.
+    """See the module's docstring. The DALI pipeline lives as long as the loader, over all epochs.
 
-    `max_batch`: images of a micro-batch at most. `decoding`: how a GPU decodes; with its device "cpu" the GPU's graph runs
-    on a CPU. None: the CPU's own way. `dtype`: of the images, on a GPU.
+    `max_batch`: the largest micro-batch, in images. `decoding`: how a GPU decodes; if its device is "cpu", the GPU's graph
+    runs on a CPU. None: the CPU's graph. `dtype`: of the images, on a GPU.
     """
 
     def __init__(
@@ -49,23 +52,24 @@ class DaliLoader(Loader):
     ) -> None:
         super().__init__(store, preprocessing, num_threads, device)
         self.decoding = decoding
-        self.max_batch = max_batch if decoding is None else max(max_batch, DEVICE_BATCH)
-        self.crops: Crops = (
-            HostCrops(preprocessing, max_batch)
-            if decoding is None
-            else DeviceCrops(preprocessing, self.side, decoding, dtype)
-        )
+        self.max_batch = max_batch if decoding is None else max(max_batch, MIN_DEVICE_BATCH)
+        self.graph: Graph
+        self.outputs: Outputs
+        if decoding is None:
+            self.graph, self.outputs = WindowGraph(preprocessing), WindowOutputs(preprocessing, max_batch)
+        else:
+            self.graph, self.outputs = CropGraph(preprocessing, decoding), CropOutputs(preprocessing, self.stream, dtype)
+        self._inputs = DaliInputs(self, decodes_windows=decoding is None or decoding.regions)
         self._pipeline: Pipeline | None = None
-        self._mid_walk = False  # the pipeline holds batches of a walk that has not come to its end
-        self._prepared: Iterator[Prepared] = iter(())  # what `_source` gives DALI next,
-        self._again: deque[Prepared] = deque()  # after these, which a broken pipeline had been given already
-        self._in_flight: deque[Prepared] = deque()  # what it was given and has not returned
-        self._inputs = DaliInputs(self, decoding)
+        self._holds_batches = False  # of a plan that was not read to its end
+        self._prepared: Iterator[PreparedBatch] = iter(())  # what `_source` gives DALI,
+        self._resubmitted: deque[PreparedBatch] = deque()  # after these, which a broken pipeline did not return
+        self._in_flight: deque[PreparedBatch] = deque()  # what DALI has received and not yet returned
 
     def batches(self, micro_batches: Iterable[Samples]) -> Iterator[Batch]:
         """One batch for each element of `micro_batches`, in order, prepared ahead in the background."""
         for batch in prefetch(self._batches(iter(micro_batches)), self.device):
-            self.side.hand_over(batch.images, batch.labels)
+            self.stream.hand_over(batch.images, batch.labels)
             yield batch
 
     def _batches(self, plan: Iterator[Samples]) -> Iterator[Batch]:
@@ -82,12 +86,12 @@ class DaliLoader(Loader):
                 except RuntimeError as error:
                     if "out of memory" in str(error):
                         raise
-                    # A corrupt image breaks the whole pipeline. What it was given is known, so a new one goes on where it
-                    # stood, without the image.
+                    # A corrupt image breaks the whole pipeline. A new one gets the batches in flight again, without the
+                    # image.
                     self._pipeline = None
                     first = next(k for k, prepared in enumerate(self._in_flight) if len(prepared.rows))
                     self._in_flight[first] = self._inputs.without_corrupt(self._in_flight[first], error, readers)
-                    self._again, self._in_flight = self._in_flight, deque()
+                    self._resubmitted, self._in_flight = self._in_flight, deque()
                     pipeline = self._scheduled()
                     continue
                 yield from self._undecodable()
@@ -98,17 +102,17 @@ class DaliLoader(Loader):
                 yield from batches
             yield from self._undecodable()
             pipeline.reset()
-            self._mid_walk = False
+            self._holds_batches = False
 
     def _begin(self, plan: Iterator[Samples], readers: Readers, ahead: ThreadPoolExecutor) -> None:
-        """Sets up what `_source` gives DALI: these samples, the files of the next few batches being read meanwhile."""
-        if self._mid_walk:
-            self._pipeline = None  # the last walk was given up half-way: its batches are still in there
-        self._mid_walk = True
-        self._again, self._in_flight = deque(), deque()
+        """Makes `_source` give DALI these samples, while the files of the next batches are read in the background."""
+        if self._holds_batches:
+            self._pipeline = None  # the last plan was abandoned half-way, and its batches are still in the pipeline
+        self._holds_batches = True
+        self._resubmitted, self._in_flight = deque(), deque()
 
-        def read_ahead() -> Iterator[Prepared]:
-            reading: deque[Future[Prepared]] = deque()
+        def read_ahead() -> Iterator[PreparedBatch]:
+            reading: deque[Future[PreparedBatch]] = deque()
             for group in _groups(plan, 0 if self.decoding is None else self.max_batch):
                 reading.append(ahead.submit(self._inputs.prepare, group, readers))
                 if len(reading) > READ_AHEAD:
@@ -119,25 +123,25 @@ class DaliLoader(Loader):
         self._prepared = read_ahead()
 
     def _scheduled(self) -> Pipeline:
-        """The pipeline, with its first batches under way."""
+        """The pipeline, created if there is none, with its first batches scheduled."""
         if self._pipeline is None:
             self._pipeline = self._build()
         self._pipeline.schedule_run()
         return self._pipeline
 
     def _build(self) -> Pipeline:
-        layout = self.crops.inputs(no_images())
+        inputs = self.graph.inputs(empty_batch())
 
         @pipeline_def
         def crops() -> Any:
             nodes = fn.external_source(
                 source=self._source,
-                num_outputs=len(layout),
+                num_outputs=len(inputs),
                 batch=True,
-                dtype=[dtype for _, dtype, _ in layout.values()],
-                ndim=[ndim for _, _, ndim in layout.values()],
+                dtype=[dtype for _, dtype, _ in inputs.values()],
+                ndim=[ndim for _, _, ndim in inputs.values()],
             )
-            return self.crops.graph(dict(zip(layout, nodes, strict=True)))
+            return self.graph.build(dict(zip(inputs, nodes, strict=True)))
 
         pipeline = crops(
             batch_size=self.max_batch,
@@ -151,31 +155,31 @@ class DaliLoader(Loader):
     def _source(self) -> tuple[Any, ...]:
         """DALI's next inputs; StopIteration at the end of the plan."""
         while True:
-            prepared = self._again.popleft() if self._again else next(self._prepared)
+            prepared = self._resubmitted.popleft() if self._resubmitted else next(self._prepared)
             self._in_flight.append(prepared)
-            if len(prepared.rows):  # DALI takes no empty batch
-                return tuple(values for values, _, _ in self.crops.inputs(prepared).values())
+            if len(prepared.rows):  # DALI accepts no empty batch
+                return tuple(values for values, _, _ in self.graph.inputs(prepared).values())
 
     def _undecodable(self) -> Iterator[Batch]:
-        """The batches next in order of which not one image can be decoded."""
+        """The next batches in order, as long as none of their images can be decoded."""
         while self._in_flight and not len(self._in_flight[0].rows):
             prepared = self._in_flight.popleft()
-            with self.side.stream():
+            with self.stream.use():
                 labels = self.labels(prepared.samples, np.zeros(len(prepared.samples), np.bool_))
-                images = self.crops.blank(len(prepared.samples))
-            self.side.synchronize()
+                images = self.outputs.blank(len(prepared.samples))
+            self.stream.synchronize()
             yield from _cut(images, labels, prepared.counts)
 
-    def _assemble(self, prepared: Prepared, decoded: Any, workers: ThreadPoolExecutor) -> Iterator[Batch]:
+    def _assemble(self, prepared: PreparedBatch, decoded: Any, workers: ThreadPoolExecutor) -> Iterator[Batch]:
         good = np.zeros(len(prepared.samples), np.bool_)
         good[prepared.rows] = True
-        with self.side.stream():
+        with self.stream.use():
             labels = self.labels(prepared.samples, good)
-        return _cut(self.crops.finish(prepared, decoded, workers), labels, prepared.counts)
+        return _cut(self.outputs.finish(prepared, decoded, workers), labels, prepared.counts)
 
 
 def _groups(plan: Iterator[Samples], size: int) -> Iterator[list[Samples]]:
-    """Micro-batches in a row, of `size` images together at most, but at least one."""
+    """Consecutive micro-batches, with at most `size` images together, but at least one micro-batch."""
     group: list[Samples] = []
     for samples in plan:
         if group and sum(map(len, group)) + len(samples) > size:
@@ -187,5 +191,5 @@ def _groups(plan: Iterator[Samples], size: int) -> Iterator[list[Samples]]:
 
 
 def _cut(images: torch.Tensor, labels: torch.Tensor, counts: list[int]) -> Iterator[Batch]:
-    """The micro-batches of a batch."""
+    """The batch as its micro-batches."""
     return (Batch(*parts) for parts in zip(images.split(counts), labels.split(counts), strict=True))

@@ -1,12 +1,16 @@
-"""What DALI is given of an image, so that it gives the pixels of `pipelines.pixels`, or none where there are none.
+"""Which images DALI may decode, so that every image gets the pixels that `pipelines.pixels` defines, or is refused.
 
-DALI's decoders give the same for whole 8-bit JPEGs of one or three colours and for PNGs of 8 bits, and refuse what is
-damaged in most of them. But they convert CMYK, 16 bits and some BMPs in ways of their own, read formats that are not read
-here, and see no damage outside the window of a crop; a GPU's hardware decoder may report a JPEG that was cut as decoded, and
-leave the rest of it grey. And batches with headers that DALI 2.4 cannot parse have ended the process now and then (a
-segmentation fault in a thread of its image decoder). So what is not plain is decoded by the definition, for its verdict or
-for its pixels, and DALI is given the finished crop as a bitmap. So it is of what is large: DALI holds all that it decodes,
-of several batches.
+DALI's decoders agree with that definition for complete 8-bit JPEGs with one or three components and for 8-bit PNGs, and they
+refuse most damaged ones. For other images they do not agree:
+
+- they convert CMYK, 16-bit images and some BMPs differently, and read formats that we refuse;
+- they notice no damage outside the window of a crop;
+- a GPU's hardware decoder may report a truncated JPEG as decoded and leave the rest of it grey;
+- batches with headers that DALI 2.4 cannot parse have occasionally crashed the process (a segmentation fault in a thread of
+  its image decoder).
+
+Such images are decoded by `pipelines.pixels`, either to check them or for their pixels; then DALI is given the finished crop
+as a bitmap. The same is done for large images, because DALI keeps the decoded images of several batches in memory.
 """
 
 from __future__ import annotations
@@ -24,38 +28,41 @@ from pipelines.stores.image_header import FRAME_MARKERS
 START_OF_IMAGE = b"\xff\xd8"  # ITU-T T.81, B.1.1.3, as all markers here
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _HUFFMAN_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; the others are lossless, arithmetic-coded, ...
-# Behind the first scan's start: tables and starts of further scans, comments, the end.
+# Markers allowed after the start of the first scan: tables, starts of further scans, comments, the end of the image.
 _BETWEEN_SCANS = np.isin(np.arange(256), [0xC4, 0xDB, 0xDD, _START_OF_SCAN, 0xFE, _END_OF_IMAGE])
-# No markers: a data byte FF is followed by 00, fill bytes are FF, and restarts (RST0 to RST7) may be anywhere.
+# After FF these bytes are no markers of interest: 00 escapes a data byte FF, FF is a fill byte, RST0 to RST7 are restarts.
 _NO_MARKER = np.isin(np.arange(256), [0x00, 0xFF, *range(0xD0, 0xD8)])
 
 
 class Route(IntEnum):
-    """How an image gets to DALI."""
+    """How an image is given to DALI."""
 
     UNKNOWN = 0
     AS_IS = 1
     CHECKED = 2
-    """As it is, if the definition decodes it."""
+    """As it is, if `pipelines.pixels` can decode it."""
     BITMAP = 3
-    """As a bitmap of the crop, from the definition's pixels."""
+    """As a bitmap of the finished crop, decoded by `pipelines.pixels`."""
 
 
-# Pixels at most of what is left to DALI, which holds 3 bytes of each for all images of two batches.
-LARGEST_WINDOW = 2**22  # 64 images a batch: 1.6 GB
-LARGEST_OF_WINDOWS = 2**25  # of the image around a window: some decoders need all of it, in each thread
-LARGEST_WHOLE = 2**24  # for a GPU's decoders, which are fast with photographs of 12 megapixels
+# The most pixels that DALI may decode of an image. It holds 3 bytes a pixel, for all images of two batches.
+MAX_WINDOW_PIXELS = 2**22  # with 64 images a batch: 1.6 GB
+MAX_PIXELS_AROUND_WINDOW = 2**25  # of the image that has the window: some decoders decode all of it, in each thread
+MAX_WHOLE_PIXELS = 2**24  # for a GPU's decoders, which are fast on photographs of 12 megapixels
 
 
 def is_large(source: NDArray[np.int64], window: NDArray[np.int64] | None) -> NDArray[np.bool_]:
-    """Which images (n,), of shape `source` (n, 2), are not left to DALI; `window` (n, 2): what it decodes, if not all."""
+    """Which images (n,), of shape `source` (n, 2), are too large for DALI.
+
+    `window` (n, 2): the shapes of the windows that it would decode; None where it decodes whole images.
+    """
     if window is None:
-        return source.prod(axis=1) > LARGEST_WHOLE
-    return (window.prod(axis=1) > LARGEST_WINDOW) | (source.prod(axis=1) > LARGEST_OF_WINDOWS)
+        return source.prod(axis=1) > MAX_WHOLE_PIXELS
+    return (window.prod(axis=1) > MAX_WINDOW_PIXELS) | (source.prod(axis=1) > MAX_PIXELS_AROUND_WINDOW)
 
 
 def route(encoded: bytes) -> Route:
-    """By the header, and for a JPEG by the markers in its data; nothing is decoded."""
+    """The route of an image, from its header and, for a JPEG, the markers in its data. Nothing is decoded."""
     if encoded.startswith(START_OF_IMAGE):
         return _jpeg_route(encoded)
     if not encoded.startswith(PNG_SIGNATURE):
@@ -64,9 +71,10 @@ def route(encoded: bytes) -> Route:
 
 
 def _is_plain_png(encoded: bytes) -> bool:
-    """Whether chunk after chunk leads to the end, and the pixels are such that DALI does not differ.
+    """Whether the chunks are complete up to the last, and of a kind for which DALI's pixels are the same.
 
-    Decoders differ in a colour beyond a palette's end, and DALI sees no damage in an animation.
+    Palettes are excluded because decoders differ on an index beyond the palette's end, animations because DALI notices no
+    damage in them.
     """
     at, kind = len(PNG_SIGNATURE), b""
     while kind != b"IEND":
@@ -80,7 +88,7 @@ def _is_plain_png(encoded: bytes) -> bool:
 def _jpeg_route(encoded: bytes) -> Route:
     at, end, has_frame = 2, len(encoded), False
     while at + 10 <= end and encoded[at] == 0xFF and (marker := encoded[at + 1]) != _START_OF_SCAN:
-        if marker < 0xC0 or marker == 0xFF or 0xD0 <= marker <= _END_OF_IMAGE:  # no segment starts with one of these
+        if marker < 0xC0 or marker == 0xFF or 0xD0 <= marker <= _END_OF_IMAGE:  # none of these starts a segment
             return Route.BITMAP
         if marker in FRAME_MARKERS:
             has_frame = True
@@ -98,7 +106,7 @@ def _jpeg_route(encoded: bytes) -> Route:
 
 
 def as_bitmap(pixels: NDArray[np.uint8]) -> bytes:
-    """Pixels (height, width, 3) as a BMP of 24 bits, which every decoder reads alike."""
+    """Pixels (height, width, 3) as a 24-bit BMP, which all decoders read identically."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "BMP")
     return file.getvalue()

@@ -1,10 +1,11 @@
-"""Which way to decode is the fastest right one on this GPU: tried once in a process of its own, and remembered.
+"""Chooses how to decode on this GPU: measures which setting is correct and fastest, once per machine, and caches the result.
 
     python -m pipelines.loading.decoder_choice --threads 16
 
-Decoding windows is less work, but the hardware decoder knows no windows, and nvImageCodec 0.9.0 fails at them on some GPUs
-and ends the process on others (nvImageCodec issue 55). So each way decodes the same drawn photographs in a process that may
-die, windows last, and only a way whose pixels agree with the CPU decoder's is taken. If none is: whole images.
+Decoding windows is less work, but the hardware decoder does not support windows, and nvImageCodec 0.9.0 fails at them on
+some GPUs and crashes the process on others (nvImageCodec issue 55). Each candidate therefore decodes the same synthetic
+photographs in a subprocess, windows last, and only candidates whose pixels agree with the CPU decoder's are considered. If
+there is none, whole images are decoded.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from PIL import Image
 
 from pipelines.loading.dali_graph import Decoding
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Samples
-from pipelines.loading.loader import Preprocessing
-from pipelines.remote import cache_folder, write_whole
+from pipelines.loading.preprocessing import Preprocessing
+from pipelines.remote import cache_folder, write_atomically
 from pipelines.stores.sample_store import SampleStore
 
 _logger = logging.getLogger(__name__)
 
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 IMAGES, BATCH, ROUNDS = 256, 128, 4
-TOLERANCE = 3.0  # grey levels of 255, mean over a crop: decoders differ in their inverse DCT and their chroma
+TOLERANCE = 3.0  # mean over a crop, on the 0-255 scale: decoders differ in the inverse DCT and in chroma upsampling
 CANDIDATES = [
     Decoding(regions=regions, hw_load=hw_load, smooth_chroma=smooth)
     for regions, hw_load, smooth in [
@@ -45,16 +46,16 @@ CANDIDATES = [
         (True, 0.65, True), (True, 0.0, True),
     ]
 ]  # fmt: skip
-_tried: dict[str, Any] = {}  # by this process, as the file may not be writable
+_tried: dict[str, Any] = {}  # results of this process, because the cache file may not be writable
 
 
 def choose_decoding(
     device: torch.device, num_threads: int, deterministic: bool = False, command: list[str] | None = None
 ) -> Decoding:
-    """The fastest right way on this GPU. `command` is run in place of this module, in tests.
+    """The fastest correct setting on this GPU. `command` replaces the measuring subprocess in tests.
 
-    `deterministic`: of those that give an image the same pixels whatever batch it is in. Otherwise its place may decide
-    whether the hardware decoder or another one gets it, and they round in different ways.
+    `deterministic`: only settings that give an image the same pixels in every batch. With the others, the position of an
+    image in its batch decides whether the hardware decoder gets it, and decoders round differently.
     """
     key = _machine(device, num_threads)
     file = cache_folder(None) / "decoders.json"
@@ -68,14 +69,14 @@ def choose_decoding(
         _logger.warning("decoding on this GPU: %s", describe(*_best(known[key], deterministic)))
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(str(file), json.dumps(known, indent=1).encode())
+            write_atomically(str(file), json.dumps(known, indent=1).encode())
         except OSError as error:
-            _logger.warning("%s is not written: %s", file, error)
+            _logger.warning("%s could not be written: %s", file, error)
     return _best(known[key], deterministic)[0]
 
 
 def _best(trials: list[dict[str, Any]], deterministic: bool) -> tuple[Decoding, float]:
-    """The fastest right way and its images/s; whole images, at 0 images/s, where none is right."""
+    """The fastest correct setting and its images/s; whole images, at 0 images/s, if none is correct."""
     rates = {Decoding(**trial["decoding"]): float(trial["images_per_second"]) for trial in trials if trial["right"]}
     if deterministic:
         rates = {decoding: rate for decoding, rate in rates.items() if decoding.is_deterministic}
@@ -83,14 +84,14 @@ def _best(trials: list[dict[str, Any]], deterministic: bool) -> tuple[Decoding, 
 
 
 def describe(decoding: Decoding, rate: float) -> str:
-    """For people."""
+    """One line about a setting, for the log."""
     what = "windows" if decoding.regions else "whole images"
     speed = f"{rate:.0f} images/s" if rate else "not measured"
     return f"{what}, {100 * decoding.hw_load:.0f} % offered to the hardware decoder, {speed}"
 
 
 def _machine(device: torch.device, num_threads: int) -> str:
-    """What the choice depends on."""
+    """The cache key: everything that the choice depends on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     versions = [importlib.metadata.version("nvidia-dali-cuda130")]
     try:
@@ -108,23 +109,23 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _try_out(command: list[str]) -> list[dict[str, Any]]:
-    """What the command printed before it ended, however it ended."""
-    # A worker of Ray's finds this project by its sys.path, of which a new process knows nothing.
+    """The results that the command printed before it ended or crashed."""
+    # A Ray worker finds this project by its sys.path, which a subprocess does not inherit.
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=env)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=env)
         output, end = done.stdout, f"ended with {done.returncode}"
     except subprocess.TimeoutExpired as error:
-        output, end = (error.stdout or b"").decode(), "took too long"
+        output, end = (error.stdout or b"").decode(), f"took longer than {TIMEOUT_S:.0f} s"
     trials = [json.loads(line) for line in output.splitlines() if line.startswith('{"decoding"') and line.endswith("}")]
     if len(trials) < len(CANDIDATES):
-        _logger.warning("decoders: %d of %d ways tried; the process %s", len(trials), len(CANDIDATES), end)
+        _logger.warning("decoders: only %d of %d settings measured; the process %s", len(trials), len(CANDIDATES), end)
     return trials
 
 
 def try_candidates(candidates: list[Decoding], device: torch.device, num_threads: int) -> Iterator[dict[str, Any]]:
-    """Of each candidate: images/s, and whether its pixels are right. One that raises is reported as wrong."""
+    """For each candidate: images/s, and whether its pixels are right. One that raises is reported as not right."""
     store = DrawnPhotographs(IMAGES)
     preprocessing = Preprocessing(224, (0.0,) * 3, (1.0,) * 3)
     samples = EpochPlan(IMAGES, 0, 0, Augmentation((256, 512), color_shift=0.0)).samples
@@ -136,7 +137,7 @@ def try_candidates(candidates: list[Decoding], device: torch.device, num_threads
             trial["difference"] = float((crops - expected).abs().mean(dim=(1, 2, 3)).max())
             trial["images_per_second"] = _rate(store, preprocessing, samples, num_threads, device, candidate)
             trial["right"] = trial["difference"] < TOLERANCE
-        except Exception as error:  # a decoder's refusal has many kinds
+        except Exception as error:  # decoders raise many types
             trial |= {"right": False, "error": " ".join(str(error).split())[:300]}
         yield trial
 
@@ -181,7 +182,7 @@ def _rate(
 
 
 class DrawnPhotographs(SampleStore):
-    """JPEGs of ImageNet's usual size, with about as much detail: smooth noise at several scales."""
+    """Synthetic JPEGs of ImageNet's usual size and level of detail: smooth noise at several scales."""
 
     def __init__(self, count: int, distinct: int = 16) -> None:
         self.labels = np.zeros(count, np.int64)
@@ -189,23 +190,23 @@ class DrawnPhotographs(SampleStore):
         self._encoded = [_drawn(seed) for seed in range(distinct)]
 
     def read(self, index: int) -> bytes:
-        """One of a few pictures."""
+        """One of `distinct` images, repeated."""
         return self._encoded[index % len(self._encoded)]
 
     def length(self, index: int) -> int:
-        """Bytes."""
+        """Size of the JPEG in bytes."""
         return len(self.read(index))
 
     def name(self, index: int) -> str:
-        """Its number."""
+        """For example `drawn-12`."""
         return f"drawn-{index}"
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """Height and width in pixels."""
+        """(height, width) in pixels."""
         return 375, 500
 
     def subset(self, indices: NDArray[np.int64]) -> DrawnPhotographs:
-        """As many again."""
+        """A store with as many images as there are `indices`."""
         return DrawnPhotographs(len(indices))
 
 
@@ -222,9 +223,9 @@ def _drawn(seed: int) -> bytes:
 
 def main(
     threads: int = os.cpu_count() or 1,
-    gpu: Annotated[int, "-1: the GPU's graph on a CPU"] = 0,
+    gpu: Annotated[int, "Number of the GPU; -1 runs the GPU's graph on the CPU."] = 0,
 ) -> None:
-    """Measures how images are best decoded on a GPU: a JSON line for each way."""
+    """Measures how to decode on a GPU; prints a JSON line for each setting."""
     device = torch.device("cpu") if gpu < 0 else torch.device("cuda", gpu)
     candidates = [dataclasses.replace(candidate, device="cpu") for candidate in CANDIDATES] if gpu < 0 else CANDIDATES
     for trial in try_candidates(candidates, device, threads):

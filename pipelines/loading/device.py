@@ -1,8 +1,8 @@
-"""The loader's side of a device: a stream of its own, copies that wait for nothing, and the hand-over to training.
+"""The loader's CUDA stream: its copies and kernels, and the hand-over of finished batches to training.
 
-On a CPU all of it is a no-op. On a GPU the loader's thread works on a stream of high priority, so that its few small kernels
-are not queued behind the training's; what training is given is complete, and its memory is kept from the loader until
-training is through with it.
+On a CPU all of it is a no-op. On a GPU the loader's thread works on a high-priority stream, so that its few small kernels do
+not queue behind those of training. Batches are complete when they are handed over, and the allocator does not reuse their
+memory for the loader before training's stream has finished with them.
 """
 
 from __future__ import annotations
@@ -17,39 +17,40 @@ from torch import Tensor
 
 
 def bind_thread(device: torch.device) -> None:
-    """Makes `device` the calling thread's: a new thread begins on GPU 0, and would open a context there."""
+    """Makes `device` the calling thread's GPU: a new thread starts on GPU 0 and would create a CUDA context there."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 
-class DeviceSide:
-    """See the module's docstring. Made in any thread, used in the loader's."""
+class LoaderStream:
+    """See the module's docstring. May be created in any thread; used in the loader's thread."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.queue: Any = None  # the stream; None on a CPU
+        self.cuda_stream: Any = None
+        """None on a CPU."""
         if device.type == "cuda":
-            self.queue = torch.cuda.Stream(device, priority=-1)
+            self.cuda_stream = torch.cuda.Stream(device, priority=-1)
 
-    def stream(self) -> AbstractContextManager[Any]:
-        """Within it, work is queued on the loader's stream."""
-        return nullcontext() if self.queue is None else torch.cuda.stream(self.queue)
+    def use(self) -> AbstractContextManager[Any]:
+        """Inside this context, work is queued on the loader's stream."""
+        return nullcontext() if self.cuda_stream is None else torch.cuda.stream(self.cuda_stream)
 
     def upload(self, values: NDArray[Any]) -> Tensor:
-        """A small array on the device; from pinned memory, else the copy would wait for the stream."""
+        """A small array on the device. Goes through pinned memory; otherwise the copy would wait for the stream."""
         host = torch.from_numpy(np.ascontiguousarray(values))
         return host if self.device.type == "cpu" else host.pin_memory().to(self.device, non_blocking=True)
 
     def synchronize(self) -> None:
-        """Waits, in the loader's thread, until what it queued is done."""
-        if self.queue is not None:
-            self.queue.synchronize()
+        """Blocks the loader's thread until everything queued on the stream is done."""
+        if self.cuda_stream is not None:
+            self.cuda_stream.synchronize()
 
     @staticmethod
     def hand_over(*tensors: Tensor) -> None:
-        """Keeps the tensors' memory from the loader until the calling thread's stream is through with them.
+        """Keeps the tensors' memory from being reused before the calling thread's stream has finished with them.
 
-        Their values are complete. To be called by the thread that uses them.
+        Called by the thread that uses the tensors, whose values are complete by then.
         """
         for tensor in tensors:
             if tensor.device.type == "cuda":

@@ -1,9 +1,9 @@
 """EpochPlan: every random choice of an epoch as a pure function of (seed, epoch).
 
-The permutation, the scale S, the crop position, the flip and the RGB shift of all images of one epoch are arrays, drawn
-at once. A loader therefore has no random state: where a run stands in an epoch is one integer, the samples seen so far.
-Any number of workers slices the same arrays, so a run can be resumed in mid-epoch on another number of workers and sees
-exactly the images that remain, each once, with the crops they would have had.
+The permutation, the scale S, the crop position, the flip and the RGB shift of all images of an epoch are arrays, drawn at
+once. A loader therefore has no random state: the position of a run in an epoch is one integer, the number of samples seen.
+Any number of workers slices the same arrays, so a run can resume in mid-epoch with another number of workers and sees
+exactly the remaining images, each once, with the crops they would have had.
 
 Paper, section 2 (training): random crop, horizontal flip, random RGB shift (Krizhevsky et al. 2012), scale jittering.
 """
@@ -27,11 +27,11 @@ RGB_EIGENVECTORS = np.array(
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn for each training image.
+    """The random augmentation of training images.
 
-    `scale` is S, the smallest side after rescaling, drawn uniformly from the integers [low, high]; `flip` allows mirroring
-    with probability 1/2; `color_shift` is the standard deviation of the factors on the RGB principal components (the
-    paper's 0.1; 0 switches the shift off).
+    `scale`: range [low, high] of S, the smallest side after rescaling, drawn uniformly from its integers. `flip`: mirror
+    with probability 1/2. `color_shift`: standard deviation of the factors on the RGB principal components (Krizhevsky et al.
+    use 0.1; 0 switches the shift off).
     """
 
     scale: tuple[int, int] = (256, 256)  # S
@@ -41,10 +41,10 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Samples:
-    """A run of n samples of an epoch, as arrays: which image, and everything drawn for it.
+    """Consecutive samples of an epoch, n of them, as arrays: the image and all that was drawn for it.
 
     index (n,) int64 into the store; scale (n,) int32, S in pixels; position (n, 2) float64 in [0, 1), the crop's (y, x) as
-    a fraction of the room it has; flip (n,) bool; shift (n, 3) float32, added to R, G, B in grey levels of 255.
+    a fraction of the range of possible corners; flip (n,) bool; shift (n, 3) float32, added to R, G, B on the 0-255 scale.
     """
 
     index: NDArray[np.int64]
@@ -65,7 +65,7 @@ class Samples:
 
 
 def concatenate(parts: Sequence[Samples]) -> Samples:
-    """Several runs of samples as one."""
+    """Several `Samples` as one, in order."""
     if len(parts) == 1:
         return parts[0]
     fields = (field.name for field in dataclasses.fields(Samples))
@@ -76,8 +76,8 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
 class Step:
     """One optimizer step as one worker sees it.
 
-    `end` is the number of samples of the epoch used by all workers once the step is done, `count` how many images the
-    step has over all workers, `micro_batches` this worker's part of them.
+    `end`: the number of samples of the epoch that all workers together have used after the step. `count`: images in the
+    step, over all workers. `micro_batches`: this worker's share of them.
     """
 
     end: int
@@ -85,12 +85,12 @@ class Step:
     micro_batches: list[Samples]
 
 
-# Stands for a worker's share of a step that has fewer images than there are workers: gradients are exchanged by all.
+# Dummy sample for a worker without images in a step; it still joins the all-reduce.
 FILLER = Samples(np.array([-1]), np.ones(1, np.int32), np.zeros((1, 2)), np.zeros(1, np.bool_), np.zeros((1, 3), np.float32))
 
 
 def filled(samples: Samples, size: int) -> Samples:
-    """With fillers up to `size`: images that count for nothing, so that batches have one shape."""
+    """The samples padded to `size` with dummy samples, which are ignored, so that all batches have one shape."""
     return concatenate([samples, *[FILLER] * max(0, size - len(samples))])
 
 
@@ -98,8 +98,8 @@ class EpochPlan:
     """The samples of one training epoch in the order of use. See the module's docstring."""
 
     def __init__(self, num_samples: int, seed: int, epoch: int, augmentation: Augmentation) -> None:
-        # The raw stream of a NumPy bit generator is stable over versions, that of Generator's methods is not: a run may be
-        # resumed on a node with another NumPy.
+        # The raw stream of a NumPy bit generator is the same in all versions, that of Generator's methods is not, and a run
+        # may be resumed on a node with another NumPy.
         bits = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
         low, high = augmentation.scale
 
@@ -111,7 +111,7 @@ class EpochPlan:
         scale = (low + np.floor(uniform(num_samples) * (high - low + 1))).astype(np.int32)
         position = uniform(num_samples, 2)
         flip = (uniform(num_samples) < 0.5) & augmentation.flip
-        # Box-Muller; 1 - u keeps the logarithm's argument above zero.
+        # Box-Muller transform; 1 - u keeps the logarithm's argument above zero.
         radius = np.sqrt(-2.0 * np.log(1.0 - uniform(num_samples, 3)))
         normal = radius * np.cos(2.0 * np.pi * uniform(num_samples, 3))
         alpha = augmentation.color_shift * normal
@@ -124,14 +124,14 @@ class EpochPlan:
     def step_ends(self, global_batch: int) -> NDArray[np.int64]:
         """Where each step of the epoch ends, in samples.
 
-        The epoch is cut into the least number of steps of at most `global_batch` images, all equal to within one image: no
-        image is dropped, none is used twice, and no tiny last batch disturbs the weights or the batch statistics.
+        The epoch is cut into the fewest steps of at most `global_batch` images, whose sizes differ by at most one image. No
+        image is dropped or used twice, and no tiny last batch disturbs the weights or the batch statistics.
         """
         steps = -(-len(self) // global_batch)
         return np.arange(1, steps + 1, dtype=np.int64) * len(self) // steps
 
     def largest_micro_batch(self, global_batch: int, world_size: int, micro_batch: int) -> int:
-        """The size of the largest micro-batch that a worker gets in an epoch; see `steps`."""
+        """The size of the largest micro-batch that any worker gets in an epoch; see `steps`."""
         counts = np.diff(self.step_ends(global_batch), prepend=0)
         shares = np.unique(np.concatenate([counts // world_size, -(-counts // world_size)]))
         shares = shares[shares > 0]
@@ -141,9 +141,9 @@ class EpochPlan:
     def steps(self, start: int, global_batch: int, rank: int, world_size: int, micro_batch: int) -> Iterator[Step]:
         """Worker `rank`'s share of each step after the first `start` samples of the epoch.
 
-        `start` may lie inside a step (the run was begun with another global batch): then the first step is what is left of
-        that one. Each step's images are split over the workers, then into micro-batches of at most `micro_batch`, both
-        equal to within one image.
+        `start` may lie inside a step, if the run began with another global batch; the first step is then the rest of that
+        one. The images of a step are split over the workers, then into micro-batches of at most `micro_batch`; the sizes
+        differ by at most one image.
         """
         ends = self.step_ends(global_batch)
         for end in ends[ends > start].tolist():
@@ -156,7 +156,7 @@ class EpochPlan:
 
 
 def evaluation_samples(indices: NDArray[np.int64], scale: int) -> Samples:
-    """The plan of an evaluation: these images at smallest side `scale` (Q), centre crop, no flip, no shift."""
+    """The samples of an evaluation: these images at smallest side `scale` (Q), centre crop, no flip, no shift."""
     n = len(indices)
     return Samples(
         indices.astype(np.int64),

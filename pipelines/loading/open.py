@@ -1,4 +1,4 @@
-"""The loader for a store: `open_loader` picks the fastest that runs here."""
+"""`open_loader` opens the fastest loader that this machine supports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 
 import torch
 
-from pipelines.loading.loader import Loader, Preprocessing
+from pipelines.loading.loader import Loader
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.stores.sample_store import SampleStore
 
 
@@ -21,10 +22,10 @@ def open_loader(
     dtype: torch.dtype = torch.float32,
     deterministic: bool = False,
 ) -> Loader:
-    """The fastest loader there is here: DALI, or torchvision where DALI has no build (macOS, Windows).
+    """A DALI loader, or the reference loader where DALI has no build (macOS, Windows).
 
-    Where `device` is a GPU, `dtype` is that of the images (on a CPU they are float32), and `deterministic` asks for the
-    same pixels from start to start, to the bit.
+    On a GPU, `dtype` is the dtype of the images, and `deterministic` asks for bit-equal pixels in every run. On a CPU images
+    are float32 and always deterministic.
     """
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
         from pipelines.loading.dali_loader import DaliLoader
@@ -38,5 +39,5 @@ def open_loader(
 
 
 def loader_threads(asked: int | None) -> int:
-    """Decoding threads of this process: as asked, else the CPUs it was given."""
+    """Decoding threads of this process: `asked`, or else the number of CPUs assigned to the process."""
     return asked or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""Threads that read files: a few where the files are in memory or on a local disk, many where the storage is far away."""
+"""Threads that read files: a few for local disks and cached files, hundreds for storage with a high latency."""
 
 from __future__ import annotations
 
@@ -10,49 +10,53 @@ from typing import Self, TypeVar
 
 T = TypeVar("T")
 
-CHUNK = 4  # images of a batch that a thread is given at a time
-FAR_S = 2e-3  # a read that waits so long waits for a network or a disk's head
-FAR_THREADS = 512
-BUSY = 4
+CHUNK = 4  # images that a thread takes at a time
+SLOW_READ_S = 2e-3  # a read that waits longer waits for a network or for a disk's head
+REMOTE_THREADS = 512
+WAIT_PER_COMPUTE = 4  # on a busy machine; see `Readers.map`
 
 
 class Readers:
-    """Maps a reading function over a batch's images; how many threads that needs is learnt from how long reads wait."""
+    """Maps a reading function over the images of a batch, with more threads once most reads turn out to wait for long."""
 
     def __init__(self, num_threads: int) -> None:
         self.num_threads = num_threads
-        self.near = ThreadPoolExecutor(num_threads, thread_name_prefix="read")
-        self.far = ThreadPoolExecutor(FAR_THREADS, thread_name_prefix="read-far")  # starts none before they are needed
-        self.is_far = False
+        self.local = ThreadPoolExecutor(num_threads, thread_name_prefix="read")
+        # Starts threads only when there is work for them.
+        self.remote = ThreadPoolExecutor(REMOTE_THREADS, thread_name_prefix="read-remote")
+        self.is_remote = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.near.shutdown()
-        self.far.shutdown()
+        self.local.shutdown()
+        self.remote.shutdown()
 
     def map(self, read: Callable[[int], T], indices: Sequence[int]) -> list[T]:
-        """`read` of each index, in order."""
-        far: list[bool] = []
+        """The results of `read` for each index, in order."""
+        waited_long: list[bool] = []
 
         def timed(index: int) -> T:
             start, computing = time.perf_counter(), time.thread_time()
             result = read(index)
             computing = time.thread_time() - computing
             waiting = time.perf_counter() - start - computing
-            # On a busy machine a thread waits for its turn, several times as long as all threads compute.
-            far.append(waiting > max(FAR_S, BUSY * self.num_threads * computing))
+            # On a busy machine a thread also waits for a CPU, several times as long as all threads compute.
+            waited_long.append(waiting > max(SLOW_READ_S, WAIT_PER_COMPUTE * self.num_threads * computing))
             return result
 
-        if self.is_far:
-            return in_chunks(self.far, read, indices, chunk=1)
-        results = in_chunks(self.near, timed, indices)
-        self.is_far = 2 * sum(far) > len(far)
+        if self.is_remote:
+            return in_chunks(self.remote, read, indices, chunk=1)
+        results = in_chunks(self.local, timed, indices)
+        self.is_remote = 2 * sum(waited_long) > len(waited_long)
         return results
 
 
 def in_chunks(workers: ThreadPoolExecutor, work: Callable[[int], T], items: Sequence[int], chunk: int = CHUNK) -> list[T]:
-    """`work` of each item, in order; `chunk` items a task: handing over a task takes longer than reading a cached file."""
+    """The results of `work` for each item, in order.
+
+    A task has `chunk` items, because submitting a task takes longer than reading a cached file.
+    """
     chunks = (items[k : k + chunk] for k in range(0, len(items), chunk))
     return [result for results in workers.map(lambda some: [work(item) for item in some], chunks) for result in results]

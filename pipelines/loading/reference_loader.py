@@ -1,8 +1,8 @@
-"""The reference loader: the same contract in Pillow, image by image, whole images at a time.
+"""The reference loader: the contract of `pipelines.loading.loader`, in Pillow, one image at a time.
 
-It decodes the whole image, rescales the whole image to smallest side S and cuts out the crop, as the paper's section 2 says
-it; a very long one is rescaled only under the crop (`pipelines.loading.rescale`). It is the oracle of the DALI loader's
-tests, and the loader where DALI has no build.
+It does literally what the paper's section 2 says: decode the whole image, rescale it to smallest side S, cut out the crop.
+Only a very long image is rescaled under the crop alone (`pipelines.loading.rescale`). It is the oracle in the tests of the
+DALI loader, and the loader where DALI has no build.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.loading.epoch_plan import Samples
-from pipelines.loading.loader import Batch, Loader, prefetch
+from pipelines.loading.loader import Batch, Loader
+from pipelines.loading.prefetch import prefetch
 from pipelines.loading.rescale import crop_of_rescaled
 from pipelines.pixels import decoded
 
 
 class ReferenceLoader(Loader):
-    """See the module's docstring. Threads, not processes: PIL decodes and resizes without Python's lock."""
+    """See the module's docstring. Uses threads, not processes, because Pillow releases the GIL to decode and resize."""
 
     def batches(self, micro_batches: Iterable[Samples]) -> Iterator[Batch]:
         """One batch for each element of `micro_batches`, in order, prepared ahead in the background."""
@@ -41,7 +42,7 @@ class ReferenceLoader(Loader):
                 yield Batch(images.permute(0, 3, 1, 2), self.labels(samples, decoded))
 
     def crop(self, sample: Samples) -> NDArray[np.uint8] | None:
-        """The crop (size, size, 3) of a single sample, flipped as planned; None if the image cannot be decoded."""
+        """The crop (size, size, 3) of a single sample, flipped if planned; None if the image cannot be decoded."""
         index, size = int(sample.index[0]), self.preprocessing.image_size
         if index < 0 or index in self.bad_images:
             return None

@@ -1,8 +1,8 @@
-"""Crops of rescaled images on a CPU, in bounded memory: by Pillow, bit for bit as by torchvision's transforms, and by torch.
+"""Crops of rescaled images on a CPU, in bounded memory: with Pillow, bit-equal to torchvision's transforms, and with torch.
 
-A strip of 3000 x 1 pixels has 196 million at a smallest side of 256. So an image that has more than MOST after the rescale
-is never rescaled as a whole: only what is under the crop is. Pillow takes the crop's place in single precision then, which
-moves it by a thousandth of a source pixel at most.
+A strip of 3000 x 1 pixels has 196 million pixels when rescaled to a smallest side of 256. An image with more than
+MAX_WHOLE_PIXELS after the rescale is therefore never rescaled as a whole, only the part under the crop is. Pillow then takes
+the crop's position in single precision, which shifts it by at most a thousandth of a source pixel.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from PIL import Image
 
 from pipelines.loading.crop_geometry import DecodeWindow
 
-MOST = 2**22  # pixels of a rescaled image that is made whole
+MAX_WHOLE_PIXELS = 2**22  # of an image that is rescaled as a whole
 
 
 def crop_of_rescaled(
     image: Image.Image, resized: Sequence[int], corner: Sequence[int], size: Sequence[int]
 ) -> NDArray[np.uint8]:
-    """The crop of `size` (height, width) at `corner` (y, x) of an RGB image that is rescaled to `resized` (height, width).
+    """The crop of `size` (height, width) at `corner` (y, x) of an RGB image rescaled to `resized` (height, width).
 
-    Uint8 (height, width, 3), black where the crop lies beyond the image.
+    Returns uint8 (height, width, 3), black outside the image.
     """
     (height, width), (first, last) = resized, clipped(np.array(resized), np.array(corner), np.array(size))
-    if height * width <= MOST:
+    if height * width <= MAX_WHOLE_PIXELS:
         whole = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
         part = whole[first[0] : last[0], first[1] : last[1]]
     else:
@@ -39,7 +39,7 @@ def crop_of_rescaled(
 def clipped(
     resized: NDArray[np.int64], corner: NDArray[np.int64], size: NDArray[np.int64] | int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last corners (..., 2) of the part of crops that lies in the image; a pixel at its edge if none does."""
+    """First and last corners (..., 2) of the part of each crop inside the image; one pixel at the edge if there is none."""
     first = np.clip(corner, 0, resized - 1)
     return first, np.clip(corner + size, first + 1, resized)
 
@@ -47,13 +47,13 @@ def clipped(
 def resize_box(
     image: Image.Image, start: NDArray[np.floating], end: NDArray[np.floating], size: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
-    """What lies between `start` and `end` (y, x), in source pixels, at `size` (height, width)."""
+    """The region from `start` to `end` (y, x), in source pixels, resized to `size` (height, width)."""
     (top, left), (bottom, right), (height, width) = start.tolist(), end.tolist(), size.tolist()
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
 
 
 def with_border(part: NDArray[np.uint8], at: Sequence[int] | NDArray[np.int64], size: Sequence[int]) -> NDArray[np.uint8]:
-    """`part` (h, w, 3) at (y, x) `at` in black of `size` (height, width); what lies outside of that is cut off."""
+    """A black image of `size` (height, width) with `part` (h, w, 3) at (y, x) `at`; what lies outside is cut off."""
     if part.shape[:2] == tuple(size) and not np.any(at):
         return part
     canvas = np.zeros((*size, 3), np.uint8)
@@ -65,18 +65,18 @@ def with_border(part: NDArray[np.uint8], at: Sequence[int] | NDArray[np.int64], 
 
 
 def resize_window(pixels: NDArray[np.uint8], window: DecodeWindow, k: int, size: int, flip: bool) -> NDArray[np.uint8]:
-    """The k-th window's crop (size, size, 3), mirrored or not, from its decoded pixels (h, w, 3)."""
-    (down, right), (top, left) = window.void[k].tolist(), window.lead[k].tolist()
+    """The k-th window's crop (size, size, 3), mirrored if `flip`, from its decoded pixels (h, w, 3)."""
+    (down, right), (top, left) = window.padding_before[k].tolist(), window.skip[k].tolist()
     height, width, _ = pixels.shape
     if not window.is_aligned[k] or down + height == top + size or right + width == left + size:
-        # torch's kernel takes equal input and output sizes for "nothing to do", whatever the ratio.
+        # torch's kernel is a no-op where input and output sizes are equal, whatever the ratio.
         exact = resize_box(Image.fromarray(pixels), window.roi_start[k], window.roi_end[k], np.array([size, size]))
         return np.ascontiguousarray(exact[:, ::-1]) if flip else exact
     canvas = pixels
     if down or right:
         canvas = np.empty((down + height, right + width, 3), np.uint8)
         canvas[down:, right:] = pixels
-    # With the strides of a channels-last batch the kernel works in place; `canvas[None]` and `unsqueeze` give others.
+    # The kernel needs no copy with the strides of a channels-last batch, which `canvas[None]` and `unsqueeze` do not give.
     planes = torch.from_numpy(canvas.reshape(1, *canvas.shape)).permute(0, 3, 1, 2)
     zoom = (1.0 / window.ratio[k]).tolist()
     resized = torch.ops.aten._upsample_bilinear2d_aa(planes, [top + size, left + size], False, *zoom)

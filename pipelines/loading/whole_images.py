@@ -1,10 +1,10 @@
 """Whole images for testing (paper, section 3.2): rescaled to smallest side Q, neither cropped nor padded, any aspect ratio.
 
-Images that are of one size after the rescale come in one batch, within a bound on the pixels of a batch. They are decoded
-and rescaled by Pillow, bit for bit as torchvision's transforms do it: a net takes far longer over a whole image.
+Images of the same size after the rescale are batched together, up to a limit on the pixels of a batch. Pillow decodes and
+rescales them, bit-equal to torchvision's transforms; its speed is enough, because a net needs far longer for a whole image.
 
-An image that is larger than LARGEST after the rescale is never made as a whole: its pixels are given part by part. So memory
-is bounded, also for strips: one of 3000 x 1 pixels has 196 million at Q = 256.
+An image with more than MAX_BATCHED_PIXELS after the rescale is never held as a whole: its pixels are read part by part, so
+memory is bounded for strips, too. A strip of 3000 x 1 pixels has 196 million pixels at Q = 256.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.loading.crop_geometry import resized_shape
-from pipelines.loading.loader import Preprocessing, prefetch
+from pipelines.loading.prefetch import prefetch
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.loading.rescale import crop_of_rescaled
 from pipelines.pixels import decoded
 from pipelines.quoting import one_line, quoted
@@ -31,19 +32,19 @@ from pipelines.stores.sample_store import SampleStore
 
 _logger = logging.getLogger(__name__)
 
-LARGEST = 2**21  # pixels of a rescaled image that is given as a whole
+MAX_BATCHED_PIXELS = 2**21  # after the rescale; a larger image is a LargeImage
 
 
 @dataclass(frozen=True)
 class SizedBatch:
-    """images (n, C, H, W) float32, normalised, on the device; rows (n,) int64: their places among those asked for."""
+    """Images (n, C, H, W) float32, normalised, on the device; rows (n,) int64: their positions in the requested indices."""
 
     rows: NDArray[np.int64]
     images: Tensor
 
 
 class Rescaled:
-    """A rescaled image, normalised, of which any part can be had. `shape`: (height, width) in px."""
+    """A rescaled image that can be read part by part, normalised. `shape`: (height, width) in px."""
 
     def __init__(self, image: Image.Image, shape: tuple[int, int], whole: WholeImages) -> None:
         self.shape = shape
@@ -51,7 +52,7 @@ class Rescaled:
         self._whole = whole
 
     def part(self, top: int, left: int, height: int, width: int, *, mirrored: bool = False) -> Tensor:
-        """(1, C, height, width), as in a SizedBatch. `mirrored`: of the mirror image."""
+        """A part of the image, or of its mirror image if `mirrored`: (1, C, height, width), as in a SizedBatch."""
         if mirrored:
             left = self.shape[1] - left - width
         pixels = crop_of_rescaled(self._image, self.shape, (top, left), (height, width))
@@ -60,7 +61,7 @@ class Rescaled:
 
 @dataclass(frozen=True)
 class LargeImage:
-    """An image that is larger than LARGEST after the rescale to `shape` (height, width); `rows` (1,) as in a SizedBatch."""
+    """An image with more than MAX_BATCHED_PIXELS at its rescaled `shape` (height, width); `rows` (1,) as in a SizedBatch."""
 
     rows: NDArray[np.int64]
     shape: tuple[int, int]
@@ -69,13 +70,13 @@ class LargeImage:
 
     @contextmanager
     def open(self) -> Iterator[Rescaled]:
-        """Its pixels. OSError, with the image's name, if it cannot be decoded."""
+        """Decodes the image. Raises OSError with the image's name if that fails."""
         with self.whole.decoded(self.index) as image:
             yield Rescaled(image, self.shape, self.whole)
 
 
 class WholeImages:
-    """Gives a store's images at any scale. OSError, with the image's name, for one that cannot be decoded."""
+    """The images of a store at any scale. Raises OSError with the image's name if one cannot be decoded."""
 
     def __init__(
         self, store: SampleStore, preprocessing: Preprocessing, num_threads: int, device: torch.device, max_pixels: int
@@ -87,9 +88,9 @@ class WholeImages:
         self.max_pixels = max_pixels
 
     def batches(self, indices: NDArray[np.int64], scale: int) -> Iterator[SizedBatch | LargeImage]:
-        """All images of `indices` once, at smallest side `scale` (Q), in an order that suits batching.
+        """Each image of `indices` once, at smallest side `scale` (Q), in an order that suits batching.
 
-        A batch has at most `max_pixels` pixels, or a single image, whose pixels are there once it is opened if it is large.
+        A batch has at most `max_pixels` pixels, or a single image. Large images come one by one, and are read when opened.
         """
         return prefetch(self._batches(indices, scale), self.device)
 
@@ -99,7 +100,7 @@ class WholeImages:
             shapes = resized_shape(source, np.full(len(indices), scale))
             for rows in group_by_size(shapes, self.max_pixels):
                 height, width = shapes[rows[0]].tolist()
-                if height * width > LARGEST:
+                if height * width > MAX_BATCHED_PIXELS:
                     yield from self._large(indices, rows, (height, width))
                     continue
 
@@ -117,7 +118,7 @@ class WholeImages:
             yield LargeImage(np.array([row]), shape, index, self)
 
     def normalized(self, pixels: Tensor) -> Tensor:
-        """Uint8 (n, H, W, 3) to the net's input (n, C, H, W) on the device."""
+        """The net's input (n, C, H, W) on the device, from uint8 (n, H, W, 3)."""
         no_shift = torch.zeros((len(pixels), 3), device=self.device)
         return self.preprocessing.normalize(pixels.to(self.device), no_shift).permute(0, 3, 1, 2)
 
@@ -132,13 +133,13 @@ class WholeImages:
         return size
 
     def _resized(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """(height, width, 3) for `size` (width, height)."""
+        """The image (height, width, 3) rescaled to `size` (width, height)."""
         with self.decoded(index) as image:
             return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
     @contextmanager
     def decoded(self, index: int) -> Iterator[Image.Image]:
-        """The picture as stored. OSError, with the image's name, if it cannot be decoded."""
+        """The image as stored. Raises OSError with the image's name if it cannot be decoded."""
         encoded = self.store.read(index)
         with ExitStack() as stack:
             try:
@@ -152,7 +153,7 @@ class WholeImages:
 
 
 def group_by_size(shapes: NDArray[np.int64], max_pixels: int) -> Iterator[NDArray[np.int64]]:
-    """Row numbers of equal shapes (n, 2), at most `max_pixels` pixels together but at least one; every row once."""
+    """Groups of rows with equal shapes (n, 2), of at most `max_pixels` pixels together or one row; every row once."""
     distinct, group = np.unique(shapes, axis=0, return_inverse=True)
     for number, (height, width) in enumerate(distinct.tolist()):
         rows = np.flatnonzero(group.ravel() == number)

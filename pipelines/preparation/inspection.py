@@ -1,16 +1,74 @@
-"""Decoding all images of a store in threads, for `python -m pipelines.prepare check`."""
+"""What `python -m pipelines.prepare check` finds in an image, and in all images of a store."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
+from pipelines.pixels import MAX_PIXELS, open_image, refusal
 from pipelines.progress import Progress
-from pipelines.stores.image_header import Finding, inspect
 from pipelines.stores.quarantine import UNREADABLE
 from pipelines.stores.sample_store import SampleStore
+
+# Formats that both loaders decode, and the file extensions that go with them. MPO is a JPEG with more JPEGs behind it.
+_EXTENSIONS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+}
+_GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "F"}
+_EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One remarkable thing about one image."""
+
+    kind: str
+    """`unreadable`, or harmless: `CMYK`, `grey`, `alpha`, `16-bit`, `animated`, `EXIF-rotated`, `mis-named`,
+    `damaged metadata`."""
+    detail: str
+    """What exactly, for a person."""
+
+
+def inspect(encoded: bytes, name: str, max_pixels: int = MAX_PIXELS) -> list[Finding]:
+    """Decodes an image in full and lists what is remarkable; a plain RGB image of the right extension gives nothing."""
+    if (reason := refusal(encoded, max_pixels)) is not None:
+        return [Finding(UNREADABLE, reason)]
+    try:
+        with open_image(encoded) as image:
+            return _remarks(image, encoded, name)
+    except Exception as error:  # a PNG's damaged text or profile, which the pixels do not depend on
+        return [Finding("damaged metadata", " ".join(str(error).split()) or type(error).__name__)]
+
+
+def _remarks(image: Image.Image, encoded: bytes, name: str) -> list[Finding]:
+    findings, kind = [], str(image.format)
+    extension = os.path.splitext(name)[1].lower()
+    if extension not in _EXTENSIONS[kind]:
+        findings.append(Finding("mis-named", f"is {kind}, named {extension}"))
+    if image.mode in ("CMYK", "YCCK"):
+        findings.append(Finding("CMYK", "four colours"))
+    if image.mode in _GREY_MODES:
+        findings.append(Finding("grey", f"mode {image.mode}"))
+    if kind == "PNG" and encoded[24] == 16:
+        findings.append(Finding("16-bit", "scaled to 8 bits"))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        findings.append(Finding("alpha", f"mode {image.mode}"))
+    # The further pictures of an MPO are previews or the other eye, not an animation.
+    if kind != "MPO" and getattr(image, "n_frames", 1) > 1:
+        findings.append(Finding("animated", f"{getattr(image, 'n_frames', 1)} frames; the first is taken"))
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    if orientation in range(2, 9):
+        findings.append(Finding("EXIF-rotated", f"orientation {orientation}; used as stored"))
+    return findings
 
 
 def inspect_all(store: SampleStore, split: str, threads: int, max_pixels: int) -> list[tuple[str, Finding]]:

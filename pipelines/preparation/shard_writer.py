@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.progress import Progress
-from pipelines.remote import size_of, write_whole
+from pipelines.remote import size_of, write_atomically
 from pipelines.stores.image_header import image_size
 from pipelines.stores.sample_store import Names, SampleStore
 from pipelines.stores.shard_index import ShardIndex
@@ -58,7 +58,7 @@ def write_shards(store: SampleStore, split: str, out: Path, *, shard_bytes: int,
                 encoded = _ticking(pool.map(store.read, order[rows]), progress)
                 sizes = _write_tar(out / tar, plan, rows, encoded)
             plan.height[rows], plan.width[rows] = np.array([size or (0, 0) for size in sizes]).T
-    write_whole(str(out / f"{split}.index.npz"), plan.to_bytes())
+    write_atomically(str(out / f"{split}.index.npz"), plan.to_bytes())
     (out / f"{split}.writing").unlink()
     return plan
 
@@ -149,7 +149,7 @@ def _claim(out: Path, split: str, plan: ShardIndex) -> bool:
     if not writing.exists() and any(out.glob(f"{split}-*.tar")):
         raise ValueError(f"--out {out}: {split}-*.tar are there already, without their index")
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(str(writing), fingerprint.encode())
+    write_atomically(str(writing), fingerprint.encode())
     return True
 
 
@@ -170,7 +170,7 @@ def _write_tar(path: Path, plan: ShardIndex, rows: np.ndarray, encoded: Iterable
             )
             sizes.append(_size(image))
         tar.write(_END_OF_TAR)
-    write_whole(str(path.with_suffix(".idx")), "".join(lines).encode("utf-8", "surrogateescape"))
+    write_atomically(str(path.with_suffix(".idx")), "".join(lines).encode("utf-8", "surrogateescape"))
     os.replace(part, path)
     return sizes
 

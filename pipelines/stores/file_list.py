@@ -14,13 +14,13 @@ import numpy as np
 
 from pipelines.layouts.image_files import IMAGE_EXTENSIONS, LeftOut
 from pipelines.layouts.splits import what_lies_there
-from pipelines.stores.folder import list_flat
+from pipelines.stores.folder import list_images
 from pipelines.stores.sample_store import SampleStore
 
 UNLABELLED = -1
 
 
-class FlatStore(SampleStore):
+class FileListStore(SampleStore):
     """The images of `files`, in their order; `labels` UNLABELLED where they are not known."""
 
     def __init__(
@@ -51,19 +51,19 @@ class FlatStore(SampleStore):
         """Not known without opening the file."""
         return
 
-    def subset(self, indices: np.ndarray) -> FlatStore:
+    def subset(self, indices: np.ndarray) -> FileListStore:
         """The images at `indices`."""
-        return FlatStore([self.files[index] for index in indices], self.class_names, self.labels[indices], self.left_out)
+        return FileListStore([self.files[index] for index in indices], self.class_names, self.labels[indices], self.left_out)
 
 
-def open_flat(folder: str, class_names: list[str], labels: Sequence[str] | None = None) -> FlatStore:
+def open_image_folder(folder: str, class_names: list[str], labels: Sequence[str] | None = None) -> FileListStore:
     """The images of a folder in the order of their names, with the class of each from `labels`, by name.
 
     Raises ValueError, one line, for a folder that is missing or has no images, and labels that do not fit.
     """
     left_out = LeftOut()
     try:
-        names = list_flat(folder, left_out)
+        names = list_images(folder, left_out)
         if not names:
             nothing = f"neither train and val nor images in it ({' '.join(IMAGE_EXTENSIONS)})"
             raise ValueError(f"--data {folder}: {nothing}; {what_lies_there(folder, 'val')}")
@@ -71,7 +71,7 @@ def open_flat(folder: str, class_names: list[str], labels: Sequence[str] | None 
         raise ValueError(f"--data {folder}: {error.strerror}") from error
     files = [os.path.join(folder, name) for name in names]
     if labels is None:
-        return FlatStore(files, class_names, left_out=left_out)
+        return FileListStore(files, class_names, left_out=left_out)
     if len(labels) != len(files):
         raise ValueError(
             f"--labels: {len(labels)} labels for the {len(files)} images of {folder}; one a line, in name order"
@@ -79,4 +79,4 @@ def open_flat(folder: str, class_names: list[str], labels: Sequence[str] | None 
     number = {name: index for index, name in enumerate(class_names)}
     if unknown := sorted(set(labels) - set(number)):
         raise ValueError(f"--labels: classes that the net does not know: {', '.join(unknown[:5])}")
-    return FlatStore(files, class_names, np.array([number[label] for label in labels], np.int64), left_out)
+    return FileListStore(files, class_names, np.array([number[label] for label in labels], np.int64), left_out)

@@ -137,7 +137,7 @@ def open_classes(root: str, classes: dict[str, list[str]], class_names: list[str
     return FolderStore(root, folders, class_names, labels, folder, files, left_out)
 
 
-def list_flat(folder: str, left_out: LeftOut) -> list[str]:
+def list_images(folder: str, left_out: LeftOut) -> list[str]:
     """The names of the images that lie in a folder itself, sorted. OSError where it cannot be listed."""
     images = []
     with os.scandir(folder) as entries:

@@ -9,7 +9,7 @@ import numpy as np
 from pipelines.layouts.image_files import NO_IMAGE, NO_LABEL, OTHER_SPLIT, LeftOut, alike, class_of, listed, shown
 from pipelines.layouts.label_lists import KNOWN, TINY, find_list, read_list
 from pipelines.layouts.splits import find_split, what_lies_there
-from pipelines.stores.folder import FolderStore, UnknownClasses, list_classes, list_flat, open_classes
+from pipelines.stores.folder import FolderStore, UnknownClasses, list_classes, list_images, open_classes
 from pipelines.stores.sample_store import Names
 
 
@@ -26,13 +26,13 @@ def open_tree(root: str, split: str) -> FolderStore:
     classes = list_classes(root, source.folders, left_out)
     train = source if split == "train" else find_split(root, "train")  # to evaluate, val is enough
     known = classes if train == source else list_classes(root, train.folders, LeftOut()) if train else None
-    flat = _flat_folder(root, source.folders[0], classes) if split == "val" else None
+    flat = _image_folder(root, source.folders[0], classes) if split == "val" else None
     if flat is not None:
         left_out = LeftOut()  # the images are what has been left out so far
         left_out.add(OTHER_SPLIT, *source.others)
-        return _open_flat(root, flat, None if known is None else list(known), left_out)
+        return _open_with_label_list(root, flat, None if known is None else list(known), left_out)
     if split == "train" and not classes:
-        count = len(list_flat(os.path.join(root, source.folders[0]), LeftOut()))
+        count = len(list_images(os.path.join(root, source.folders[0]), LeftOut()))
         found = f", but {count} images directly; train/<class>/*.jpg is needed" if count else ""
         raise ValueError(f"--data {root}: no class folders in {root}/{source.name}{found}")
     names = list(classes if known is None else known)
@@ -43,15 +43,15 @@ def open_tree(root: str, split: str) -> FolderStore:
         raise ValueError(f"--data {root}: classes in {source.name} that train lacks: {unknown}") from error
 
 
-def _flat_folder(root: str, folder: str, classes: dict[str, list[str]]) -> str | None:
+def _image_folder(root: str, folder: str, classes: dict[str, list[str]]) -> str | None:
     """The folder below `root` that holds a split's images side by side; None where they are in class folders."""
     if list(classes) == ["images"] and os.path.isfile(os.path.join(root, folder, TINY)):
         return f"{folder}/images"
-    return folder if not classes and list_flat(os.path.join(root, folder), LeftOut()) else None
+    return folder if not classes and list_images(os.path.join(root, folder), LeftOut()) else None
 
 
-def _open_flat(root: str, folder: str, class_names: list[str] | None, left_out: LeftOut) -> FolderStore:
-    images = list_flat(os.path.join(root, folder), left_out)
+def _open_with_label_list(root: str, folder: str, class_names: list[str] | None, left_out: LeftOut) -> FolderStore:
+    images = list_images(os.path.join(root, folder), left_out)
     path = find_list(os.path.join(root, folder))
     if path is None:
         raise ValueError(

@@ -10,14 +10,14 @@ from pathlib import Path
 from pipelines.layouts.image_files import IMAGE_EXTENSIONS, LeftOut
 from pipelines.paths import is_remote
 from pipelines.pixels import MAX_PIXELS, refusal
-from pipelines.remote import read_if_there
-from pipelines.stores.file_list import FlatStore
-from pipelines.stores.folder import list_flat
+from pipelines.remote import read_if_exists
+from pipelines.stores.file_list import FileListStore
+from pipelines.stores.folder import list_images
 
 STANDARD_INPUT = "-"
 
 
-class Pictures(FlatStore):
+class Pictures(FileListStore):
     """The pictures that can be decoded, in the order given; `failed` says of each of the others why it is none."""
 
     def __init__(self, named: Sequence[str], max_pixels: int = MAX_PIXELS) -> None:
@@ -63,7 +63,7 @@ def _pictures_at(name: str, left_out: LeftOut) -> Iterator[str]:
     if is_remote(name) or not os.path.isdir(name):
         yield name
         return
-    inside = list_flat(name, left_out)
+    inside = list_images(name, left_out)
     if not inside:
         raise OSError(f"a folder without pictures ({' '.join(IMAGE_EXTENSIONS)}) directly in it")
     yield from (os.path.join(name, picture) for picture in inside)
@@ -74,6 +74,6 @@ def _read(picture: str) -> bytes:
         return sys.stdin.buffer.read()
     if not is_remote(picture):
         return Path(picture.removeprefix("file://")).read_bytes()
-    if (content := read_if_there(picture)) is None:
+    if (content := read_if_exists(picture)) is None:
         raise OSError("does not exist")
     return content

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipelines.paths import is_remote
 from pipelines.quoting import one_line, quoted, unquoted
-from pipelines.remote import cache_folder, read_if_there, write_whole
+from pipelines.remote import cache_folder, read_if_exists, write_atomically
 from pipelines.secrets import masked
 
 UNREADABLE = "unreadable"
@@ -62,7 +62,7 @@ def read_quarantine(location: str, given: str | None = None) -> dict[str, str]:
 
 def read_list(where: str) -> dict[str, str] | None:
     """Sample name -> reason, from one list; None where there is none."""
-    content = read_if_there(where)
+    content = read_if_exists(where)
     if content is None:
         return None
     lines = content.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n")
@@ -75,7 +75,7 @@ def write_list(where: str, entries: Mapping[str, str]) -> None:
     text += "".join(f"{quoted(name)}\t{reason}\n" for name, reason in sorted(entries.items()))
     if not is_remote(where):
         Path(where).parent.mkdir(parents=True, exist_ok=True)
-    write_whole(where, text.encode("utf-8", "surrogateescape"))
+    write_atomically(where, text.encode("utf-8", "surrogateescape"))
 
 
 def update_quarantine(location: str, given: str | None, unreadable: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from pipelines.layouts.image_files import LeftOut
 from pipelines.paths import is_remote
 from pipelines.progress import Progress
-from pipelines.remote import cache_folder, fetch, read_if_there, size_of
+from pipelines.remote import cache_folder, fetch, read_if_exists, size_of
 from pipelines.stores.sample_store import SampleStore
 from pipelines.stores.shard_index import ShardIndex
 
@@ -167,7 +167,7 @@ def open_shards(location: str, splits: Sequence[str], *, cache: str | None = Non
     location = location.rstrip("/")
     for split in splits:
         where = f"{location}/{split}.index.npz"
-        raw = read_if_there(where)
+        raw = read_if_exists(where)
         if raw is None:
             continue
         index = ShardIndex.from_bytes(raw, where)

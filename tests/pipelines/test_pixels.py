@@ -17,10 +17,13 @@ from support.loaders import CPU, LOADERS, REFERENCE, Images, load, make
 
 from pipelines.loading.decodable import Route, route
 from pipelines.loading.epoch_plan import evaluation_samples
-from pipelines.loading.loader import IGNORED_LABEL, Preprocessing
+from pipelines.loading.loader import IGNORED_LABEL
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.loading.whole_images import WholeImages
 from pipelines.pixels import decode, refusal
-from pipelines.stores.image_header import UNREADABLE, image_size, inspect
+from pipelines.preparation.inspection import inspect
+from pipelines.stores.image_header import image_size
+from pipelines.stores.quarantine import UNREADABLE
 
 DAMAGED += ["PNG, 16-bit RGB", "PNG, animated", "BMP, 24 bits", "BMP, RLE8", "WebP, lossy", "WebP, lossless"]
 REFUSED = (

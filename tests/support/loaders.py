@@ -13,7 +13,8 @@ from pipelines.loading.dali_graph import Decoding
 from pipelines.loading.dali_loader import DaliLoader
 from pipelines.loading.decoder_choice import choose_decoding
 from pipelines.loading.epoch_plan import Samples
-from pipelines.loading.loader import Batch, Loader, Preprocessing
+from pipelines.loading.loader import Batch, Loader
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.loading.reference_loader import ReferenceLoader
 from pipelines.stores.sample_store import SampleStore
 

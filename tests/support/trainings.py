@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from pipelines.loading.loader import Preprocessing
 from pipelines.loading.open import open_loader
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainConfig
 from vgg_dist.models.specs import MODELS

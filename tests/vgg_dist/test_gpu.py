@@ -19,7 +19,7 @@ from support.trainings import SMALL, Run, same
 from pipelines.loading.dali_graph import Decoding
 from pipelines.loading.dali_loader import DaliLoader
 from pipelines.loading.epoch_plan import FILLER, Augmentation, EpochPlan, concatenate
-from pipelines.loading.loader import Preprocessing
+from pipelines.loading.preprocessing import Preprocessing
 from vgg_dist.training.trainer import Worker
 
 pytestmark = pytest.mark.gpu
@@ -79,7 +79,7 @@ def test_bf16_from_the_loader_is_what_autocast_makes_of_fp32() -> None:
     samples = EpochPlan(8, 0, 0, Augmentation((64, 64))).samples
     wide = make(DALI, store, Preprocessing(64, MEAN, (58.4, 57.1, 57.4)), CUDA)
     narrow = make(DALI, store, Preprocessing(64, MEAN, (58.4, 57.1, 57.4)), CUDA)
-    narrow.crops.dtype = torch.bfloat16  # type: ignore[attr-defined]
+    narrow.outputs.dtype = torch.bfloat16  # type: ignore[attr-defined]
     (fp32,), (bf16,) = wide.batches([samples]), narrow.batches([samples])
     assert torch.equal(fp32.images.bfloat16(), bf16.images)
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.loading.loader import Preprocessing
 from pipelines.loading.open import loader_threads
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.loading.whole_images import SizedBatch, WholeImages
 from pipelines.progress import Progress
 from pipelines.stores.open import open_store

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan
-from pipelines.loading.loader import Preprocessing
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.loading.reference_loader import ReferenceLoader
 from pipelines.progress import Progress
 from pipelines.stores.open import open_store
@@ -117,8 +117,9 @@ def in_turn(names: list[str], rounds: int) -> Iterator[str]:
 def plan_work(options: LoaderBenchmark) -> Work:
     """The first images of an epoch of the training that `options` describe. ValueError for data that cannot be read."""
     store = open_store(options.data, "train")
-    scale = (options.train_scale[0], options.train_scale[-1])
-    samples = EpochPlan(len(store), seed=0, epoch=0, augmentation=Augmentation(scale)).samples[: options.images]
+    samples = EpochPlan(len(store), seed=0, epoch=0, augmentation=Augmentation(options.train_scale.ends)).samples[
+        : options.images
+    ]
     spec = MODELS["E"]
     preprocessing = Preprocessing(options.image_size, spec.pixel_mean, spec.pixel_std)
     device = torch.device(options.device)
@@ -145,13 +146,12 @@ def report(options: LoaderBenchmark, figures: Figures) -> str:
         pixels = [f"{figure[key]:.3f}" if key in figure else "" for key in ("difference_mean", "difference_worst")]
         rows.append([name, *spread(rates), f"{paired_ratio(figures[OURS]['images_per_second'], rates):.2f}", *pixels])
     headings = ["", "images/s", "min", "max", "this loader, times", "pixels off by", "worst image"]
-    low, high = options.train_scale[0], options.train_scale[-1]
     return "\n".join(
         [
             table(headings, rows),
-            f"Median of {options.rounds} rounds, in turn; S in [{low}, {high}], crops of {options.image_size} px, batches "
-            f"of {options.batch}, {options.threads} threads on as many CPU cores, decoding on {options.device}, files in "
-            "the page cache.",
+            f"Median of {options.rounds} rounds, in turn; S {options.train_scale}, crops of {options.image_size} px, "
+            f"batches of {options.batch}, {options.threads} threads on as many CPU cores, decoding on {options.device}, "
+            "files in the page cache.",
             "Pixels: mean absolute difference from torchvision's resize-then-crop, in grey levels of 255.",
             *(peer_line(PEERS[peer].title, PEERS[peer].note, figures) for peer in options.peer_names()),
             machine_line(describe_machine()),

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from pipelines.loading.epoch_plan import Samples
-from pipelines.loading.loader import Batch, Loader, Preprocessing
+from pipelines.loading.loader import Batch, Loader
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.progress import Progress
 from pipelines.stores.synthetic import SyntheticSpec, SyntheticStore
 from vgg_dist.benchmark.options import StepBenchmark

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.loading.epoch_plan import Samples
-from pipelines.loading.loader import Preprocessing
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.stores.open import SampleStore, open_store
 
 

@@ -8,12 +8,13 @@ from pipelines.stores.sample_store import SampleStore
 from vgg_dist.ray_cluster.address import cluster_named
 
 
-def open_data_here(data: str, quarantine: str | None) -> tuple[SampleStore, SampleStore] | None:
+def open_data_here(data: str, quarantine: str | None, is_needed: bool = False) -> tuple[SampleStore, SampleStore] | None:
     """The training and validation images, with remarks on their classes printed; ValueError, one line, for bad data.
 
-    None with a cluster: the data may be on its nodes only, and the workers open them.
+    None on a cluster, where only the workers may be able to read the data, unless the command cannot do without
+    (`is_needed`).
     """
-    if cluster_named():
+    if cluster_named() and not is_needed:
         return None
     train_images, val_images = open_splits(data, quarantine=quarantine)
     tell_remarks(data, train=train_images, val=val_images)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from pipelines.loading.epoch_plan import Augmentation
-from pipelines.loading.loader import Loader, Preprocessing
+from pipelines.loading.loader import Loader
 from pipelines.loading.open import loader_threads, open_loader
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.stores.sample_store import SampleStore
 from vgg_dist.config import TrainConfig
 from vgg_dist.models.precision import (
@@ -18,8 +19,8 @@ from vgg_dist.training.parallelism import Worker
 
 def augmentation(config: TrainConfig) -> Augmentation:
     """What the config says about the plan's draws."""
-    low, high = config.train_scale or (0, 0)
-    return Augmentation((low, high), config.flip, config.color_shift)
+    assert config.train_scale is not None
+    return Augmentation(config.train_scale.ends, config.flip, config.color_shift)
 
 
 def check_images(config: TrainConfig, num_train: int, num_val: int, world_size: int) -> None:

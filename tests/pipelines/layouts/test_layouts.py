@@ -14,7 +14,7 @@ from support.trees import by_content, make_tree, tar_of
 from pipelines.layouts.splits import has_split
 from pipelines.prepare import main
 from pipelines.stores.class_checks import remarks
-from pipelines.stores.file_list import open_flat
+from pipelines.stores.file_list import open_image_folder
 from pipelines.stores.open import open_splits, open_store
 
 TRAIN = {f"{c}/{c}_{i}.JPEG": f"{c}{i}".encode() for c in ("n01", "n02", "n03") for i in range(2)}
@@ -193,8 +193,8 @@ def test_other_locations_are_refused_with_what_lies_there(
 def test_folder_of_images_tells_what_lies_there_instead(tmp_path: Path) -> None:
     root = make_tree(tmp_path, {f"in/{name}": data for name, data in (below("train", TRAIN) | below("val", TRAIN)).items()})
     with pytest.raises(ValueError, match=f"neither train and val nor images in it .*: --data {root}/in$"):
-        open_flat(str(root), ["a"])
-    store = open_flat(str(make_tree(tmp_path / "flat", VAL | {"x.tiff": b""})), ["a"])
+        open_image_folder(str(root), ["a"])
+    store = open_image_folder(str(make_tree(tmp_path / "flat", VAL | {"x.tiff": b""})), ["a"])
     assert len(store) == 3
     assert dict(store.left_out.lines()) == {"1 .tiff file, a format that is not read": "x.tiff"}
 

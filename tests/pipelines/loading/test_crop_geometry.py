@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 from torchvision.transforms.functional import InterpolationMode
 
-from pipelines.loading.crop_geometry import FARTHEST, TOLERANCE, center_corner, crop_corner, decode_window, resized_shape
+from pipelines.loading.crop_geometry import MAX_SKIP, TOLERANCE, center_corner, crop_corner, decode_window, resized_shape
 
 rng = np.random.default_rng(0)
 SHAPES = rng.integers(40, 3000, (2000, 2))
@@ -72,12 +72,12 @@ def test_windows_are_tight() -> None:
 def test_the_resize_that_begins_at_a_whole_pixel_hits_the_crop() -> None:
     resized, corner, window = windows()
     ratio = SHAPES / resized
-    begin, aligned = window.start - window.void, window.is_aligned
+    begin, aligned = window.start - window.padding_before, window.is_aligned
     assert (begin >= 0).all()
-    assert (window.void[aligned] >= 0).all()
-    assert (window.lead[aligned] >= 0).all()
-    assert abs(begin + window.lead * ratio - corner * ratio)[aligned].max() <= TOLERANCE + 1e-9
-    assert aligned[corner.max(axis=1) < FARTHEST].all()
+    assert (window.padding_before[aligned] >= 0).all()
+    assert (window.skip[aligned] >= 0).all()
+    assert abs(begin + window.skip * ratio - corner * ratio)[aligned].max() <= TOLERANCE + 1e-9
+    assert aligned[corner.max(axis=1) < MAX_SKIP].all()
     assert aligned.mean() > 0.95
     np.testing.assert_allclose(window.start + window.roi_start, corner * ratio, atol=1e-3)
     np.testing.assert_allclose(window.roi_end - window.roi_start, 224 * ratio, rtol=1e-4)

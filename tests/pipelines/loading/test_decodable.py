@@ -18,7 +18,7 @@ from pipelines.loading.dali_graph import Decoding
 from pipelines.loading.dali_loader import DaliLoader
 from pipelines.loading.decodable import Route, as_bitmap, route
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan
-from pipelines.loading.loader import Preprocessing
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.pixels import decode, refusal
 
 JPEG, PNG = encode(photo(100, 120), quality=90), encode(photo(100, 120), "PNG")

@@ -7,18 +7,15 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import nvidia.dali.fn as fn
 import pytest
 import torch
 from nvidia.dali import Pipeline
 
-from pipelines.loading.crop_geometry import decode_window
-from pipelines.loading.dali_graph import Decoding, DeviceCrops, Prepared
+from pipelines.loading.dali_graph import CropGraph, Decoding
+from pipelines.loading.dali_inputs import empty_batch
 from pipelines.loading.decoder_choice import CANDIDATES, choose_decoding, try_candidates
-from pipelines.loading.device import DeviceSide
-from pipelines.loading.epoch_plan import Augmentation, EpochPlan
-from pipelines.loading.loader import Preprocessing
+from pipelines.loading.preprocessing import Preprocessing
 
 CPU = torch.device("cpu")
 SLOW, FAST, WRONG = Decoding(hw_load=0.65), Decoding(hw_load=0.9), Decoding(hw_load=1.0)
@@ -41,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_fastest_right_one_is_taken_though_the_process_dies_over_the_next(caplog: pytest.LogCaptureFixture) -> None:
     trials = (SLOW, 4000.0, True), (FAST, 6000.0, True), (WRONG, 9000.0, False)
     assert choose_decoding(CPU, 8, command=printing("os.kill(os.getpid(), signal.SIGSEGV)", *trials)) == FAST
-    assert "3 of 7 ways tried; the process ended with -11" in caplog.text
+    assert "only 3 of 7 settings measured; the process ended with -11" in caplog.text
 
 
 def test_the_same_bits_need_a_decoder_that_does_not_depend_on_the_batch() -> None:
@@ -78,7 +75,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_a_line(
 ) -> None:
     cache.write_text("a file in its place")
     assert choose_decoding(CPU, 8, command=printing("", (FAST, 6000.0, True))) == FAST
-    assert "is not written" in caplog.text
+    assert "could not be written" in caplog.text
     assert choose_decoding(CPU, 8, command=["/bin/false"]) == FAST  # remembered by this process
 
 
@@ -100,7 +97,7 @@ def test_the_trials_process_is_found_from_any_folder(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     assert choose_decoding(CPU, 1) == Decoding()
-    assert "ways tried" not in caplog.text
+    assert "settings measured" not in caplog.text
 
 
 @pytest.mark.gpu
@@ -113,13 +110,10 @@ def test_a_gpu_has_a_right_way() -> None:
 @pytest.mark.parametrize("decoding", CANDIDATES, ids=str)
 def test_dali_accepts_the_gpus_graph(decoding: Decoding, pad: int) -> None:
     """As far as that shows without a GPU: operators, arguments and devices."""
-    crops = DeviceCrops(Preprocessing(224, (0.0,) * 3, (1.0,) * 3, pad=pad), DeviceSide(CPU), decoding)
-    none, pairs = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
-    samples = EpochPlan(1, 0, 0, Augmentation()).samples[:0]
-    edges = np.zeros((0, 2, 2), np.int64)
-    layout = crops.inputs(Prepared(samples, [], none, [], pairs, edges, decode_window(pairs, pairs, pairs, 224)))
+    graph = CropGraph(Preprocessing(224, (0.0,) * 3, (1.0,) * 3, pad=pad), decoding)
+    inputs = graph.inputs(empty_batch())
     with Pipeline(batch_size=8, num_threads=1, device_id=0):
-        kinds = {"dtype": [dtype for _, dtype, _ in layout.values()], "ndim": [ndim for *_, ndim in layout.values()]}
-        nodes = fn.external_source(source=lambda: (), num_outputs=len(layout), batch=True, **kinds)
-        output = crops.graph(dict(zip(layout, nodes, strict=True)))
+        kinds = {"dtype": [dtype for _, dtype, _ in inputs.values()], "ndim": [ndim for *_, ndim in inputs.values()]}
+        nodes = fn.external_source(source=lambda: (), num_outputs=len(inputs), batch=True, **kinds)
+        output = graph.build(dict(zip(inputs, nodes, strict=True)))
     assert output.device == "gpu"

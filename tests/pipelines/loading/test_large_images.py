@@ -21,11 +21,12 @@ from support.paths import SUPPORT
 
 from pipelines.loading.crop_geometry import resized_shape
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan, evaluation_samples
-from pipelines.loading.loader import IGNORED_LABEL, Preprocessing
+from pipelines.loading.loader import IGNORED_LABEL
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.loading.rescale import clipped, crop_of_rescaled
 from pipelines.loading.whole_images import LargeImage, SizedBatch, WholeImages
 from pipelines.pixels import MAX_PIXELS, decode, open_image, refusal
-from pipelines.stores.image_header import inspect
+from pipelines.preparation.inspection import inspect
 from vgg_dist.evaluation.views import Viewer, tiles
 from vgg_dist.models.dense import fully_convolutional
 from vgg_dist.models.feature_maps import output_size
@@ -55,8 +56,8 @@ def by_definition(pixels: NDArray[np.uint8], resized: list[int], corner: list[in
 def test_crops_of_large_images_are_those_of_the_whole_rescaled_image(
     kind: str, pad: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.loading.decodable.LARGEST_WINDOW", 2**18)
-    monkeypatch.setattr("pipelines.loading.decodable.LARGEST_WHOLE", 2**18)
+    monkeypatch.setattr("pipelines.loading.decodable.MAX_WINDOW_PIXELS", 2**18)
+    monkeypatch.setattr("pipelines.loading.decodable.MAX_WHOLE_PIXELS", 2**18)
     store, size = Images(list(large_images().values())), 48
     preprocessing = Preprocessing(size, (0.0,) * 3, (1.0,) * 3, pad=pad)
     samples = EpochPlan(len(store), 3, 0, Augmentation((64, 72), color_shift=0.0)).samples
@@ -81,7 +82,7 @@ def test_a_crop_of_what_is_not_rescaled_as_a_whole_is_the_same(
     image = Image.open(io.BytesIO(noise(97, 143, "PNG")))
     resized = resized_shape(np.array([[97, 143]]), np.array([288]))[0].tolist()
     whole = crop_of_rescaled(image, resized, corner, (48, 40))
-    monkeypatch.setattr("pipelines.loading.rescale.MOST", 0)
+    monkeypatch.setattr("pipelines.loading.rescale.MAX_WHOLE_PIXELS", 0)
     assert abs(crop_of_rescaled(image, resized, corner, (48, 40)).astype(int) - whole).max() <= 1
     first, last = clipped(np.array(resized), np.array(corner), np.array([48, 40]))
     outside = np.ones((48, 40), np.bool_)
@@ -154,7 +155,7 @@ def test_views_of_an_image_in_parts_are_those_of_the_whole(monkeypatch: pytest.M
     store = Images([noise(20, 170, "PNG"), noise(300, 31, "JPEG")])
     whole = WholeImages(store, Preprocessing(32, (120.0,) * 3, (60.0,) * 3), 1, CPU, 1)
     batches = list(whole.batches(np.arange(2), 40))
-    monkeypatch.setattr("pipelines.loading.whole_images.LARGEST", 1)
+    monkeypatch.setattr("pipelines.loading.whole_images.MAX_BATCHED_PIXELS", 1)
     large = list(whole.batches(np.arange(2), 40))
     for batch, parts in zip(batches, large, strict=True):
         assert isinstance(batch, SizedBatch)
@@ -172,8 +173,8 @@ sys.path.insert(0, sys.argv[1])
 import numpy as np
 from support.large_images import PHONE, large_images, noise
 from support.loaders import CPU, DALI, LOADERS, WHOLE, Images, load, make
-from pipelines.loading.loader import Preprocessing
-from pipelines.stores.image_header import inspect
+from pipelines.loading.preprocessing import Preprocessing
+from pipelines.preparation.inspection import inspect
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan
 from pipelines.loading.whole_images import WholeImages
 

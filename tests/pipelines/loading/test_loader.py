@@ -31,8 +31,9 @@ from support.loaders import (
 
 from pipelines.loading.dali_loader import DaliLoader
 from pipelines.loading.epoch_plan import FILLER, Augmentation, EpochPlan, Samples, evaluation_samples
-from pipelines.loading.loader import IGNORED_LABEL, Preprocessing
+from pipelines.loading.loader import IGNORED_LABEL
 from pipelines.loading.open import open_loader
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.stores.open import open_store
 
 LOADERS_AND_GPU = [*((kind, CPU) for kind in LOADERS), pytest.param(DALI, CUDA, marks=pytest.mark.gpu)]

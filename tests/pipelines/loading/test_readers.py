@@ -37,4 +37,4 @@ def test_images_that_take_computing_are_not_far() -> None:
 
     with Readers(4) as readers:
         readers.map(draw, list(range(40)))
-        assert not readers.is_far
+        assert not readers.is_remote

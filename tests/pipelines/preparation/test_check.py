@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from support.trees import make_tree, picture
 
+from pipelines.preparation.inspection import inspect
 from pipelines.prepare import main
-from pipelines.stores.image_header import inspect
 from pipelines.stores.open import open_splits
 
 

@@ -13,7 +13,7 @@ from support.remote_data import upload
 from support.trees import make_tree, picture, snapshot
 
 from pipelines.loading.epoch_plan import evaluation_samples
-from pipelines.loading.loader import Preprocessing
+from pipelines.loading.preprocessing import Preprocessing
 from pipelines.prepare import main
 from pipelines.quoting import one_line, quoted, unquoted
 from pipelines.stores.open import open_splits, open_store
@@ -187,7 +187,8 @@ def test_data_behind_a_url_without_leave_to_write(
     cache.rename(tmp_path / "gone")
     cache.write_text("no folder")
     assert main(["check", "--data", url]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"prepare: error: {url}/quarantine.txt cannot be written (")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"pipelines.prepare: {url}/quarantine.txt cannot be written (")
 
 
 def test_bad_images_of_all_names_are_told_in_a_line() -> None:

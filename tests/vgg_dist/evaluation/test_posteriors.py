@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.stores.file_list import FlatStore
+from pipelines.stores.file_list import FileListStore
 from vgg_dist.evaluation import posteriors as module
 from vgg_dist.evaluation.posteriors import ImageSet, Manifest, PosteriorFiles, decode, encode
 
@@ -64,7 +64,7 @@ def test_parts_make_the_whole_in_any_order(files: PosteriorFiles) -> None:
     files.write(2, exact[files.indices(2)])
     files.write(0, exact[files.indices(0)])
     assert files.missing() == [1]
-    with pytest.raises(ValueError, match=r"part-00001\.npy is not there"):
+    with pytest.raises(ValueError, match=r"part-00001\.npy is missing"):
         files.read()
     files.write(1, exact[files.indices(1)])
     assert files.missing() == []
@@ -88,7 +88,7 @@ def test_a_damaged_part_and_one_of_another_shape_are_named(files: PosteriorFiles
 def test_posteriors_computed_otherwise_are_not_mixed_in(files: PosteriorFiles, tmp_path: Path) -> None:
     files.missing()
     other = replace(files.manifest, settings={"precision": "bf16"})
-    with pytest.raises(ValueError, match="computed otherwise: settings"):
+    with pytest.raises(ValueError, match="computed with other settings: settings"):
         PosteriorFiles(str(tmp_path), other).missing()
 
 
@@ -101,13 +101,16 @@ def test_an_image_set_knows_itself_and_refuses_others(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).write_text(name)
     folder, files = str(tmp_path / "evaluation"), [str(tmp_path / name) for name in "abc"]
-    images = ImageSet.of(FlatStore(files, [], np.array([0, 1, 0])), ["cat", "dog"])
+    images = ImageSet.of(FileListStore(files, [], np.array([0, 1, 0])), ["cat", "dog"])
     images.keep(folder)
     images.keep(folder)
     for other, words in (
-        (ImageSet.of(FlatStore(files[:2], [], np.array([0, 1])), ["cat", "dog"]), "3 images of 2 classes, not 2 of 2"),
-        (ImageSet.of(FlatStore(files, [], np.array([0, 1, 0])), ["cat", "dog", "owl"]), "3 images of 2 classes, not 3 of 3"),
-        (ImageSet.of(FlatStore(files, [], np.array([1, 1, 0])), ["cat", "dog"]), "that are not these"),
+        (ImageSet.of(FileListStore(files[:2], [], np.array([0, 1])), ["cat", "dog"]), "3 images of 2 classes, not 2 of 2"),
+        (
+            ImageSet.of(FileListStore(files, [], np.array([0, 1, 0])), ["cat", "dog", "owl"]),
+            "3 images of 2 classes, not 3 of 3",
+        ),
+        (ImageSet.of(FileListStore(files, [], np.array([1, 1, 0])), ["cat", "dog"]), "that are not these"),
     ):
         with pytest.raises(ValueError, match=words):
             other.keep(folder)

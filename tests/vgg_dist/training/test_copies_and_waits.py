@@ -23,7 +23,8 @@ from torch.utils._pytree import tree_flatten
 from pipelines.loading.dali_graph import Decoding
 from pipelines.loading.dali_loader import DaliLoader
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Samples
-from pipelines.loading.loader import Batch, Loader, Preprocessing
+from pipelines.loading.loader import Batch, Loader
+from pipelines.loading.preprocessing import Preprocessing
 from vgg_dist.config import TrainConfig
 from vgg_dist.training.state import build_state
 from vgg_dist.training.trainer import Trainer, Worker

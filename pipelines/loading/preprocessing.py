@@ -1,0 +1,84 @@
+"""Preprocessing (paper, section 2): rescale, crop, subtract the mean RGB value; also colour shift and division by std.
+
+One definition for training, validation and evaluation, in NumPy for one image and in torch for a batch on a device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.loading.crop_geometry import center_corner, crop_corner, resized_shape
+from pipelines.loading.epoch_plan import Samples
+from pipelines.pixels import MAX_PIXELS
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: how PIL and the JPEG standard convert RGB to grey
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the net's input: rescale, crop to `image_size` pixels, then (pixel + shift - mean) / std.
+
+    `mean` and `std` are per channel, on the 0-255 scale: three values for RGB nets, one for greyscale nets. `center` takes
+    the centre crop and ignores the plan's position. `pad` adds a black border of that many pixels before cropping. Images
+    with more than `max_pixels` pixels are not decoded.
+    """
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    center: bool = False
+    pad: int = 0
+    max_pixels: int = MAX_PIXELS
+    _on_device: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def geometry(self, source: NDArray[np.int64], samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rescaled shapes and crop corners, both (n, 2) as (y, x), for source images of shape `source` (n, 2)."""
+        resized = resized_shape(source, samples.scale)
+        if self.center:
+            return resized, center_corner(resized, self.image_size)
+        return resized, crop_corner(resized, samples.position, self.image_size, self.pad)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the net's input: 3, or 1 for grey."""
+        return len(self.mean)
+
+    def normalize_into(self, pixels: NDArray[np.uint8], shift: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Writes one image, uint8 RGB (H, W, 3), to `out` float32 (H, W, C): (pixel + shift - mean) / std."""
+        height, width, _ = pixels.shape
+        luma = np.array(LUMA, np.float32)
+        shift = shift if self.channels == 3 else np.array([shift @ luma], np.float32)
+        values: NDArray[np.uint8] | NDArray[np.float32] = pixels if self.channels == 3 else (pixels @ luma)[..., None]
+        # Whole rows at a time: NumPy is ten times slower when its innermost loop runs over three channels only.
+        offset = np.tile((np.array(self.mean, np.float32) - shift), width)
+        rows = out.reshape(height, -1)
+        np.subtract(values.reshape(height, -1), offset, out=rows, dtype=np.float32, casting="unsafe")
+        if any(std != 1.0 for std in self.std):
+            np.divide(rows, np.tile(np.array(self.std, np.float32), width), out=rows)
+
+    def normalize(self, pixels: Tensor, shift: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The same for a batch on a device: uint8 (n, H, W, 3) and shifts (n, 3) give (n, H, W, C) of `dtype`.
+
+        Computed in fp32 and rounded once. The constants are copied to a device on the first call for it.
+        """
+        mean, std, luma = self._constants(pixels.device)
+        values = pixels
+        if self.channels == 1:
+            values, shift = (pixels.float() @ luma)[..., None], (shift @ luma)[..., None]
+        offset = (mean - shift)[:, None, None, :]
+        if all(value == 1.0 for value in self.std):
+            return torch.sub(values, offset, out=torch.empty(values.shape, dtype=dtype, device=pixels.device))
+        return torch.sub(values, offset).div_(std).to(dtype)
+
+    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        if device not in self._on_device:
+            values = (self.mean, self.std, LUMA)
+            self._on_device[device] = tuple(torch.tensor(each, device=device) for each in values)  # type: ignore[assignment]
+        return self._on_device[device]
