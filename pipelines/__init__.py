@@ -1,4 +1,4 @@
-"""From bytes on disk to a batch of images: stores, the epoch plan, the loaders and the prepare command."""
+"""From image files to batches: data layouts, stores, loaders and the prepare command."""
 
 from pipelines.signals import begin_command
 

@@ -1,20 +1,20 @@
-"""One line that says what is wrong, out of an exception's text."""
+"""Extracts the line that says what is wrong from the text of an exception."""
 
 from __future__ import annotations
 
 import re
 
-# What DALI puts around an operator's own words, besides a traceback of where the operator was defined.
+# What DALI puts around an operator's message, in addition to a traceback of the operator's definition.
 _DALI_OPERATOR = re.compile(r"Error in \w+ operator `(?:nvidia\.dali\.)?([^`]+)`")
-_DALI_WORDS = "encountered:"
-_DALI_FRAME = "Critical error in pipeline", "Current pipeline object is no longer valid", "C++ context:"
+_DALI_BEFORE_MESSAGE = "encountered:"
+_DALI_BOILERPLATE = "Critical error in pipeline", "Current pipeline object is no longer valid", "C++ context:"
 
 _TRACEBACK = "Traceback (most recent call last):"
 _NCCL_REASON = "Last error:"
 
 
 def what_failed(error: BaseException) -> str:
-    """The line of an error's message that says what is wrong; unless it is a ValueError or OSError, after its kind."""
+    """The line of an error's message that says what is wrong, after the error's type if not ValueError or OSError."""
     text, kind = first_cause(str(error)), type(error).__name__
     if isinstance(error, (ValueError, OSError)) and text:
         return text
@@ -22,15 +22,15 @@ def what_failed(error: BaseException) -> str:
 
 
 def first_cause(message: str) -> str:
-    """The line of an error's message that says what is wrong, without what frames it; "" if there is none.
+    """The line of an error's message that says what is wrong, without boilerplate; "" if there is none.
 
-    Of a DALI message the operator's words, of a printed traceback its last exception, of NCCL's what it says last, of
-    anything else the first line: torch's and CUDA's are followed by advice.
+    From a DALI message this is the operator's own message, from a printed traceback the last exception, from NCCL its last
+    error. From anything else it is the first line: torch and CUDA add advice after it.
     """
     lines = [line.strip() for line in message.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(_DALI_FRAME)]
-    if (operator := _DALI_OPERATOR.search(message)) and _DALI_WORDS in lines:
-        return f"{operator[1]}: {_sentence(lines[lines.index(_DALI_WORDS) + 1 :])}"
+    lines = [line for line in lines if line and not line.startswith(_DALI_BOILERPLATE)]
+    if (operator := _DALI_OPERATOR.search(message)) and _DALI_BEFORE_MESSAGE in lines:
+        return f"{operator[1]}: {_sentence(lines[lines.index(_DALI_BEFORE_MESSAGE) + 1 :])}"
     if _TRACEBACK in lines:
         # Frames are indented, the exception is not.
         after = message.rpartition(_TRACEBACK)[2].splitlines()
@@ -41,6 +41,6 @@ def first_cause(message: str) -> str:
 
 
 def _sentence(lines: list[str]) -> str:
-    """The first line, with the next one if it ends in a colon."""
+    """The first line, and the next one if the first ends with a colon."""
     first, *rest = lines or [""]
     return " ".join([first, *rest[:1]]) if first.endswith(":") else first

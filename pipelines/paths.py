@@ -1,4 +1,4 @@
-"""Locations as text: paths of this machine and URLs."""
+"""Locations as text: local paths and URLs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pipelines.secrets import masked
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is an fsspec URL and not a path of this machine."""
+    """Whether a location is an fsspec URL, not a local path."""
     return "://" in location and not location.startswith("file://")
 
 
 def absolute(location: str) -> str:
-    """The same place, whatever a process's current folder is; URLs as they are."""
+    """The location as an absolute path, valid in any working directory; URLs are returned unchanged."""
     return location if is_remote(location) else os.path.abspath(os.path.expanduser(location.removeprefix("file://")))
 
 
 def join(folder: str, name: str) -> str:
-    """The path or URL of `name` in `folder`, itself a path or URL (whose query is kept)."""
+    """The path or URL of `name` inside `folder`, which is a path or a URL; a URL's query is kept."""
     if "://" not in folder:
         return f"{folder.rstrip('/')}/{name}"
     parts = urlsplit(folder)
@@ -27,7 +27,7 @@ def join(folder: str, name: str) -> str:
 
 
 def parent(location: str) -> str:
-    """The inverse of `join`: the folder that a path or URL is in."""
+    """The folder that contains a path or URL; the inverse of `join`."""
     if "://" not in location:
         return location.rstrip("/").rpartition("/")[0]
     parts = urlsplit(location)
@@ -35,6 +35,6 @@ def parent(location: str) -> str:
 
 
 def last_part(location: str) -> str:
-    """The name of what is at a path or URL, without the URL's query and secrets."""
+    """The last component of a path or URL, without the query and secrets of a URL."""
     location = masked(location)
     return (location.partition("?")[0] if is_remote(location) else location).rstrip("/").rpartition("/")[2]

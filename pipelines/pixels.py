@@ -1,11 +1,13 @@
-"""The pixels of an image file: the one definition that training, validation, evaluation, prediction and `check` share.
+"""Decodes image files: the one definition of their pixels for training, validation, evaluation, prediction and `check`.
 
-JPEG, PNG, BMP and WebP are read, by what is in the file and not by its name. Colours become RGB: grey is repeated, CMYK and
-palettes are converted, transparency is dropped. 16 bits are scaled to 8. The first picture of several is taken. EXIF
-orientation and colour profiles are ignored. What was cut is refused, a PNG without its last chunk also where all its pixels
-are there, and so is an image of more pixels than a limit, by its header, before memory is taken for them.
+JPEG, PNG, BMP and WebP are read, recognised by content, not by name. All colours become RGB: grey is repeated, CMYK and
+palettes are converted, transparency is dropped, 16 bits are scaled to 8. Of several images in a file, the first is used.
+EXIF orientation and colour profiles are ignored.
 
-Pillow decodes. `pipelines.loading.decodable` says for which files DALI's decoders give the same.
+Truncated images are refused, also a PNG that lacks only its last chunk. So are images with more pixels than a limit, before
+memory is allocated for them.
+
+Pillow decodes. `pipelines.loading.decodable` decides for which files DALI's decoders give the same pixels.
 """
 
 from __future__ import annotations
@@ -24,37 +26,37 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MAX_PIXELS = 250_000_000
-"""The limit where --max-pixels gives no other: photographs of 200 megapixels are read."""
-AT_ONCE = 2**27  # pixels that the threads of a process have decoded at a time, about 1 GB; a larger image has its turn alone
+"""Default of --max-pixels; it allows photographs of 200 megapixels."""
+MAX_PIXELS_IN_MEMORY = 2**27  # decoded by all threads of a process together, about 1 GB; a larger image is decoded alone
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 if "PILLOW_BLOCK_SIZE" not in os.environ:
-    # Of the usual 16 MB, the C library keeps those of a large picture, for each thread that ever decoded one.
+    # With blocks of 16 MB, the default, the C library keeps the memory of a large image in each thread that decoded one.
     Image.core.set_block_size(2**26)
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
-_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> samples of a pixel (PNG specification, 11.2.1)
-# First row and column, and steps, of an interlaced PNG's passes (PNG specification, 8.2).
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> samples per pixel (PNG specification, 11.2.1)
+# First row, first column, row step and column step of an interlaced PNG's passes (PNG specification, 8.2).
 _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 
 
 @contextmanager
 def decoded(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """The picture, of mode RGB, as stored; the memory it takes counts towards AT_ONCE until the context ends.
+    """The image, in mode RGB, as stored. Its pixels count towards MAX_PIXELS_IN_MEMORY until the context ends.
 
-    OSError, in the decoder's words, for what cannot be decoded or has more than `max_pixels`.
+    Raises OSError, with the decoder's message, if it cannot be decoded or has more than `max_pixels` pixels.
     """
     with _as_os_error(encoded):
         header, height, width = _header(encoded)
         if height * width > max_pixels:
             raise OSError(f"{width} x {height} pixels, more than --max-pixels {max_pixels}")
-    # Of 16 bits there are several copies.
-    with _turns.take(height * width * (1 + 2 * (header is not None and header.depth == 16))):
+    # Decoding 16 bits takes several copies.
+    with _budget.take(height * width * (1 + 2 * (header is not None and header.depth == 16))):
         with _as_os_error(encoded):
             picture = _by_pillow(encoded) if header is None else _png(header)
         yield picture
 
 
 def decode(encoded: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """The pixels (height, width, 3) as stored. OSError as of `decoded`."""
+    """The pixels (height, width, 3) as stored. Raises OSError as `decoded` does."""
     with decoded(encoded, max_pixels) as picture:
         return np.asarray(picture)
 
@@ -69,7 +71,7 @@ def refusal(encoded: bytes, max_pixels: int = MAX_PIXELS) -> str | None:
 
 
 def open_image(encoded: bytes, formats: tuple[str, ...] | None = _FORMATS) -> Image.Image:
-    """As Pillow's, but without its own limit, whatever that is set to; it is one of the whole process, and comes back."""
+    """Pillow's `Image.open` without Pillow's pixel limit. That limit is global; it is restored afterwards."""
     with _pillow:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -81,17 +83,17 @@ def open_image(encoded: bytes, formats: tuple[str, ...] | None = _FORMATS) -> Im
 _pillow = threading.Lock()
 
 
-class _Turns:
-    """Lets threads work on `most` pixels at a time, or on a single image."""
+class _PixelBudget:
+    """Lets threads together hold `limit` pixels, or one larger image."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._free = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._free = limit
         self._changed = threading.Condition()
 
     @contextmanager
     def take(self, pixels: int) -> Iterator[None]:
-        pixels = min(pixels, self.most)
+        pixels = min(pixels, self.limit)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= pixels)
             self._free -= pixels
@@ -103,7 +105,7 @@ class _Turns:
                 self._changed.notify_all()
 
 
-_turns = _Turns(AT_ONCE)
+_budget = _PixelBudget(MAX_PIXELS_IN_MEMORY)
 
 
 @contextmanager
@@ -112,12 +114,12 @@ def _as_os_error(encoded: bytes) -> Iterator[None]:
         yield
     except Image.UnidentifiedImageError as error:
         raise OSError(_what_it_is(encoded)) from error
-    except Exception as error:  # Pillow's plugins raise all kinds on damaged data
+    except Exception as error:  # Pillow's plugins raise many types for damaged data
         raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def _header(encoded: bytes) -> tuple[_PNG | None, int, int]:
-    """Of a PNG its parts; of all the height and width in px."""
+    """The parts of a PNG (None for other formats), and the height and width in px."""
     if not encoded:
         raise OSError("zero bytes")
     if not encoded.startswith(PNG_SIGNATURE):
@@ -142,12 +144,12 @@ def _what_it_is(encoded: bytes) -> str:
         kind = None
     if kind is None or kind in (*_FORMATS, "MPO"):
         return f"not an image, begins with {encoded[:8]!r}"
-    return f"is {kind}; JPEG, PNG, BMP and WebP are read"
+    return f"is {kind}; only JPEG, PNG, BMP and WebP are supported"
 
 
 @dataclass(frozen=True)
 class _PNG:
-    """The parts of a PNG that make up its pixels: damaged texts, profiles and animations do not matter, as to libpng."""
+    """The parts of a PNG that its pixels depend on. Like libpng, this ignores damage in texts, profiles and animations."""
 
     header: bytes
     palette: bytes
@@ -155,7 +157,7 @@ class _PNG:
 
     @classmethod
     def of(cls, encoded: bytes) -> _PNG:
-        """OSError if the end is missing or pixels are damaged."""
+        """Parses a PNG. Raises OSError if its end is missing or its pixels are damaged."""
         header, palette, data = b"", b"", []
         for kind, content in _chunks(encoded):
             if kind == b"IHDR":
@@ -168,11 +170,11 @@ class _PNG:
 
     @property
     def depth(self) -> int:
-        """Bits of a sample; 0 for a header that is none."""
+        """Bits per sample; 0 if the header is invalid."""
         return self.header[8] if len(self.header) == 13 and self.header[9] in _SAMPLES else 0
 
     def encode(self) -> bytes:
-        """As a PNG of these parts alone."""
+        """A PNG of only these parts."""
         chunks = [(b"IHDR", self.header), (b"PLTE", self.palette), (b"IDAT", self.data), (b"IEND", b"")]
         return PNG_SIGNATURE + b"".join(
             struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -184,14 +186,14 @@ class _PNG:
 def _png(parts: _PNG) -> Image.Image:
     if parts.depth != 16:
         return _by_pillow(parts.encode())
-    high, low = (np.array(_by_pillow(part)) for part in _bytewise(parts))
-    for top, bottom in zip(high, low, strict=True):  # row by row, as the sums take eight times the memory
+    high, low = (np.array(_by_pillow(part)) for part in _split_bytes(parts))
+    for top, bottom in zip(high, low, strict=True):  # row by row, because the sums take eight times the memory
         top[:] = ((top.astype(np.uint32) << 8) + bottom + 128) // 257
     return Image.fromarray(high)
 
 
 def _chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of a PNG's chunks up to the last. OSError if that is missing or pixels are damaged."""
+    """Type and content of a PNG's chunks. Raises OSError if the last chunk is missing or pixels are damaged."""
     at, kind = len(PNG_SIGNATURE), b""
     while kind != b"IEND":
         length, kind = int.from_bytes(encoded[at : at + 4]), encoded[at + 4 : at + 8]
@@ -205,11 +207,11 @@ def _chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 12 + length
 
 
-def _bytewise(parts: _PNG) -> Iterator[bytes]:
-    """The PNG of 8 bits with the high bytes of one of 16 bits, and that with the low bytes.
+def _split_bytes(parts: _PNG) -> Iterator[bytes]:
+    """Two 8-bit PNGs: one with the high bytes of a 16-bit PNG, one with its low bytes.
 
-    Pillow drops the low bytes, or clips. A PNG's filters predict each byte from the same byte of neighbouring pixels, so the
-    filtered data can be parted before they are undone.
+    Pillow itself drops the low bytes, or clips. PNG filters predict each byte from the same byte of neighbouring pixels, so
+    high and low bytes can be separated while they are still filtered.
     """
     width, height, _, colour, *_, interlaced = struct.unpack(">IIBBBBB", parts.header)
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)

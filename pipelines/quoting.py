@@ -1,4 +1,4 @@
-"""Names of files in lists and messages of one line each, whatever is in them: tabs, line ends, quotes, invalid UTF-8."""
+"""Writes arbitrary file names and messages on one line each, also with tabs, newlines, quotes or invalid UTF-8 in them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 
 
 def quoted(name: str) -> str:
-    """The name, or a JSON string of it where it does not print or begins like one, or like a comment (#)."""
+    """The name itself; as a JSON string if it cannot be printed, or begins like a JSON string or a comment (#)."""
     return name if name.isprintable() and name[:1] not in ("", '"', "#") else json.dumps(name)
 
 
 def unquoted(line: str) -> tuple[str, str]:
-    """The name that a line begins with, as `quoted` writes it, and what follows behind a tab.
+    """The name at the start of a line, as `quoted` writes it, and the text after the tab that follows.
 
-    Lists that people write, or earlier versions wrote, have names as they are.
+    Lists written by hand, or by earlier versions, have unquoted names.
     """
     if line.startswith('"'):
         try:
@@ -27,5 +27,5 @@ def unquoted(line: str) -> tuple[str, str]:
 
 
 def one_line(text: object) -> str:
-    """A message as one line that any terminal and file takes."""
+    """A message as one line that any terminal and file accepts."""
     return " ".join(str(text).split()).encode("utf-8", "backslashreplace").decode()

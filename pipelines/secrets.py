@@ -1,7 +1,7 @@
-"""Passwords and keys inside URLs, masked in everything that leaves a process: records, files, messages, printed lines.
+"""Masks passwords and keys in URLs, in everything that leaves a process: records, files, messages and printed lines.
 
-Known as secrets are what stands before the @ of a URL's host (user:password@, KEY:SECRET@) and the values of parameters
-that are named like credentials (secret_key=, access_key=, token=, X-Amz-Signature=, sig=, ...).
+Secrets are the user information before the @ in a URL (user:password@, KEY:SECRET@), and the values of parameters that are
+named like credentials (secret_key=, access_key=, token=, X-Amz-Signature=, sig=, ...).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MASK = "***"
 USER = re.compile(
     r"(?<=://)(?:"
     r"[^\s/?#]*@"  # up to the last @ of the host
-    # A password with a / ? # that ought to be escaped: after a colon that begins no port there is an @ further on.
+    # A password with an unescaped / ? or #: a colon that is not followed by a port, and an @ further on.
     r"|[^\s/?#:@\[]*:(?!\d*(?:[/?#\s]|$))\S*@"
     r")"
 )
@@ -26,9 +26,9 @@ PARAMETER = re.compile(
 
 
 def masked(value: Any) -> Any:
-    """The same text with *** for the passwords and keys of URLs in it; of tuples, lists and dicts the texts in them.
+    """A text with *** in place of the passwords and keys of URLs; in tuples, lists and dicts, all texts are masked.
 
-    Other values are returned as they are. Texts that differ in nothing but secrets come out equal.
+    Other values are returned unchanged. Texts that differ only in secrets become equal.
     """
     if isinstance(value, str):
         return PARAMETER.sub(rf"\g<1>{MASK}", USER.sub(f"{MASK}@", value))

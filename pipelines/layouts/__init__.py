@@ -1,1 +1,1 @@
-"""What the files of a data set mean: which are images, of which split and which class."""
+"""The layouts in which data sets come: which files are images, and of which split and class each is."""

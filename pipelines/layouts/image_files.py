@@ -1,7 +1,7 @@
-"""Which files are images, of which class, and what is left out: one rule for folders and for archives.
+"""Which files are images, of which class, and which are left out: the same rules for folders and for archives.
 
-An image is a file whose suffix, in any case, is one of IMAGE_EXTENSIONS. Its class is the first folder below the split's,
-however deep it lies, as for torchvision's ImageFolder. Everything else is left out and counted by reason.
+An image is a file whose extension, in upper or lower case, is in IMAGE_EXTENSIONS. Its class is the first folder below the
+split's, at whatever depth the file is, as in torchvision's ImageFolder. All other files are left out and counted by reason.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp")
 
-# Left beside images by operating systems, file servers, archivers and notebooks. In lower case.
+# Files and folders that operating systems, file servers, archivers and notebooks create. In lower case.
 _SYSTEM_NAMES = frozenset(
     {
         "__macosx", ".ds_store", ".localized", ".appledouble", ".fseventsd", ".spotlight-v100", ".trashes", "icon\r",
@@ -28,7 +28,7 @@ _OTHER_FORMATS = (
     " .cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .raw"
 )
 
-# Reasons: `{s}` is the plural's.
+# Reasons why files are left out; `{s}` becomes the plural's s.
 HIDDEN = "hidden file{s} or folder{s}"
 SYSTEM = "system file{s} or folder{s}"
 NO_SUFFIX = "file{s} without a suffix"
@@ -51,7 +51,7 @@ _EXAMPLES = 3
 
 
 class LeftOut:
-    """How much each reason left out, with the first few names."""
+    """What was left out: for each reason a count and the first few names."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -61,24 +61,24 @@ class LeftOut:
         return self.counts.total()
 
     def add(self, reason: str, *names: str) -> None:
-        """Counts `names` for a reason."""
+        """Counts `names` under a reason."""
         if names:
             self.counts[reason] += len(names)
             self.examples[reason] = sorted([*self.examples.get(reason, []), *names])[:_EXAMPLES]
 
     def merge(self, others: Iterable[LeftOut]) -> None:
-        """Adds what others have counted."""
+        """Adds the counts and names of others."""
         for other in others:
             for reason, count in other.counts.items():
                 self.add(reason, *other.examples[reason])
                 self.counts[reason] += count - len(other.examples[reason])
 
     def lines(self) -> list[tuple[str, str]]:
-        """For each reason its number and what it is, as text, and its first names."""
+        """For each reason the count with the reason, as text, and the first names."""
         return [(self._text(reason, count), listed(self.examples[reason], count)) for reason, count in self._sorted()]
 
     def summary(self) -> str:
-        """All of it in one line."""
+        """All counts in one line, each with an example."""
         reasons = ((self._text(reason, count), shown(self.examples[reason][0])) for reason, count in self._sorted())
         return "; ".join(f"{text} ({example})" for text, example in reasons)
 
@@ -91,39 +91,39 @@ class LeftOut:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is read."""
+    """Whether a file of this name counts as an image."""
     return name.lower().endswith(IMAGE_EXTENSIONS) and name[0] != "."
 
 
 def is_left_out_folder(name: str) -> bool:
-    """Whether all that a folder of this name holds is left out."""
+    """Whether a folder of this name is left out with all of its contents."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def why_left_out(name: str) -> str:
-    """The reason for an entry that `is_image_name` or `is_left_out_folder` turns down, by its name."""
-    if name.lower() in _SYSTEM_NAMES or name.startswith("._"):  # `._x.jpg`: what macOS knows of x.jpg beside it
+    """Why a file or folder of this name is left out, according to `is_image_name` and `is_left_out_folder`."""
+    if name.lower() in _SYSTEM_NAMES or name.startswith("._"):  # `._x.jpg`: metadata of x.jpg, from macOS
         return SYSTEM
     if name.startswith("."):
         return HIDDEN
     suffix = os.path.splitext(name)[1].lower()
     if not suffix:
         return NO_SUFFIX
-    if not re.fullmatch(r"\.[a-z][a-z0-9]{0,7}", suffix):  # `x.0001`, `x.jpg ` and `e.g. this` would be no end of reasons
+    if not re.fullmatch(r"\.[a-z][a-z0-9]{0,7}", suffix):  # or else `x.0001`, `x.0002`, ... would all be reasons
         return OTHER_SUFFIX
     return f"{suffix} file{{s}}" + (", a format that is not read" if suffix in _OTHER_FORMATS.split() else "")
 
 
 def is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a file, or a link to one."""
+    """Whether an entry is a file, or a link to a file."""
     try:
         return entry.is_file()
-    except OSError:  # a link that leads to itself, or to where this user may not look
+    except OSError:  # a link to itself, or to a place without permission
         return False
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder, or a link to one."""
+    """Whether an entry is a folder, or a link to a folder."""
     try:
         return entry.is_dir()
     except OSError:
@@ -131,36 +131,36 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def class_of(folder: str) -> str:
-    """The class that a folder's name stands for: its composed form, since macOS and some servers decompose names."""
+    """The class that a folder's name means: its composed Unicode form, because macOS and some servers decompose names."""
     return folder if folder.isascii() else unicodedata.normalize("NFC", folder)
 
 
 def shown(name: str) -> str:
-    """A name in a message: with quotes and escapes where it would be misread without."""
+    """A name in a message, with quotes and escapes if it could be misread without them."""
     plain = name.isprintable() and name == name.strip() and ", " not in name and name != ""
     return name if plain else ascii(name)
 
 
 def listed(names: Sequence[str], count: int | None = None, most: int = 5) -> str:
-    """The first names, and how many more there are of `count`."""
+    """The first `most` names, and how many more there are out of `count`."""
     count = len(names) if count is None else count
     first = names[:most]
     return ", ".join(map(shown, first)) + (f" and {count - len(first)} more" if count > len(first) else "")
 
 
-def alike(name: str, names: Iterable[str]) -> str | None:
-    """One of `names` that looks like `name` but for case, blanks or the form of its letters; None if none does."""
+def similar_name(name: str, names: Iterable[str]) -> str | None:
+    """One of `names` that differs from `name` only in case, blanks or Unicode form; None if there is none."""
 
-    return next((other for other in names if other != name and _look(other) == _look(name)), None)
+    return next((other for other in names if other != name and _normalized(other) == _normalized(name)), None)
 
 
-def lookalikes(names: Iterable[str]) -> list[str]:
-    """Names that look like one another, as in `alike`, with an equals sign between them."""
-    looks: dict[str, list[str]] = {}
+def similar_names(names: Iterable[str]) -> list[str]:
+    """Groups of names that are similar in the sense of `similar_name`, each as "one = other"."""
+    groups: dict[str, list[str]] = {}
     for name in names:
-        looks.setdefault(_look(name), []).append(name)
-    return [" = ".join(map(shown, some)) for some in looks.values() if len(some) > 1]
+        groups.setdefault(_normalized(name), []).append(name)
+    return [" = ".join(map(shown, some)) for some in groups.values() if len(some) > 1]
 
 
-def _look(text: str) -> str:
+def _normalized(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -1,7 +1,7 @@
-"""The classes of images that lie in one folder, from the lists that data sets come with.
+"""The classes of images in one folder, from the label lists that come with data sets.
 
-Known are Kaggle's LOC_val_solution.csv, tiny-imagenet's val_annotations.txt and ILSVRC-2012's development kit, which holds
-the classes by the number in an image's name.
+Supported are Kaggle's LOC_val_solution.csv, tiny-imagenet's val_annotations.txt and the ILSVRC-2012 development kit, whose
+list is indexed by the number in an image's name.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pipelines.layouts.devkit import DEVKIT, classes_by_number, find_devkit
 KAGGLE = "LOC_val_solution.csv"
 TINY = "val_annotations.txt"
 KNOWN = f"{KAGGLE} (Kaggle), {TINY} (tiny-imagenet) or {DEVKIT}"
-_LEVELS = 5  # from ILSVRC/Data/CLS-LOC/val to the folder with Kaggle's list
+_MAX_LEVELS = 5  # from ILSVRC/Data/CLS-LOC/val up to the folder with Kaggle's list
 
 
-def find_list(folder: str) -> Path | None:
-    """The list that goes with the images of an absolute `folder`: in it, or above; None where there is none."""
-    for level in [Path(folder), *Path(folder).parents][:_LEVELS]:
+def find_label_list(folder: str) -> Path | None:
+    """The label list for the images in an absolute `folder`: in it, or in a folder above; None if there is none."""
+    for level in [Path(folder), *Path(folder).parents][:_MAX_LEVELS]:
         for name in (KAGGLE, TINY):
             if (level / name).is_file():
                 return level / name
@@ -30,10 +30,10 @@ def find_list(folder: str) -> Path | None:
     return None
 
 
-def read_list(path: Path, images: Sequence[str]) -> dict[str, str]:
-    """Stem of an image -> its class, for all that the list knows; of a development kit only for `images`.
+def read_label_list(path: Path, images: Sequence[str]) -> dict[str, str]:
+    """Stem of an image -> class, for all images in the list; for a development kit, only for `images`.
 
-    ValueError, one line that names file and line, where the list cannot be read.
+    Raises ValueError, one line that names the file and the line, if the list cannot be read.
     """
     stems = [os.path.splitext(image)[0] for image in images]
     if path.name not in (KAGGLE, TINY):
@@ -45,31 +45,31 @@ def read_list(path: Path, images: Sequence[str]) -> dict[str, str]:
     classes: dict[str, str] = {}
     for line, image, name in _kaggle(path, text) if path.name == KAGGLE else _tiny(path, text.splitlines()):
         if classes.setdefault(image, name) != name:
-            raise ValueError(f"{path}, line {line}: {image} has another class, {classes[image]}, in an earlier line")
+            raise ValueError(f"{path}, line {line}: {image} already has another class, {classes[image]}, in an earlier line")
     return classes
 
 
 def _kaggle(path: Path, text: str) -> Iterator[tuple[int, str, str]]:
-    """`ImageId,PredictionString`, of which the class is the first word; a box and more objects may follow."""
+    """Line number, image and class. A row is `ImageId,PredictionString`; the class is the first word of the latter."""
     rows = csv.reader(text.splitlines())
     header = next(rows, [])
     if [title.strip() for title in header[:2]] != ["ImageId", "PredictionString"]:
-        raise ValueError(f"{path}, line 1: begins with {','.join(header)!r} and not with 'ImageId,PredictionString'")
+        raise ValueError(f"{path}, line 1: must be 'ImageId,PredictionString', not {','.join(header)!r}")
     for row in rows:
         if not row:
             continue
         if len(row) < 2 or not row[0].strip() or not row[1].split():
-            raise ValueError(f"{path}, line {rows.line_num}: {','.join(row)!r} is no image and its class")
+            raise ValueError(f"{path}, line {rows.line_num}: {','.join(row)!r} is not an image and its class")
         yield rows.line_num, row[0].strip().removesuffix(".JPEG"), row[1].split()[0]
 
 
 def _tiny(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, str, str]]:
-    """Image, class and box, with tabs between them."""
+    """Line number, image and class. A line has the image, the class and a box, separated by tabs."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         image, _, rest = line.partition("\t")
         name = rest.partition("\t")[0].strip()
         if not image.strip() or not name:
-            raise ValueError(f"{path}, line {number}: {line!r} is no image and its class with a tab between them")
+            raise ValueError(f"{path}, line {number}: {line!r} is not an image and its class, separated by a tab")
         yield number, os.path.splitext(image.strip())[0], name

@@ -1,1 +1,1 @@
-"""What `python -m pipelines.prepare` does: shards, class folders and validation splits are written, images checked."""
+"""The work of `python -m pipelines.prepare`: writing shards, class folders and validation splits, and checking images."""

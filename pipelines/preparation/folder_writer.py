@@ -1,4 +1,4 @@
-"""Writing a split as class folders: the images of any store as files, or links to those of another folder."""
+"""Writes a split as class folders: the images of any store as files, or symbolic links to the files of another folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipelines.stores.sample_store import SampleStore
 
 
 def write_tree(store: SampleStore, split: str, out: Path, *, threads: int = 8) -> None:
-    """Writes `store` as `out/split/<class>/`, goes on where an interrupted call stopped, and is done if that is there.
+    """Writes `store` as `out/split/<class>/`. Resumes an interrupted call; a no-op if `out/split` exists.
 
-    Until the last class is whole, the split is called `.split.part` and a class folder `.class.part`.
+    Until it is complete, the split's folder is called `.split.part`, and a class folder `.class.part`.
     """
     if (out / split).exists():
-        print(f"{out / split} is there already and left as it is", file=sys.stderr)
+        print(f"{out / split} exists already and is left as it is", file=sys.stderr)
         return
     part = out / f".{split}.part"
     part.mkdir(parents=True, exist_ok=True)
@@ -44,16 +44,16 @@ def write_tree(store: SampleStore, split: str, out: Path, *, threads: int = 8) -
 
 
 def unused(path: Path) -> Path:
-    """The path, or if it is taken, as by an image of another subfolder, the first of `1_NAME`, `2_NAME`, ... that is not."""
+    """The path itself if it is free; else, as for images of the same name in two subfolders, `1_NAME`, `2_NAME`, ..."""
     candidates = (path.with_name(f"{number}_{path.name}") for number in count(1))
     return path if not os.path.lexists(path) else next(other for other in candidates if not os.path.lexists(other))
 
 
 def write_links(splits: dict[str, FolderStore], out: Path) -> None:
-    """Writes each store as `out/split/<class>/`, a symbolic link for each image; all of it is there at once, or nothing.
+    """Writes each store as `out/split/<class>/`, a symbolic link for each image. `out` appears complete, or not at all.
 
-    The links are relative, so that they hold when the images and `out` are moved or mounted together. OSError where `out`
-    cannot be written, is there already with something in it, or lies on a file system without links.
+    The links are relative, so they stay valid if the images and `out` are moved or mounted together. Raises OSError if `out`
+    cannot be written, exists and is not empty, or lies on a file system without symbolic links.
     """
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)

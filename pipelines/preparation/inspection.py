@@ -15,7 +15,7 @@ from pipelines.progress import Progress
 from pipelines.stores.quarantine import UNREADABLE
 from pipelines.stores.sample_store import SampleStore
 
-# Formats that both loaders decode, and the file extensions that go with them. MPO is a JPEG with more JPEGs behind it.
+# The formats that both loaders decode, and their file extensions. An MPO file is a JPEG followed by more JPEGs.
 _EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "MPO": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -29,27 +29,27 @@ _EXIF_ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class Finding:
-    """One remarkable thing about one image."""
+    """Something unusual about one image."""
 
     kind: str
     """`unreadable`, or harmless: `CMYK`, `grey`, `alpha`, `16-bit`, `animated`, `EXIF-rotated`, `mis-named`,
     `damaged metadata`."""
     detail: str
-    """What exactly, for a person."""
+    """Details for the user."""
 
 
 def inspect(encoded: bytes, name: str, max_pixels: int = MAX_PIXELS) -> list[Finding]:
-    """Decodes an image in full and lists what is remarkable; a plain RGB image of the right extension gives nothing."""
+    """Decodes an image in full and lists what is unusual: nothing, for a plain RGB image with the right extension."""
     if (reason := refusal(encoded, max_pixels)) is not None:
         return [Finding(UNREADABLE, reason)]
     try:
         with open_image(encoded) as image:
-            return _remarks(image, encoded, name)
-    except Exception as error:  # a PNG's damaged text or profile, which the pixels do not depend on
+            return _unusual(image, encoded, name)
+    except Exception as error:  # damaged text or profile in a PNG, which does not affect the pixels
         return [Finding("damaged metadata", " ".join(str(error).split()) or type(error).__name__)]
 
 
-def _remarks(image: Image.Image, encoded: bytes, name: str) -> list[Finding]:
+def _unusual(image: Image.Image, encoded: bytes, name: str) -> list[Finding]:
     findings, kind = [], str(image.format)
     extension = os.path.splitext(name)[1].lower()
     if extension not in _EXTENSIONS[kind]:
@@ -62,7 +62,7 @@ def _remarks(image: Image.Image, encoded: bytes, name: str) -> list[Finding]:
         findings.append(Finding("16-bit", "scaled to 8 bits"))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         findings.append(Finding("alpha", f"mode {image.mode}"))
-    # The further pictures of an MPO are previews or the other eye, not an animation.
+    # The other images in an MPO are previews or the second view of a stereo pair, not an animation.
     if kind != "MPO" and getattr(image, "n_frames", 1) > 1:
         findings.append(Finding("animated", f"{getattr(image, 'n_frames', 1)} frames; the first is taken"))
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
@@ -72,7 +72,7 @@ def _remarks(image: Image.Image, encoded: bytes, name: str) -> list[Finding]:
 
 
 def inspect_all(store: SampleStore, split: str, threads: int, max_pixels: int) -> list[tuple[str, Finding]]:
-    """(name, finding) for whatever is remarkable, in the order of the samples. Shows a progress bar."""
+    """(name, finding) for all that is unusual, in the order of the samples. Shows a progress bar."""
 
     def inspect_some(indices: np.ndarray) -> list[tuple[str, Finding]]:
         found = []
@@ -85,12 +85,12 @@ def inspect_all(store: SampleStore, split: str, threads: int, max_pixels: int) -
             progress.update()
         return found
 
-    # In chunks: a million futures would take more memory than all else here.
+    # In chunks, because a million futures would take more memory than everything else here.
     chunks = np.array_split(np.arange(len(store)), len(store) // 64 + 1)
     with (
         Progress(total=len(store), desc=f"checking {split}", unit="image") as progress,
         warnings.catch_warnings(),
         ThreadPoolExecutor(threads) as pool,
     ):
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata
         return [item for found in pool.map(inspect_some, chunks) for item in found]

@@ -1,7 +1,6 @@
-"""Images inside plain tar archives as stores, without unpacking them.
+"""Stores of the images inside plain tar archives, without unpacking: tars of class folders, and the ILSVRC-2012 archives.
 
-That is a tar of class folders, or the official ILSVRC-2012 archives. The headers of an archive are read once; an image
-is then one `pread` from where it lies, also in a tar within a tar.
+The headers of an archive are read once. Reading an image is then one `pread` at its offset, also for a tar within a tar.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.layouts.devkit import DEVKIT, read_devkit
-from pipelines.layouts.image_files import IMAGE_EXTENSIONS, NO_CLASS, LeftOut, alike, class_of, listed, shown
+from pipelines.layouts.image_files import IMAGE_EXTENSIONS, NO_CLASS, LeftOut, class_of, listed, shown, similar_name
 from pipelines.layouts.splits import is_split_name
 from pipelines.stores.sample_store import Names
 from pipelines.stores.shard_index import ShardIndex
@@ -24,35 +23,36 @@ VAL_TAR = "ILSVRC2012_img_val.tar"
 
 
 def open_class_tar(path: Path, class_names: list[str] | None = None) -> ShardStore:
-    """A tar of class folders, or of a tar for each class. `class_names`: those of the training split, if this is another.
+    """The images of a tar with class folders, or with one tar per class.
 
-    Folders that all images have in common, such as `train/`, may come before the classes'. Raises ValueError, one line, if
-    it is not an uncompressed tar, is truncated, or has no or unknown class folders.
+    `class_names`: the classes of the training split, to open another split. All class folders may lie in a common folder
+    such as `train/`. Raises ValueError, one line, if the file is not an uncompressed tar, is truncated, or has no class
+    folders or unknown ones.
     """
     members, left_out = read_members(path)
     images, classes = _in_class_folders(members, class_names, left_out)
     if not images:
-        passed_over = f"; left out: {left_out.summary()}" if len(left_out) else ""
-        raise ValueError(f"{path}: no class folders with images ({' '.join(IMAGE_EXTENSIONS)}) in it{passed_over}")
+        left_out_note = f"; left out: {left_out.summary()}" if len(left_out) else ""
+        raise ValueError(f"{path}: has no class folders with images ({' '.join(IMAGE_EXTENSIONS)}){left_out_note}")
     found = sorted(set(classes))
     if class_names is None and len(found) > 1 and all(map(is_split_name, found)):
-        mend = "needed is a tar for each, or unpack it"
-        raise ValueError(f"{path}: holds {listed(found)}, which are splits and not classes: {mend}")
+        fix = "make one tar per split, or unpack it"
+        raise ValueError(f"{path}: has {listed(found)}, which are splits and not classes: {fix}")
     known = found if class_names is None else class_names
     if unknown := sorted(set(classes) - set(known)):
-        twin = next((f" (train has {shown(other)})" for name in unknown if (other := alike(name, known))), "")
-        raise ValueError(f"{path}: classes that train lacks: {listed(unknown)}{twin}")
+        similar = next((f" (train has {shown(other)})" for name in unknown if (other := similar_name(name, known))), "")
+        raise ValueError(f"{path}: classes that are not in train: {listed(unknown)}{similar}")
     return _store(path, images, classes, known, left_out)
 
 
 def open_ilsvrc(folder: Path) -> tuple[ShardStore, ShardStore]:
-    """Train and val of the official ILSVRC-2012 archives in `folder`; classes are the WordNet ids, sorted.
+    """Train and val of the official ILSVRC-2012 archives in `folder`. Classes are the sorted WordNet ids.
 
-    Raises ValueError, one line, where an archive is missing or truncated, or does not fit the development kit.
+    Raises ValueError, one line, if an archive is missing or truncated, or does not match the development kit.
     """
     for name in (TRAIN_TAR, VAL_TAR, DEVKIT):
         if not (folder / name).is_file():
-            raise ValueError(f"--source {folder}: {name} is not there (needed: {TRAIN_TAR}, {VAL_TAR}, {DEVKIT})")
+            raise ValueError(f"--source {folder}: {name} is missing (needed: {TRAIN_TAR}, {VAL_TAR}, {DEVKIT})")
     wnids, val_labels = read_devkit(folder / DEVKIT)
 
     members, left_out = read_members(folder / TRAIN_TAR)
@@ -60,21 +60,23 @@ def open_ilsvrc(folder: Path) -> tuple[ShardStore, ShardStore]:
     found = sorted(set(classes))
     if found != sorted(wnids.values()):
         differing = listed(sorted(set(found) ^ set(wnids.values())))
-        raise ValueError(f"{folder / TRAIN_TAR} and {DEVKIT} differ in their classes: {differing}")
+        raise ValueError(f"{folder / TRAIN_TAR} and {DEVKIT} have different classes: {differing}")
     train = _store(folder / TRAIN_TAR, members, classes, found, left_out)
 
     members, left_out = read_members(folder / VAL_TAR)
     members.sort()
     if len(members) != len(val_labels):
-        passed_over = f"; left out: {left_out.summary()}" if len(left_out) else ""
-        raise ValueError(f"{folder / VAL_TAR} holds {len(members)} images, {DEVKIT} labels {len(val_labels)}{passed_over}")
+        left_out_note = f"; left out: {left_out.summary()}" if len(left_out) else ""
+        raise ValueError(
+            f"{folder / VAL_TAR} has {len(members)} images, but {DEVKIT} has labels for {len(val_labels)}{left_out_note}"
+        )
     return train, _store(folder / VAL_TAR, members, [wnids[label] for label in val_labels], found, left_out)
 
 
 def _class_depth(names: Sequence[str], class_names: list[str] | None) -> int:
-    """How many folders that all images have in common come before the folder that is the class.
+    """The depth of the class folders: the number of folders above them, which all images have in common.
 
-    With the training split's `class_names`, a common folder with one of these names is the class.
+    A common folder whose name is in the training split's `class_names` is itself the class folder.
     """
     folders = [name.split("/")[:-1] for name in names if "/" in name]
     depth = 0
@@ -92,7 +94,7 @@ def _class_depth(names: Sequence[str], class_names: list[str] | None) -> int:
 def _in_class_folders(
     members: Sequence[tuple[str, Span]], class_names: list[str] | None, left_out: LeftOut
 ) -> tuple[list[tuple[str, Span]], list[str]]:
-    """The images that lie in class folders, and the class of each."""
+    """The images in class folders, and the class of each; others are counted in `left_out`."""
     depth = _class_depth([name for name, _ in members], class_names)
     images = [(name, span) for name, span in members if name.count("/") > depth]
     left_out.add(NO_CLASS, *(name for name, _ in members if name.count("/") <= depth))

@@ -1,4 +1,4 @@
-"""Images in folders of this machine as a store, and the walk through class folders that finds them."""
+"""The store of images in local class folders, and the walk that finds them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pipelines.stores.sample_store import Names, SampleStore
 
 
 class UnknownClasses(ValueError):
-    """Classes that have images and are not among those that are known."""
+    """Classes that have images but are not in the given list of classes."""
 
     def __init__(self, names: list[str]) -> None:
         super().__init__(listed(names))
@@ -38,7 +38,7 @@ class UnknownClasses(ValueError):
 
 
 class FolderStore(SampleStore):
-    """Files in `folders`, which are paths below `root`; `folder`: int32 (N,), which of them each file lies in or below."""
+    """Files in or below `folders`, which are paths below `root`. `folder`: int32 (N,), the index of each file's folder."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class FolderStore(SampleStore):
         self.left_out = left_out or LeftOut()
 
     def read(self, index: int) -> bytes:
-        """The file's bytes; OSError with the sample's name."""
+        """The content of the file. Raises OSError with the sample's name."""
         try:
             with open(os.path.join(self.root, self.name(index)), "rb") as file:
                 return file.read()
@@ -67,7 +67,7 @@ class FolderStore(SampleStore):
             raise OSError(f"{self.name(index)}: {error.strerror}") from error
 
     def length(self, index: int) -> int:
-        """The file's size in bytes; OSError with the sample's name."""
+        """The size of the file in bytes. Raises OSError with the sample's name."""
         try:
             return os.stat(os.path.join(self.root, self.name(index))).st_size
         except OSError as error:
@@ -78,7 +78,7 @@ class FolderStore(SampleStore):
         return f"{self.folders[self.folder[index]]}/{self.files[index]}"
 
     def size(self, index: int) -> None:
-        """Not known without opening the file."""
+        """None: unknown without opening the file."""
         return
 
     def subset(self, indices: np.ndarray) -> FolderStore:
@@ -94,9 +94,9 @@ class FolderStore(SampleStore):
 
 
 def list_classes(root: str, splits: Sequence[str], left_out: LeftOut) -> dict[str, list[str]]:
-    """Class name -> its folders as paths below `root`, which are folders in `splits`; sorted by class.
+    """The class folders directly in the folders `splits`: class name -> paths below `root`, sorted by class.
 
-    What lies beside the class folders is counted in `left_out`. OSError where a folder cannot be listed.
+    Everything beside the class folders is counted in `left_out`. Raises OSError if a folder cannot be listed.
     """
     classes: dict[str, list[str]] = {}
     for split in splits:
@@ -106,26 +106,26 @@ def list_classes(root: str, splits: Sequence[str], left_out: LeftOut) -> dict[st
                 if is_left_out_folder(entry.name):
                     left_out.add(why_left_out(entry.name), where)
                 elif is_folder(entry):
-                    if entry.is_symlink() and _circle(entry.path, (os.path.realpath(os.path.join(root, split)),)):
+                    if entry.is_symlink() and _is_cycle(entry.path, (os.path.realpath(os.path.join(root, split)),)):
                         left_out.add(CIRCLE, where)
                     else:
                         classes.setdefault(class_of(entry.name), []).append(where)
                 else:
-                    left_out.add(_why(entry, NO_CLASS), where)
+                    left_out.add(_reason(entry, NO_CLASS), where)
     return dict(sorted(classes.items()))
 
 
 def open_classes(root: str, classes: dict[str, list[str]], class_names: list[str], left_out: LeftOut) -> FolderStore:
     """The images in and below the folders of `classes`, sorted by class, folder and file.
 
-    Raises UnknownClasses for images of a class that is not among `class_names`, OSError where a folder cannot be listed.
+    Raises UnknownClasses for images of a class that is not in `class_names`, OSError if a folder cannot be listed.
     """
     folders = [folder for some in classes.values() for folder in some]
-    # Threads, since listing a network file system is mostly waiting.
+    # In threads, because listing folders on a network file system is mostly waiting.
     with ThreadPoolExecutor(8) as pool:
-        listings = list(pool.map(lambda folder: _list_images(root, folder), folders))
+        listings = list(pool.map(lambda folder: _images_below(root, folder), folders))
     counts = [len(images) for images, _ in listings]
-    left_out.merge(passed_over for _, passed_over in listings)
+    left_out.merge(others for _, others in listings)
     left_out.add(EMPTY, *(f for f, (images, rest) in zip(folders, listings, strict=True) if not images and not len(rest)))
     number = {name: label for label, name in enumerate(class_names)}
     owners = [name for name, some in classes.items() for _ in some]
@@ -138,50 +138,50 @@ def open_classes(root: str, classes: dict[str, list[str]], class_names: list[str
 
 
 def list_images(folder: str, left_out: LeftOut) -> list[str]:
-    """The names of the images that lie in a folder itself, sorted. OSError where it cannot be listed."""
+    """The names of the images directly in a folder, sorted. Raises OSError if it cannot be listed."""
     images = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_image_name(entry.name) and is_file(entry):
                 images.append(entry.name)
             elif is_left_out_folder(entry.name) or not is_folder(entry):
-                left_out.add(_why(entry), entry.name)
+                left_out.add(_reason(entry), entry.name)
             else:
                 left_out.add(SUBFOLDER, entry.name)
     return sorted(images)
 
 
-def _list_images(root: str, folder: str) -> tuple[list[str], LeftOut]:
+def _images_below(root: str, folder: str) -> tuple[list[str], LeftOut]:
     left_out = LeftOut()
     return sorted(_walk(os.path.join(root, folder), "", folder, left_out, ())), left_out
 
 
 def _walk(path: str, prefix: str, where: str, left_out: LeftOut, followed: tuple[str, ...]) -> Iterator[str]:
-    """`followed`: the real folders in which the links lie that led here."""
+    """The paths of the images below `path`. `followed`: the real folders that have the symbolic links followed so far."""
     with os.scandir(path) as entries:
         for entry in entries:
             name = entry.name
-            # First what nearly all are: no system call but for links.
+            # The common case first: it needs no system call, except for links.
             if name.lower().endswith(IMAGE_EXTENSIONS) and name[0] != "." and is_file(entry):
                 yield prefix + name
             elif is_left_out_folder(name) or not is_folder(entry):
-                left_out.add(_why(entry), f"{where}/{name}")
+                left_out.add(_reason(entry), f"{where}/{name}")
             elif not entry.is_symlink():
                 yield from _walk(entry.path, f"{prefix}{name}/", f"{where}/{name}", left_out, followed)
-            elif _circle(entry.path, deeper := (*followed, os.path.realpath(path))):
+            elif _is_cycle(entry.path, deeper := (*followed, os.path.realpath(path))):
                 left_out.add(CIRCLE, f"{where}/{name}")
             else:
                 yield from _walk(entry.path, f"{prefix}{name}/", f"{where}/{name}", left_out, deeper)
 
 
-def _circle(link: str, followed: Sequence[str]) -> bool:
-    """Whether a link leads to one of the folders that it is found in, or above one."""
+def _is_cycle(link: str, followed: Sequence[str]) -> bool:
+    """Whether a link leads to a folder that contains it, directly or through the links followed so far."""
     target = os.path.realpath(link)
     return any(os.path.commonpath([target, folder]) == target for folder in followed)
 
 
-def _why(entry: os.DirEntry[str], image: str = SPECIAL) -> str:
-    """The reason for an entry that is no folder; `image`: for one with the name of an image."""
+def _reason(entry: os.DirEntry[str], image: str = SPECIAL) -> str:
+    """Why an entry that is not a folder is left out; `image` is the reason if it is an image file."""
     if entry.is_symlink() and not os.path.exists(entry.path):
         return BROKEN_LINK
     if not is_image_name(entry.name):

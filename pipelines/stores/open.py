@@ -1,13 +1,13 @@
-"""Where the encoded images lie: `open_splits(location)` opens what `--data` names.
+"""Opens the data that `--data` names: `open_splits(location)`, or `open_store(location, split)` for one split.
 
 A location is
 
-- a folder with an image-folder tree, `ROOT/train/<class>/*.jpg` and `ROOT/val/<class>/*.jpg`, or one of the other layouts of
+- a folder with class folders, `ROOT/train/<class>/*.jpg` and `ROOT/val/<class>/*.jpg`, or in one of the other layouts of
   `pipelines.layouts.splits`,
-- a folder or an fsspec URL (`s3://bucket/imagenet`) of tar shards, as `python -m pipelines.prepare shard` writes them,
-- `synthetic`, or `synthetic:train=4000,val=500,size=64,seed=0`: the built-in set.
+- a folder or an fsspec URL (`s3://bucket/imagenet`) with tar shards, as `python -m pipelines.prepare shard` writes them,
+- `synthetic`, or `synthetic:train=4000,val=500,size=64,seed=0`: the built-in data.
 
-Samples listed in `ROOT/quarantine.txt` are left out; `python -m pipelines.prepare check` writes it (stores/quarantine.py).
+Samples in `ROOT/quarantine.txt`, which `python -m pipelines.prepare check` writes, are left out (see stores/quarantine.py).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test")}
 
 
 def open_store(location: str, split: str, *, cache: str | None = None, quarantine: str | None = None) -> SampleStore:
-    """Opens one split, `train` or `val`, without what is quarantined.
+    """Opens one split, `train` or `val`, without the quarantined samples.
 
-    `quarantine`: a list besides that beside the data (`pipelines.stores.quarantine.find_list`). `cache`:
-    node-local folder for shards read from a URL; default `$VGG_DIST_CACHE`, else `~/.cache/vgg_dist`.
-    Raises ValueError, one line, for a location that is missing, empty or unreadable, or has a single class, a class
-    without training images, or a class in `val` that `train` lacks.
+    `quarantine`: a list in addition to the one beside the data (`pipelines.stores.quarantine.find_list`). `cache`: local
+    folder for shards from a URL; default `$VGG_DIST_CACHE`, else `~/.cache/vgg_dist`. Raises ValueError, one line, for a
+    location that is missing, empty or unreadable, or that has a single class, a class without training images, or a class
+    in `val` that is not in `train`.
     """
     store = open_unchecked(location, split, cache=cache)
     if not isinstance(store, SyntheticStore):
@@ -51,9 +51,9 @@ def open_store(location: str, split: str, *, cache: str | None = None, quarantin
 def open_splits(
     location: str, *, cache: str | None = None, quarantine: str | None = None, quarantined: bool = False
 ) -> tuple[SampleStore, SampleStore]:
-    """Opens `train` and `val`, with the quarantined samples if asked for. Raises as `open_store`.
+    """Opens `train` and `val`, as training and `check` do. Raises as `open_store`.
 
-    It is what training opens, and what `check` looks through.
+    `quarantined`: include the quarantined samples.
     """
     if quarantined:
         train, val = open_unchecked(location, "train", cache=cache), open_unchecked(location, "val", cache=cache)
@@ -63,12 +63,12 @@ def open_splits(
         train, val = (open_store(location, split, cache=cache, quarantine=quarantine) for split in ("train", "val"))
     if train.class_names != val.class_names:
         differing = listed(sorted(set(train.class_names) ^ set(val.class_names)))
-        raise ValueError(f"--data {location}: train and val have been sharded with other classes: {differing}")
+        raise ValueError(f"--data {location}: train and val were sharded with different classes: {differing}")
     return train, val
 
 
 def open_unchecked(location: str, split: str, *, cache: str | None = None) -> SampleStore:
-    """As `open_store`, but with the quarantined samples, and whatever its classes are: what `prepare` works on."""
+    """As `open_store`, but with the quarantined samples and without a check of the classes."""
     if split not in SPLIT_FOLDERS:
         raise ValueError(f"split {split!r}: must be one of {', '.join(SPLIT_FOLDERS)}")
     if location.partition(":")[0] == "synthetic":
@@ -83,20 +83,20 @@ def open_unchecked(location: str, split: str, *, cache: str | None = None) -> Sa
     except OSError as error:
         raise ValueError(f"--data {location}: {error}") from error
     raise ValueError(
-        f"--data {location}: no {split}.index.npz there; behind a URL there must be shards, "
+        f"--data {location}: has no {split}.index.npz; a URL must have shards, "
         "as python -m pipelines.prepare shard writes them"
     )
 
 
 def local_root(location: str) -> Path:
-    """The absolute path of a local location; ValueError where it is no folder, or an empty one."""
+    """The absolute path of a local location. Raises ValueError if it is not a folder, or is empty."""
     root = Path(location.removeprefix("file://")).expanduser().absolute()
     if not root.exists():
         raise ValueError(f"--data {location}: does not exist")
     if not root.is_dir():
         shard = "python -m pipelines.prepare shard --data TRAIN.tar VAL.tar --out FOLDER"
-        hint = f"; {shard} makes shards of two tars" if root.suffix == ".tar" else ""
-        raise ValueError(f"--data {location}: is a file; a folder, a URL of shards or 'synthetic' is needed{hint}")
+        hint = f"; {shard} makes shards from two tars" if root.suffix == ".tar" else ""
+        raise ValueError(f"--data {location}: is a file; must be a folder, a URL of shards or 'synthetic'{hint}")
     if not any(root.iterdir()):
         raise ValueError(f"--data {location}: is empty")
     return root

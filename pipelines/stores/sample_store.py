@@ -1,6 +1,6 @@
-"""What every store of encoded images offers, wherever the bytes lie.
+"""The interface of a store of encoded images, whatever the storage.
 
-`pipelines.stores.open.open_store` makes one; the loaders, `prepare` and the benchmarks read it.
+`pipelines.stores.open.open_store` opens one; the loaders, `prepare` and the benchmarks read it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pipelines.layouts.image_files import LeftOut
 class Names:
     """An immutable sequence of strings in two arrays.
 
-    1.28 M file names take 40 MB, pickle at once, and fit an npz without pickle.
-    `blob`: uint8, all names as UTF-8 end to end (undecodable file names round-trip by surrogate escape).
+    1.28 M file names take 40 MB, pickle fast, and fit into an npz file without pickle.
+    `blob`: uint8, all names as UTF-8, concatenated (undecodable file names round-trip by surrogate escape).
     `ends`: int64 (N,), where each name ends.
     """
 
@@ -28,7 +28,7 @@ class Names:
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Names:
-        """Packs `names` in their order."""
+        """Packs `names`, in that order."""
         return cls._join([name.encode("utf-8", "surrogateescape") for name in names])
 
     @classmethod
@@ -58,11 +58,11 @@ class Names:
 
 
 class SampleStore(ABC):
-    """N encoded images with a class each.
+    """N encoded images, each with a class.
 
     `labels`: int64 (N,), indices into `class_names`, which are the sorted class names of the training split.
-    `left_out`: what lies beside the samples and is not among them.
-    `read` may be called from several threads at once. A store can be pickled: handles are reopened on the other side.
+    `left_out`: the other files that were found, which are not samples, by reason.
+    `read` may be called from several threads at once. A store can be pickled; file handles are then reopened.
     """
 
     labels: np.ndarray
@@ -74,38 +74,39 @@ class SampleStore(ABC):
 
     @abstractmethod
     def read(self, index: int) -> bytes:
-        """The encoded image; OSError with the sample's name where it cannot be read."""
+        """The encoded image. Raises OSError with the sample's name if it cannot be read."""
 
     @abstractmethod
     def length(self, index: int) -> int:
-        """Bytes of the encoded image; OSError with the sample's name where it cannot be read."""
+        """Size of the encoded image in bytes. Raises OSError with the sample's name if it cannot be read."""
 
     @abstractmethod
     def name(self, index: int) -> str:
         """The sample's name in messages and quarantine lists.
 
-        For example `train/n01440764/x.JPEG` in a tree, `train-00003.tar:n01440764/x.jpg` in shards.
+        For example `train/n01440764/x.JPEG` for class folders, `train-00003.tar:n01440764/x.jpg` for shards.
         """
 
     @abstractmethod
     def size(self, index: int) -> tuple[int, int] | None:
-        """(height, width) of the stored pixels in px, EXIF orientation not applied; None where it is not known."""
+        """(height, width) of the stored pixels, EXIF orientation not applied; None if it is unknown."""
 
     @abstractmethod
     def subset(self, indices: np.ndarray) -> Self:
-        """The same store with only the samples at `indices`, in that order."""
+        """A store of only the samples at `indices`, in that order."""
 
     def find(self, names: Set[str]) -> np.ndarray:
-        """Indices of the samples with these names, ascending; names that are not there are passed over."""
+        """Indices of the samples with these names, ascending; names without a sample are ignored."""
         return np.array([index for index in range(len(self)) if self.name(index) in names], dtype=np.int64)
 
     def to_fetch(self) -> dict[str, int]:
-        """Files, by URL, that are still to be copied to this machine before all samples can be read, and their bytes."""
+        """The files that are not yet copied to this machine: URL -> bytes. Empty for local data."""
         return {}
 
     def prefetch(self, part: int = 0, parts: int = 1, threads: int = 8) -> None:
-        """Copies them now, with a progress bar, so that no batch has to wait; the `part`-th of `parts` processes its share.
+        """Copies these files in advance, with a progress bar, so that no batch has to wait for them.
 
-        Raises ValueError where there is no room for them, OSError where a copy fails.
+        Each of `parts` processes copies the share with its number, `part`. Raises ValueError if the disk has too little free
+        space, OSError if a copy fails.
         """
         return

@@ -1,4 +1,4 @@
-"""The index of a split's tar shards, `<split>.index.npz`: each sample's place, class, size in px and name."""
+"""The index of a split's tar shards, `<split>.index.npz`: the position, class, image size and name of each sample."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
-    """Arrays have one entry a sample, in the order of the shards, unless said otherwise."""
+    """Arrays have one entry per sample, in the order of the shards, unless stated otherwise."""
 
     class_names: list[str]
     shard_names: list[str]
     shard_bytes: np.ndarray
     """int64 (shards,): the size of each tar."""
     shard: np.ndarray
-    """int32: which tar."""
+    """int32: index into `shard_names`."""
     offset: np.ndarray
-    """int64: where in the tar the encoded image starts."""
+    """int64: offset of the encoded image in the tar, bytes."""
     length: np.ndarray
-    """int64: bytes of the encoded image."""
+    """int64: size of the encoded image, bytes."""
     label: np.ndarray
     """int64: index into `class_names`."""
     height: np.ndarray
-    """int32: px as stored (EXIF orientation not applied); 0 where the image could not be read."""
+    """int32: pixels as stored (EXIF orientation not applied); 0 if the image could not be read."""
     width: np.ndarray
     """int32: as `height`."""
     names: Names
     """Member names within the tar."""
 
     def to_bytes(self) -> bytes:
-        """The npz file. With a digest of the arrays: NumPy reads a zip's members without reaching its own checks."""
+        """The npz file, with a digest of the arrays: NumPy may read a damaged array without noticing the zip's checksum."""
         stream = io.BytesIO()
         arrays = {key: value for key, value in vars(self).items() if isinstance(value, np.ndarray)}
         # Names as UTF-8 bytes: NumPy's own strings would not hold undecodable file names.
@@ -52,16 +52,16 @@ class ShardIndex:
 
     @classmethod
     def from_bytes(cls, raw: bytes, where: str) -> ShardIndex:
-        """Reads the npz; ValueError, one line that names `where`, if it is damaged or of another version.
+        """Reads the npz file. Raises ValueError, one line that names `where`, if it is damaged or of another version.
 
-        Indexes of earlier versions of this code have no digest; of theirs only what is inconsistent is found.
+        Indexes that earlier versions of this code wrote have no digest; for them, only inconsistencies are found.
         """
         try:
             with np.load(io.BytesIO(raw), allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             digest = arrays.pop("digest", None)
             if digest is not None and not np.array_equal(digest, _digest(arrays)):
-                raise ValueError("its content is not what was written")
+                raise ValueError("its checksum does not match")
             version = int(arrays.pop("version"))
             packed = {
                 key: Names(arrays.pop(f"{key}_blob"), arrays.pop(f"{key}_ends"))
@@ -70,10 +70,10 @@ class ShardIndex:
             if version == VERSION:
                 class_names, shard_names = list(packed["class_names"]), list(packed["shard_names"])
                 index = cls(class_names=class_names, shard_names=shard_names, names=packed["names"], **arrays)
-        except Exception as error:  # zipfile, zlib and NumPy's parser of headers have many kinds for a damaged file
+        except Exception as error:  # zipfile, zlib and NumPy's header parser raise many types for a damaged file
             raise ValueError(f"{where} is damaged ({what_failed(error)}): write the shards again") from error
         if version != VERSION:
-            raise ValueError(f"{where} has version {version}, and this code reads version {VERSION}")
+            raise ValueError(f"{where} has version {version}; this code reads version {VERSION}")
         if not index._is_consistent():
             raise ValueError(f"{where} is damaged (it points outside its shards): write the shards again")
         return index
@@ -90,7 +90,7 @@ class ShardIndex:
         )
 
     def fingerprint(self) -> str:
-        """The same for the same samples at the same places, whatever their sizes in px; 64 hexadecimal digits."""
+        """64 hexadecimal digits that are equal for the same samples at the same positions, whatever their image sizes."""
         texts = [*self.class_names, "", *self.shard_names]
         digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape"))
         for array in (self.shard_bytes, self.shard, self.offset, self.length, self.label):

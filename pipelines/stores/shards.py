@@ -1,7 +1,7 @@
-"""Reading tar shards by their index, from a local folder or from a URL through a node-local cache.
+"""The store of tar shards, read through their index, from a local folder or from a URL through a node-local cache.
 
-A split is `train-00000.tar`, `train-00001.tar`, ... and `train.index.npz`, so that opening ImageNet reads one file and
-a sample is one `pread`. `pipelines.preparation.shard_writer` writes them and says what else lies beside them.
+A split is `train-00000.tar`, `train-00001.tar`, ... and `train.index.npz`. Opening ImageNet reads only the index, and
+reading a sample is one `pread`. `pipelines.preparation.shard_writer` writes shards and describes the format.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ class ShardFolder:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._lock = threading.Lock()
-        self._opened: dict[str, int] = {}
-        # Descriptors are kept and never evicted, so that no thread loses the one it reads from; beyond this many, a
-        # shard is opened for each read. A quarter of the limit, since two stores may be open, and others need some.
-        self._most_opened = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+        self._descriptors: dict[str, int] = {}
+        # Descriptors stay open, so that no thread loses the one that it reads from. Beyond this many, a shard is opened for
+        # each read. It is a quarter of the limit, because two stores may be open, and other code needs descriptors, too.
+        self._max_open = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
 
     def path(self, shard: str) -> str:
-        """Where a shard lies on this machine."""
+        """The local path of a shard."""
         return os.path.join(self.folder, shard)
 
     def pread(self, shard: str, length: int, offset: int) -> bytes:
-        """`length` bytes of a shard from `offset`; fewer where the file ends before that. Safe in threads."""
-        descriptor = self._opened.get(shard)
+        """`length` bytes of a shard from `offset`, or fewer if the file ends earlier. Thread-safe."""
+        descriptor = self._descriptors.get(shard)
         if descriptor is None:
             path = self.path(shard)
             with self._lock:
-                descriptor = self._opened.get(shard)
-                if descriptor is None and len(self._opened) < self._most_opened:
-                    descriptor = self._opened[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = self._descriptors.get(shard)
+                if descriptor is None and len(self._descriptors) < self._max_open:
+                    descriptor = self._descriptors[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             if descriptor is None:
                 with open(path, "rb", buffering=0) as file:
                     return os.pread(file.fileno(), length, offset)
@@ -57,12 +57,12 @@ class ShardFolder:
         return type(self), (self.folder,)
 
     def __del__(self) -> None:
-        for descriptor in self._opened.values():
+        for descriptor in self._descriptors.values():
             os.close(descriptor)
 
 
 class CachedShards(ShardFolder):
-    """The tars behind a URL. A shard is copied here whole when it is first read, once for all processes of the node."""
+    """The tars behind a URL. A whole shard is copied to the cache on its first read, once for all processes of the node."""
 
     def __init__(self, folder: str, url: str, sizes: dict[str, int]) -> None:
         super().__init__(folder)
@@ -70,13 +70,13 @@ class CachedShards(ShardFolder):
         self.sizes = sizes
 
     def path(self, shard: str) -> str:
-        """Where the shard lies in the cache, after fetching it if need be; OSError where that fails."""
+        """The path of the shard in the cache; copies it there if necessary. Raises OSError if that fails."""
         path = super().path(shard)
         fetch(f"{self.url}/{shard}", path, self.sizes[shard])
         return path
 
     def missing(self) -> dict[str, int]:
-        """The shards that are not in the cache, and their bytes."""
+        """The shards that are not in the cache: name -> bytes."""
         return {shard: size for shard, size in self.sizes.items() if size_of(os.path.join(self.folder, shard)) != size}
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -94,18 +94,18 @@ class ShardStore(SampleStore):
         self._shards = shards
 
     def read(self, index: int) -> bytes:
-        """One `pread`; OSError with the sample's name where the shard cannot be read or ends too early."""
+        """The encoded image. Raises OSError with the sample's name if the shard cannot be read or ends too early."""
         shard, length = self.index.shard_names[self.index.shard[index]], self.length(index)
         try:
             encoded = self._shards.pread(shard, length, int(self.index.offset[index]))
         except OSError as error:
             raise OSError(f"{self.name(index)}: {error}") from error
         if len(encoded) != length:
-            raise OSError(f"{self.name(index)}: {len(encoded)} of {length} bytes there: the shard is truncated")
+            raise OSError(f"{self.name(index)}: only {len(encoded)} of {length} bytes: the shard is truncated")
         return encoded
 
     def length(self, index: int) -> int:
-        """Bytes, from the index."""
+        """Size in bytes, from the index."""
         return int(self.index.length[index])
 
     def name(self, index: int) -> str:
@@ -113,7 +113,7 @@ class ShardStore(SampleStore):
         return f"{self.index.shard_names[self.index.shard[index]]}:{self.index.names[index]}"
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """(height, width) in px from the index; None for an image that was unreadable when the shards were written."""
+        """(height, width) from the index; None for an image that was unreadable when the shards were written."""
         height, width = int(self.index.height[index]), int(self.index.width[index])
         return (height, width) if height else None
 
@@ -128,13 +128,13 @@ class ShardStore(SampleStore):
         return np.array(found, dtype=np.int64)
 
     def to_fetch(self) -> dict[str, int]:
-        """The URLs of shards that are not in this node's cache yet, and their bytes."""
+        """The shards that are not in this node's cache: URL -> bytes."""
         if not isinstance(self._shards, CachedShards):
             return {}
         return {f"{self._shards.url}/{shard}": size for shard, size in self._shards.missing().items()}
 
     def prefetch(self, part: int = 0, parts: int = 1, threads: int = 8) -> None:
-        """Copies shards behind a URL into this node's cache. ValueError where it has no room, OSError where a copy fails."""
+        """Copies shards from a URL to this node's cache. ValueError if space is too small, OSError if a copy fails."""
         shards = self._shards
         if not isinstance(shards, CachedShards) or not (missing := shards.missing()):
             return
@@ -142,17 +142,17 @@ class ShardStore(SampleStore):
         needed, free = sum(missing.values()), shutil.disk_usage(shards.folder).free
         if needed > free:
             raise ValueError(
-                f"{shards.url}: {needed / 1e9:.1f} GB are to be copied to {shards.folder}, where {free / 1e9:.1f} GB are "
-                "free; VGG_DIST_CACHE names another folder"
+                f"{shards.url}: {needed / 1e9:.1f} GB must be copied to {shards.folder}, where {free / 1e9:.1f} GB are "
+                "free; VGG_DIST_CACHE can name another folder"
             )
-        # Of all shards, not of the missing: the others may have begun.
+        # Shares are of all shards, not of the missing ones, because other processes may have copied some already.
         share = [shard for shard in list(shards.sizes)[part::parts] if shard in missing]
         bar = Progress(
             desc=f"copying {shards.url}",
             total=sum(missing[shard] for shard in share),
             unit="B",
             unit_scale=True,
-            disable=part > 0,  # one for all of them
+            disable=part > 0,  # one bar for all processes
         )
         with bar, ThreadPoolExecutor(threads) as pool:
             for shard, _ in zip(share, pool.map(shards.path, share), strict=True):
@@ -160,9 +160,9 @@ class ShardStore(SampleStore):
 
 
 def open_shards(location: str, splits: Sequence[str], *, cache: str | None = None) -> ShardStore | None:
-    """The first of `splits` that has an index at `location`, an absolute path or a URL; None where none has.
+    """The first of `splits` that has an index at `location`, an absolute path or a URL; None if none has.
 
-    Raises ValueError, one line, where the index is damaged or does not fit its shards.
+    Raises ValueError, one line, if the index is damaged or does not match its shards.
     """
     location = location.rstrip("/")
     for split in splits:
@@ -175,7 +175,7 @@ def open_shards(location: str, splits: Sequence[str], *, cache: str | None = Non
         if not is_remote(location):
             _check_sizes(location, sizes)
             return ShardStore(index, ShardFolder(location))
-        # The index is part of the folder's name: shards written anew under the same URL are other shards.
+        # The folder's name depends on the index, because the shards at a URL may be replaced by others.
         key = hashlib.sha256(location.encode() + raw).hexdigest()[:16]
         folder = cache_folder(cache) / f"{location.rpartition('/')[2]}-{split}-{key}"
         return ShardStore(index, CachedShards(str(folder), location, sizes))
@@ -186,6 +186,6 @@ def _check_sizes(folder: str, sizes: dict[str, int]) -> None:
     for shard, size in sizes.items():
         found = size_of(os.path.join(folder, shard))
         if found < 0:
-            raise ValueError(f"{folder}/{shard} is missing, and the index beside it lists it")
+            raise ValueError(f"{folder}/{shard} is missing, but the index lists it")
         if found != size:
-            raise ValueError(f"{folder}/{shard} has {found} bytes where its index says {size}: truncated or replaced")
+            raise ValueError(f"{folder}/{shard} has {found} bytes, but the index says {size}: truncated or replaced")

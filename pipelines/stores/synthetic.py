@@ -1,7 +1,7 @@
-"""The built-in data: ten classes of shapes and textures, drawn one image at a time and the same for the same seed.
+"""The built-in data: ten classes of shapes and textures, drawn image by image; the same seed gives the same images.
 
-Colours, polarity, position, size, tilt, background and noise say nothing about the class: a net has to learn form.
-Objects are large and central, and no two classes are mirror images, so random crops and flips keep the class. Used as
+Colour, polarity, position, size, tilt, background and noise are independent of the class, so a net must learn the form.
+Objects are large and central, and no two classes are mirror images, so random crops and flips preserve the class. Used as
 `--data synthetic`, or with any of its settings as `--data synthetic:train=4000,val=500,size=64,seed=0`;
 `python -m pipelines.prepare synthetic` writes it as files.
 """
@@ -37,25 +37,25 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSpec:
-    """The numbers behind `synthetic:train=...,val=...,size=...,seed=...`."""
+    """The settings of `synthetic:train=...,val=...,size=...,seed=...`."""
 
     train: int = 4000
-    """Training images."""
+    """Number of training images."""
     val: int = 500
-    """Validation images."""
+    """Number of validation images."""
     size: int = 64
     """Smallest side of an image, px; the longer side is up to 4/3 of it."""
     seed: int = 0
-    """Another seed draws other images of the same classes."""
+    """Seed of the images; the classes are always the same."""
 
     def __post_init__(self) -> None:
         for field, least in (("train", 10), ("val", 1), ("size", 16), ("seed", 0)):
             if getattr(self, field) < least:
-                raise ValueError(f"--data synthetic: {field}={getattr(self, field)}: at least {least} is needed")
+                raise ValueError(f"--data synthetic: {field}={getattr(self, field)}: must be at least {least}")
 
     @classmethod
     def parse(cls, location: str) -> SyntheticSpec:
-        """Reads `synthetic` or `synthetic:key=number,...`; ValueError where it is something else."""
+        """Parses `synthetic` or `synthetic:key=number,...`. Raises ValueError for anything else."""
         kind, _, settings = location.partition(":")
         allowed = [field.name for field in fields(cls)]
         values: dict[str, int] = {}
@@ -65,12 +65,12 @@ class SyntheticSpec:
                 raise ValueError(f"--data {location}: {setting!r} is not one of {', '.join(f'{a}=NUMBER' for a in allowed)}")
             values[key] = int(number)
         if kind != "synthetic":
-            raise ValueError(f"--data {location}: not 'synthetic'")
+            raise ValueError(f"--data {location}: must begin with 'synthetic'")
         return cls(**values)
 
 
 class SyntheticStore(SampleStore):
-    """One split. An image is drawn when it is first read, and remembered: about 3 kB at the default size."""
+    """One split. An image is drawn on its first read and kept in memory: about 3 kB at the default size."""
 
     def __init__(self, spec: SyntheticSpec, split: str) -> None:
         self.spec = spec
@@ -90,7 +90,7 @@ class SyntheticStore(SampleStore):
         return encoded
 
     def length(self, index: int) -> int:
-        """Bytes of the JPEG, which is drawn for it."""
+        """Size of the JPEG in bytes; draws the image if necessary."""
         return len(self.read(index))
 
     def name(self, index: int) -> str:
@@ -98,7 +98,7 @@ class SyntheticStore(SampleStore):
         return f"synthetic/{self.split}/{self.class_names[self.labels[index]]}/{self._numbers[index]:05d}.jpg"
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) in px, known without drawing."""
+        """(height, width) in px, without drawing the image."""
         return _image_size(_generator(self.spec, self.split, int(self._numbers[index])), self.spec.size)
 
     def subset(self, indices: np.ndarray) -> SyntheticStore:
@@ -112,7 +112,7 @@ class SyntheticStore(SampleStore):
 
 
 def draw(spec: SyntheticSpec, split: str, number: int) -> bytes:
-    """Image `number` of a split as JPEG bytes; its class is `CLASS_NAMES[number % 10]`."""
+    """Image `number` of a split as a JPEG; its class is `CLASS_NAMES[number % 10]`."""
     rng = _generator(spec, split, number)
     height, width = _image_size(rng, spec.size)
     y, x = _object_coordinates(rng, height, width, spec.size)
@@ -136,7 +136,7 @@ def _generator(spec: SyntheticSpec, split: str, number: int) -> np.random.Genera
 
 
 def _image_size(rng: np.random.Generator, size: int) -> tuple[int, int]:
-    """Smallest side `size`, aspect ratio up to 4:3. These are an image's first draws: its size is known without it."""
+    """(height, width): smallest side `size`, aspect ratio up to 4:3. Drawn first, so that `size` need not draw the image."""
     longer = round(size * rng.uniform(1, 4 / 3))
     return (size, longer) if rng.random() < 0.5 else (longer, size)
 
@@ -150,7 +150,7 @@ def _object_coordinates(rng: np.random.Generator, height: int, width: int, size:
 
 
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two random colours that differ enough in luminance for the form to show; either may be the lighter."""
+    """Two random colours that differ enough in luminance for the form to be visible; either may be the lighter."""
     while True:
         foreground, background = rng.uniform(15, 240, (2, 3))
         if abs((foreground - background) @ _LUMINANCE) >= _MIN_CONTRAST:
@@ -158,7 +158,7 @@ def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shape(kind: str, rng: np.random.Generator, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
-    """Opacity (H, W) of one filled form, anti-aliased through its signed distance in px."""
+    """Opacity (H, W) of one filled form, anti-aliased by its signed distance in px."""
     radius = rng.uniform(0.3, 0.42) * size
     if kind == "disc":
         distance = np.hypot(x, y) - radius
@@ -179,9 +179,9 @@ def _shape(kind: str, rng: np.random.Generator, x: np.ndarray, y: np.ndarray, si
 
 
 def _texture(kind: str, rng: np.random.Generator, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
-    """Opacity (H, W) of a pattern over the whole image; a period is 5 px or more after rescaling to 32 px."""
+    """Opacity (H, W) of a pattern over the whole image; its period is at least 5 px after rescaling to 32 px."""
     period = rng.uniform(0.17, 0.3) * size
-    # Triangle waves in px: zero at the edges of the dark and light halves, slope one.
+    # Triangle waves in px with slope one, zero at the edges between dark and light.
     wave_x, wave_y = (_triangle_wave(c + rng.uniform(0, period), period) for c in (x, y))
     if kind == "horizontal_stripes":
         distance = wave_y
@@ -199,7 +199,7 @@ def _triangle_wave(coordinate: np.ndarray, period: float) -> np.ndarray:
 
 
 def _corners(points: int, outer: float, inner: float) -> np.ndarray:
-    """Corners (n, 2) as (x, y) of a star, or of a regular polygon where both radii are equal, one point upwards."""
+    """Corners (n, 2) as (x, y) of a star, or of a regular polygon if both radii are equal, with one point upwards."""
     count = points if outer == inner else 2 * points
     angles = 2 * np.pi * np.arange(count) / count
     radii = np.where(np.arange(count) % 2 == 0, outer, inner)

@@ -1,6 +1,7 @@
-"""The images of a tar archive and where their bytes lie in it, without unpacking: links resolved, the last of a name taken.
+"""Finds the images in a tar archive, and the offset and length of their data, without unpacking it.
 
-A tar within a tar is read as a folder of its name, without `.tar`.
+Links are resolved, and the last member of a name counts, as if the archive were unpacked. A tar within the tar counts as a
+folder of its name, without `.tar`.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ from pipelines.progress import Progress
 
 Span = tuple[int, int]
 """Offset of the data in the archive, length in bytes."""
-_LOOKED_AT = 1 << 20  # bytes behind an archive's end; writers fill up to their block, 10 kB
-_NO_FILES = (b"V", b"D")  # GNU tar's label of an archive, and the names in a folder
+_BYTES_AFTER_END = 1 << 20  # searched for another archive; tar pads an archive to blocks of 10 kB
+_NOT_FILES = (b"V", b"D")  # GNU tar's volume label, and its list of the names in a folder
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\0": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
-_MOST_LINKS = 40  # on the way to a file, as for Linux
+_MAX_LINKS = 40  # on the path to a file, as in Linux
 
 
 class _Links:
-    """What an archive holds by path: where a file's bytes lie, or the path from the archive's root that a link leads to."""
+    """The entries of an archive by path: the span of a file's data, or the target of a link, from the archive's root."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Span | str] = {}
 
     @cached_property
     def paths(self) -> list[str]:
-        """All paths, sorted. To be asked for once all are known."""
+        """All paths, sorted. Computed once, so only to be used after the last entry was added."""
         return sorted(self.entries)
 
     def follow(self, path: str) -> str:
-        """The path that is left when all links on the way are taken. LookupError with the reason if that leads nowhere."""
+        """The path after resolving all links in it. Raises LookupError with the reason if it cannot be resolved."""
         done, todo, taken = "", path.split("/"), 0
         while todo:
             part = todo.pop(0)
@@ -61,7 +62,7 @@ class _Links:
             target = self.entries.get(done)
             if isinstance(target, str):
                 taken += 1
-                if taken > _MOST_LINKS:
+                if taken > _MAX_LINKS:
                     raise LookupError(CIRCLE)
                 if target.startswith("/"):
                     raise LookupError(OUTSIDE)
@@ -69,16 +70,16 @@ class _Links:
         return done
 
     def below(self, folder: str) -> list[str]:
-        """The paths in and below a folder; "" is the archive's root."""
+        """The paths below a folder; "" is the archive's root."""
         if not folder:
             return self.paths
-        # "0" is the character behind "/".
+        # "0" is the character after "/".
         return self.paths[bisect_left(self.paths, f"{folder}/") : bisect_left(self.paths, f"{folder}0")]
 
     def files(self, path: str, followed: tuple[str, ...], left_out: LeftOut) -> Iterator[tuple[str, Span]]:
-        """The file that a link at `path` leads to, or those of the folder, under the link's name.
+        """The file that the link at `path` leads to, or all files of the folder, with paths that begin with `path`.
 
-        `followed`: the folders in which the links lie that led here.
+        `followed`: the folders that have the links followed so far.
         """
         try:
             target = self.follow(path)
@@ -105,9 +106,9 @@ class _Links:
 
 
 def read_members(path: Path) -> tuple[list[tuple[str, Span]], LeftOut]:
-    """Path and place of each image, in no order, and what else is there.
+    """The path and span of each image, in no particular order, and counts of the other members.
 
-    Raises ValueError, one line, if it is not an uncompressed tar, is truncated or damaged.
+    Raises ValueError, one line, if the file is not an uncompressed tar, is truncated or damaged.
     """
     try:
         tar = tarfile.open(path, "r:")  # noqa: SIM115
@@ -129,7 +130,7 @@ def _read(tar: tarfile.TarFile, where: str, size: int, *, inner: bool = False) -
     bar = Progress(_checked(tar, where, size), f"reading {os.path.basename(where)}", unit="member", disable=inner)
     for member in bar:
         name = _plain(member.name)
-        if member.isdir() or not name or member.type in _NO_FILES:
+        if member.isdir() or not name or member.type in _NOT_FILES:
             continue
         if name in inner_tars or (name in entries and is_image_name(posixpath.basename(name))):
             left_out.add(REPLACED, name)
@@ -140,29 +141,29 @@ def _read(tar: tarfile.TarFile, where: str, size: int, *, inner: bool = False) -
             entries[name] = member.offset_data, member.size
         elif member.islnk():
             target = _plain(member.linkname)
-            # An earlier member is meant, even if another one replaces it later.
+            # A hard link means the earlier member, even if a later one of the same name replaces that.
             entries[name] = entries[target] if target in entries and target != name else target
         elif member.issym():
             entries[name] = posixpath.join(posixpath.dirname(name), member.linkname)
         else:
             entries.pop(name, None)
             left_out.add(SPARSE if member.isreg() else SPECIAL, name)
-    left_out.merge(passed_over for _, passed_over in inner_tars.values())
+    left_out.merge(others for _, others in inner_tars.values())
     images = [item for found, _ in inner_tars.values() for item in found]
     for name, entry in entries.items():
         if isinstance(entry, tuple):
-            if _is_read(name, left_out):
+            if _is_image(name, left_out):
                 images.append((name, entry))
         elif not _is_hidden(name):
             found_there = links.files(name, (posixpath.dirname(name),), left_out)
-            images += [item for item in found_there if _is_read(item[0], left_out)]
+            images += [item for item in found_there if _is_image(item[0], left_out)]
         else:
-            _is_read(name, left_out)
+            _is_image(name, left_out)
     return images, left_out
 
 
 def _read_inner(outer: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> tuple[list[tuple[str, Span]], LeftOut]:
-    """As `_read`, with paths and places as of the outer archive."""
+    """As `_read`, with paths and offsets in the outer archive."""
     file = outer.extractfile(member)
     assert file is not None  # a regular file
     try:
@@ -175,31 +176,33 @@ def _read_inner(outer: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> 
 
 
 def _checked(tar: tarfile.TarFile, where: str, size: int) -> Iterator[tarfile.TarInfo]:
-    """The members; ValueError where the archive, of `size` bytes, is damaged or does not end as archives do.
+    """The members. Raises ValueError if the archive, of `size` bytes, is damaged or lacks its end.
 
-    tarfile takes a damaged header for the end of the archive.
+    tarfile alone takes a damaged header as the end of the archive.
     """
     try:
         for member in tar:
             if tar.offset > size:  # where the next header would be
-                raise ValueError(f"{where} is truncated: {size} bytes, and no end of archive")
+                raise ValueError(f"{where} is truncated: it has {size} bytes and no end-of-archive marker")
             yield member
         assert tar.fileobj is not None
         tar.fileobj.seek(tar.offset)
-        rest = tar.fileobj.read(_LOOKED_AT)
+        rest = tar.fileobj.read(_BYTES_AFTER_END)
     except tarfile.TarError as error:
         raise ValueError(f"{where} is truncated or damaged: {error}") from error
     if len(rest) < tarfile.BLOCKSIZE:
-        raise ValueError(f"{where} is truncated: {size} bytes, and no end of archive")
+        raise ValueError(f"{where} is truncated: it has {size} bytes and no end-of-archive marker")
     if rest[: tarfile.BLOCKSIZE].strip(b"\0"):
-        raise ValueError(f"{where} is damaged: no header of a member at byte {tar.offset}")
+        raise ValueError(f"{where} is damaged: no valid header at byte {tar.offset}")
     behind = (len(rest) - len(rest.lstrip(b"\0"))) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
     if rest[behind + 257 : behind + 262] == b"ustar":
-        raise ValueError(f"{where} has another archive behind its end, at byte {tar.offset + behind}: give each for itself")
+        raise ValueError(
+            f"{where} has another archive after its end, at byte {tar.offset + behind}: pass each one separately"
+        )
 
 
 def _plain(name: str) -> str:
-    """A member's name from the archive's root, as tar unpacks it: without `./`, `//`, `..` and the slash in front."""
+    """A member's path from the archive's root, as tar unpacks it: without `./`, `//`, `..` and a leading slash."""
     if name[:1] in "./" or "/." in name or "//" in name:
         return posixpath.normpath(f"/{name}").lstrip("/")
     return name
@@ -209,7 +212,7 @@ def _is_hidden(path: str) -> bool:
     return any(map(is_left_out_folder, path.split("/")))
 
 
-def _is_read(path: str, left_out: LeftOut) -> bool:
+def _is_image(path: str, left_out: LeftOut) -> bool:
     *folders, name = path.split("/")
     for part in folders:
         if is_left_out_folder(part):

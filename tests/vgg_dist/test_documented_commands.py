@@ -20,7 +20,7 @@ from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
 from vgg_dist.runs import RunsConfig
 
-DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
 SETTINGS: dict[str, Any] = {
     "vgg_dist.train": TrainConfig,
     "vgg_dist.tune": TuneConfig,
@@ -37,8 +37,9 @@ ANY_RUN = {"NAME"}
 
 def command_lines(text: str) -> list[list[str]]:
     """Module and flags of each command in a block of shell or between backquotes, by `python -m` or by `vgg`."""
-    block = re.compile(r"^```(?:sh)?\n(.*?)^```", re.M | re.S)
-    lines = [line for code in block.findall(text) for line in code.replace("\\\n", " ").splitlines()]
+    block = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.M | re.S)
+    shell = [code for language, code in block.findall(text) if language in ("", "sh")]
+    lines = [line for code in shell for line in code.replace("\\\n", " ").splitlines()]
     lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", block.sub("", text))]
     found = []
     for line in lines:

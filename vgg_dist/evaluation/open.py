@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.layouts.devkit import read_devkit
-from pipelines.layouts.label_lists import find_list
+from pipelines.layouts.label_lists import find_label_list
 from pipelines.layouts.splits import has_split
 from pipelines.paths import is_remote
 from pipelines.progress import Progress
 from pipelines.secrets import MASK
-from pipelines.stores.class_checks import tell_remarks
+from pipelines.stores.class_checks import print_notes
 from pipelines.stores.file_list import open_image_folder
 from pipelines.stores.open import open_store
 from pipelines.stores.sample_store import SampleStore
@@ -138,9 +138,9 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
         if names is None:
             raise ValueError(f"--data {data}: is a folder without class folders, so --class-names is needed")
         store: SampleStore = open_image_folder(data, names)
-        tell_remarks(data, images=store)
+        print_notes(data, images=store)
         folder = Path(os.path.abspath(data))
-        if config.labels is None and config.submission is None and (classes := find_list(str(folder))) is not None:
+        if config.labels is None and config.submission is None and (classes := find_label_list(str(folder))) is not None:
             raise ValueError(
                 f"--data {data}: the classes of its images are in {classes}; give --data {folder.parent}, which reads both"
             )
@@ -150,7 +150,7 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
     if config.labels is not None:
         raise ValueError(f"--labels: is for a folder of images without class folders; {data} has class folders")
     store = open_store(data, "val", quarantine=quarantine_list(data, config.quarantine))
-    tell_remarks(data, val=store)
+    print_notes(data, val=store)
     if names is None:
         if len(store.class_names) != nets[0].num_classes:
             raise ValueError(

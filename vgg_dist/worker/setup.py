@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.loading.loader import Loader
-from pipelines.stores.class_checks import remarks
+from pipelines.stores.class_checks import notes
 from pipelines.stores.open import open_splits
 from pipelines.stores.sample_store import SampleStore
 from vgg_dist.config import TrainConfig
 from vgg_dist.run_folder.digests import DamagedCheckpoint
 from vgg_dist.training.data import check_images, open_loaders
 from vgg_dist.training.memory import default_micro_batch, explained_memory_errors
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import TrainState, build_state
-from vgg_dist.training.trainer import Worker
 from vgg_dist.weights.checkpoint import read_records
 from vgg_dist.worker.copy_progress import telling_progress
 from vgg_dist.worker.exchange import Exchange
@@ -102,7 +102,7 @@ def prepare(
         with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
             assert restored.state is not None
             loaders = open_loaders(agreed, worker, train, val)
-            said = remarks("train", train) + remarks("val", val)
+            said = notes("train", train) + notes("val", val)
             return Prepared(agreed, restored.state, *loaders, train.class_names, restored.kept, passed_over, said)
 
     return exchange.together(build)

@@ -13,8 +13,8 @@ from support.trees import make_tree, picture
 
 from vgg_dist.config import EvalConfig, ScaleRange, TrainConfig
 from vgg_dist.evaluation.open import open_images
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
-from vgg_dist.training.trainer import Worker
 from vgg_dist.weights.load import load_net
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.setup import Node, prepare
@@ -23,7 +23,7 @@ CLASSES = ["cat", "dog", "owl"]
 TRAIN = (
     "train: left out: 2 .tiff files, a format that is not read (train/cat/x.tiff); 1 system file or folder (train/__MACOSX)"
 )
-VAL = "val: 1 of 3 classes have no image in it: owl"
+VAL = "val: 1 of 3 classes have no image: owl"
 
 
 @pytest.fixture

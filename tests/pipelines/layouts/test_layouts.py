@@ -13,7 +13,7 @@ from support.trees import by_content, make_tree, tar_of
 
 from pipelines.layouts.splits import has_split
 from pipelines.prepare import main
-from pipelines.stores.class_checks import remarks
+from pipelines.stores.class_checks import notes
 from pipelines.stores.file_list import open_image_folder
 from pipelines.stores.open import open_splits, open_store
 
@@ -46,7 +46,7 @@ def test_other_names_of_splits(tmp_path: Path, train: str, val: str) -> None:
         assert by_content(store) == expected
     store = open_store(str(root), "val")
     assert store.name(0) == f"{val}/n01/v.jpg"
-    assert any("test images are taken for it" in line for line in remarks("val", store)) == (val in ("test", "Testing"))
+    assert any("test images are used instead" in line for line in notes("val", store)) == (val in ("test", "Testing"))
     assert has_split(str(root))
 
 
@@ -71,7 +71,7 @@ def test_imagenet_as_kaggle_has_it(tmp_path: Path, location: str, text: bytes) -
     assert by_content(train) == TRAIN_EXPECTED
     assert by_content(val) == VAL_EXPECTED
     assert train.name(0) == str((Path(INNER) / "train/n01/n01_0.JPEG").relative_to(location))
-    assert remarks("train", train) + remarks("val", val) == []
+    assert notes("train", train) + notes("val", val) == []
 
 
 def test_kaggle_list_beside_train_and_val_and_what_it_lacks(tmp_path: Path) -> None:
@@ -91,12 +91,15 @@ def test_kaggle_list_beside_train_and_val_and_what_it_lacks(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n", r"LOC_val_solution.csv, line 1: begins with 'a,b' and not with 'ImageId,PredictionString'"),
-        ("", r"line 1: begins with '' and"),
-        (CSV + "ILSVRC2012_val_00000004,\n", "line 5: 'ILSVRC2012_val_00000004,' is no image and its class"),
-        (CSV + "ILSVRC2012_val_00000001,n03 1\n", "line 5: ILSVRC2012_val_00000001 has another class, n02, in an earlier"),
-        (CSV.replace("n03", "n09"), r"classes in .*LOC_val_solution.csv that train lacks: n09"),
-        ("ImageId,PredictionString\nx,n01 1\n", r"knows none of the 3 images in val \(ILSVRC2012_val_00000001.JPEG, "),
+        ("a,b\n", r"LOC_val_solution.csv, line 1: must be 'ImageId,PredictionString', not 'a,b'"),
+        ("", r"line 1: must be .*, not ''"),
+        (CSV + "ILSVRC2012_val_00000004,\n", "line 5: 'ILSVRC2012_val_00000004,' is not an image and its class"),
+        (
+            CSV + "ILSVRC2012_val_00000001,n03 1\n",
+            "line 5: ILSVRC2012_val_00000001 already has another class, n02",
+        ),
+        (CSV.replace("n03", "n09"), r"classes in .*LOC_val_solution.csv that are not in train: n09"),
+        ("ImageId,PredictionString\nx,n01 1\n", r"has none of the 3 images in val \(ILSVRC2012_val_00000001.JPEG, "),
     ],
 )
 def test_damaged_list_is_refused_by_file_and_line(tmp_path: Path, text: str, message: str) -> None:
@@ -117,7 +120,7 @@ def test_tiny_imagenet(tmp_path: Path) -> None:
     assert by_content(opened[1]) == {f"v{i}".encode(): f"n0{1 + i % 2}" for i in range(4)}
     assert opened[1].name(0) == "val/images/val_0.JPEG"
     make_tree(tmp_path, {"val/val_annotations.txt": b"val_0.JPEG n01\n"})
-    with pytest.raises(ValueError, match=r"val_annotations.txt, line 1: 'val_0.JPEG n01' is no image and its class"):
+    with pytest.raises(ValueError, match=r"val_annotations.txt, line 1: 'val_0.JPEG n01' is not an image and its class"):
         open_store(str(tmp_path), "val")
 
 
@@ -161,23 +164,27 @@ def test_official_archives_unpacked_beside_the_development_kit(ilsvrc: Path, tmp
 @pytest.mark.parametrize(
     ("files", "location", "message"),
     [
-        (below("in/train", TRAIN) | below("in/val", TRAIN), ".", "the data lie one folder deeper: --data ROOT/in$"),
-        (below("train", TRAIN) | below("val", TRAIN), "train", "is one folder of a data set and not the whole: .* ROOT$"),
-        (below("train", TRAIN) | below("val", TRAIN), "val/n01", "is one folder of a data set and not the whole: .* ROOT$"),
+        (below("in/train", TRAIN) | below("in/val", TRAIN), ".", "the data are one folder deeper: --data ROOT/in$"),
+        (below("train", TRAIN) | below("val", TRAIN), "train", "is only one folder of a data set: .* ROOT$"),
+        (below("train", TRAIN) | below("val", TRAIN), "val/n01", "is only one folder of a data set: .* ROOT$"),
         (TRAIN, ".", r"has 3 class folders \(n01, n02, n03\) and no train and val: .* split --data ROOT --out FOLDER"),
         (below("train", TRAIN), ".", "has train and no validation images .*: python -m pipelines.prepare split --data ROOT"),
         (
             below("train", TRAIN) | below("val", VAL),
             ".",
-            "val holds 3 images and no class folders; .* LOC_val_solution.csv ",
+            "val has 3 images and no class folders, so .* LOC_val_solution.csv ",
         ),
-        (below("train", VAL) | below("val", TRAIN), ".", "no class folders in ROOT/train, but 3 images directly; train/"),
-        ({"train.tar": b"", "val.tar": b""}, ".", "holds archives .train.tar, val.tar.*prepare shard --data TRAIN.tar"),
-        ({"imagenette2.tgz": b""}, ".", r"holds archives \(imagenette2.tgz\) and no folder for train: unpack"),
-        ({"ILSVRC2012_img_train.tar": b""}, ".", "holds ILSVRC2012_img_train.tar: .*pipelines.prepare unpack --source ROOT"),
-        (VAL, ".", "holds images in no class folder"),
+        (
+            below("train", VAL) | below("val", TRAIN),
+            ".",
+            "no class folders in ROOT/train, but 3 images; they must be",
+        ),
+        ({"train.tar": b"", "val.tar": b""}, ".", "has archives .train.tar, val.tar.*prepare shard --data TRAIN.tar"),
+        ({"imagenette2.tgz": b""}, ".", r"has archives \(imagenette2.tgz\) and no folder for train: unpack"),
+        ({"ILSVRC2012_img_train.tar": b""}, ".", "has ILSVRC2012_img_train.tar: .*pipelines.prepare unpack --source ROOT"),
+        (VAL, ".", "has images without class folders"),
         ({"x.tar": b""}, "x.tar", "is a file; .*prepare shard --data TRAIN.tar VAL.tar --out FOLDER makes shards"),
-        ({"notes.txt": b"", "docs/x.txt": b""}, ".", "no folder 'train' in it, but docs, notes.txt; needed are "),
+        ({"notes.txt": b"", "docs/x.txt": b""}, ".", "has no folder 'train', but docs, notes.txt; needed are "),
     ],
 )
 def test_other_locations_are_refused_with_what_lies_there(
@@ -192,7 +199,7 @@ def test_other_locations_are_refused_with_what_lies_there(
 
 def test_folder_of_images_tells_what_lies_there_instead(tmp_path: Path) -> None:
     root = make_tree(tmp_path, {f"in/{name}": data for name, data in (below("train", TRAIN) | below("val", TRAIN)).items()})
-    with pytest.raises(ValueError, match=f"neither train and val nor images in it .*: --data {root}/in$"):
+    with pytest.raises(ValueError, match=f"has neither train and val nor images .*: --data {root}/in$"):
         open_image_folder(str(root), ["a"])
     store = open_image_folder(str(make_tree(tmp_path / "flat", VAL | {"x.tiff": b""})), ["a"])
     assert len(store) == 3

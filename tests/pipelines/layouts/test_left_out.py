@@ -13,7 +13,7 @@ import pytest
 from support.trees import by_content, left_out, make_tree, picture, tar_of, unpacked
 
 from pipelines.prepare import main
-from pipelines.stores.class_checks import remarks
+from pipelines.stores.class_checks import notes
 from pipelines.stores.open import open_splits, open_store
 
 
@@ -42,7 +42,7 @@ def test_links_are_followed_as_torchvision_follows_them(tmp_path: Path) -> None:
     found = [(str(root / store.name(i)), int(label)) for i, label in enumerate(store.labels)]
     assert sorted(found) == sorted(expected)
     assert all(store.read(i) == (root / store.name(i)).read_bytes() for i in range(len(store)))
-    assert remarks("train", store) == []
+    assert notes("train", store) == []
 
 
 def test_links_in_a_circle_and_broken_ones_are_counted(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_everything_left_out_is_counted_by_reason(tmp_path: Path) -> None:
         "image in no class folder": 1,
         "device, pipe or socket": 1,
     }
-    (line,) = remarks("train", store)
+    (line,) = notes("train", store)
     assert line.startswith("train: left out: 9 system files or folders (")
     assert "2 .tiff files, a format that is not read (train/a/x.tiff); " in line
 
@@ -114,8 +114,8 @@ def test_classes_that_look_alike_stay_apart_and_are_said(tmp_path: Path) -> None
         str(make_tree(tmp_path, {f"train/{name}/0.jpg": b"" for name in ("Cat", "cat", "cat ", "dog")})), "train"
     )
     assert store.class_names == ["Cat", "cat", "cat ", "dog"]
-    assert remarks("train", store) == [
-        "train: classes that look alike but for case or blanks are told apart: Cat = cat = 'cat '"
+    assert notes("train", store) == [
+        "train: classes that differ only in case or blanks count as different: Cat = cat = 'cat '"
     ]
 
 
@@ -123,7 +123,9 @@ def test_classes_that_look_alike_stay_apart_and_are_said(tmp_path: Path) -> None
 def test_class_that_looks_like_another_is_shown_beside_it(tmp_path: Path, known: str, other: str) -> None:
     files = {f"train/{known}/0.jpg": b"", "train/zebra/0.jpg": b"", f"val/{other}/0.jpg": b""}
     shown = repr(other) if other != other.strip() else other
-    with pytest.raises(ValueError, match=f"in val that train lacks: {shown} \\(train has {known}, which is not {shown}\\)"):
+    with pytest.raises(
+        ValueError, match=f"in val that are not in train: {shown} \\(train has {known}, which is not {shown}\\)"
+    ):
         open_splits(str(make_tree(tmp_path, files)))
 
 
@@ -133,8 +135,8 @@ def test_empty_class_folders_are_refused_in_train_and_said_in_val(tmp_path: Path
         open_splits(str(root))
     make_tree(root, {"train/c/x.jpg": b""})
     train, val = open_splits(str(root))
-    assert remarks("train", train) == ["train: left out: 1 .tiff file, a format that is not read (train/c/x.tiff)"]
-    assert remarks("val", val)[-1] == "val: 1 of 3 classes have no image in it: c"
+    assert notes("train", train) == ["train: left out: 1 .tiff file, a format that is not read (train/c/x.tiff)"]
+    assert notes("val", val)[-1] == "val: 1 of 3 classes have no image: c"
 
 
 def test_folder_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

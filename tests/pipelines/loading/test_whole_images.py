@@ -84,8 +84,8 @@ def test_flat_folders_and_their_mistakes(tmp_path: Path) -> None:
     assert store.labels.tolist() == [1, 0]
     with pytest.raises(ValueError, match="--labels: 3 labels for the 2 images"):
         open_image_folder(str(tmp_path), ["cat", "dog"], ["dog", "cat", "cat"])
-    with pytest.raises(ValueError, match="--labels: classes that the net does not know: owl"):
+    with pytest.raises(ValueError, match="--labels: classes unknown to the net: owl"):
         open_image_folder(str(tmp_path), ["cat", "dog"], ["dog", "owl"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="nor images in it"):
+    with pytest.raises(ValueError, match="has neither train and val nor images"):
         open_image_folder(str(tmp_path / "empty"), ["cat"])

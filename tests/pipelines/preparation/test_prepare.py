@@ -66,16 +66,16 @@ def test_development_kit_is_read_as_torchvision_reads_it(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "ILSVRC2012_img_val.tar").unlink(), "ILSVRC2012_img_val.tar is not there"),
+        (lambda folder: (folder / "ILSVRC2012_img_val.tar").unlink(), "ILSVRC2012_img_val.tar is missing"),
         (lambda folder: cut(folder / "ILSVRC2012_img_train.tar", 30_000), "ILSVRC2012_img_train.tar is truncated"),
         (lambda folder: cut(folder / "ILSVRC2012_img_val.tar", 2_000), "ILSVRC2012_img_val.tar is truncated"),
         (lambda folder: cut(folder / "ILSVRC2012_devkit_t12.tar.gz", 500), "not a readable .* development kit"),
         (lambda folder: (folder / "ILSVRC2012_img_val.tar").write_bytes(b"no tar"), "not an uncompressed tar"),
-        (lambda folder: tar_of(folder / "ILSVRC2012_img_val.tar", {"a.JPEG": b"x"}), "holds 1 images, .* labels 6"),
-        (lambda folder: tar_of(folder / "ILSVRC2012_img_val.tar", {"a.tif": b"x"}), "holds 0 images, .*; left out: 1 .tif"),
+        (lambda folder: tar_of(folder / "ILSVRC2012_img_val.tar", {"a.JPEG": b"x"}), "has 1 images, .* has labels for 6"),
+        (lambda folder: tar_of(folder / "ILSVRC2012_img_val.tar", {"a.tif": b"x"}), "has 0 images, .*; left out: 1 .tif"),
         (
             lambda folder: tar_of(folder / "ILSVRC2012_img_train.tar", {"train/n1/x.JPEG": b"x", "y.JPEG": b""}),
-            "differ in their classes: n01440764, n01443537, n01484850, n01491361, n1",
+            "have different classes: n01440764, n01443537, n01484850, n01491361, n1",
         ),
         (lambda folder: tar_of(folder / "ILSVRC2012_img_train.tar", {"n01440764.tar": b"x" * 999}), "damaged"),
     ],
@@ -130,7 +130,7 @@ def test_interrupted_shards_do_not_look_whole_and_are_gone_on_with(
     for reads in (25, 20):
         with pytest.raises(OSError, match="Input/output error"):
             write_shards(failing(store, reads), "train", out, shard_bytes=30_000, seed=0, threads=1)
-        with pytest.raises(ValueError, match="writing was interrupted: give the same command again"):
+        with pytest.raises(ValueError, match="has shards of an interrupted run: repeat the same command"):
             open_store(str(out), "train")
     finished = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     assert len(finished) >= 2
@@ -144,11 +144,11 @@ def test_other_settings_do_not_mix_with_unfinished_or_finished_shards(small_tree
     with pytest.raises(OSError, match="Input/output error"):
         write_shards(failing(store, 25), "train", out, shard_bytes=30_000, seed=0, threads=1)
     before = snapshot(out)
-    with pytest.raises(ValueError, match=f"--out {out}: an unfinished run with other"):
+    with pytest.raises(ValueError, match=f"--out {out}: has shards of an unfinished run with other"):
         write_shards(store, "train", out, shard_bytes=30_000, seed=1)
     assert snapshot(out) == before
     write_shards(store, "train", out, shard_bytes=30_000, seed=0)
-    with pytest.raises(ValueError, match=f"--out {out}: other shards of train"):
+    with pytest.raises(ValueError, match=f"--out {out}: has other shards of train"):
         write_shards(store, "train", out, shard_bytes=31_000, seed=0)
     (out / "train.index.npz").unlink()
     with pytest.raises(ValueError, match="without their index"):
@@ -201,14 +201,14 @@ def test_synthetic_command_writes_the_built_in_set(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["check", "--data", "/nonexistent/data"], "/nonexistent/data: does not exist"),
-        (["check", "--data", "synthetic", "--threads", "0"], "--threads 0: at least 1"),
-        (["shard", "--data", "synthetic", "--out", "OUT", "--shard-size", "0"], "--shard-size 0: at least 1 MB"),
-        (["shard", "--data", "synthetic", "--out", "FILE"], "FILE is a file"),
+        (["check", "--data", "synthetic", "--threads", "0"], "--threads 0: must be at least 1"),
+        (["shard", "--data", "synthetic", "--out", "OUT", "--shard-size", "0"], "--shard-size 0: must be at least 1 (MB)"),
+        (["shard", "--data", "synthetic", "--out", "FILE"], "FILE: is a file"),
         (["shard", "--data", "a.tar", "b.tar", "--out", "OUT"], "a.tar does not exist"),
-        (["shard", "--data", "a", "b", "c", "--out", "OUT"], "--data: one location, or two tars"),
-        (["synthetic", "--out", "OUT", "--train", "5"], "train=5: at least 10"),
-        (["synthetic", "--out", "FILE"], "FILE is a file"),
-        (["unpack", "--source", "OUT", "--out", "OUT"], "ILSVRC2012_img_train.tar is not there"),
+        (["shard", "--data", "a", "b", "c", "--out", "OUT"], "--data: takes one location, or two tars"),
+        (["synthetic", "--out", "OUT", "--train", "5"], "train=5: must be at least 10"),
+        (["synthetic", "--out", "FILE"], "FILE: is a file"),
+        (["unpack", "--source", "OUT", "--out", "OUT"], "ILSVRC2012_img_train.tar is missing"),
     ],
 )
 def test_user_mistake_is_one_line_and_status_2(

@@ -81,7 +81,7 @@ def test_split_reads_what_links_lead_to(tmp_path: Path) -> None:
 def test_a_test_set_is_no_validation_set(tmp_path: Path) -> None:
     pets(tmp_path / "data/train", {"cat": 4, "dog": 4})
     make_tree(tmp_path / "data", {"test/7.jpg": b"", "test/8.jpg": b""})
-    with pytest.raises(ValueError, match=r"test holds 2 images and no class folders; .*prepare split --data"):
+    with pytest.raises(ValueError, match=r"test has 2 images and no class folders, .*prepare split --data"):
         open_splits(str(tmp_path / "data"))
     assert split(tmp_path / "data", tmp_path / "out") == 0
     assert len(validation(tmp_path / "out")) == 2
@@ -90,11 +90,11 @@ def test_a_test_set_is_no_validation_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "flags", "message"),
     [
-        (lambda root: make_tree(root, {"data/test/0.jpg": b""}), [], "has test and no train"),
+        (lambda root: make_tree(root, {"data/test/0.jpg": b""}), [], "has test, but no train"),
         (lambda root: make_tree(root, {"data/val/cat/0.jpg": b""}), [], "has a validation split already, val"),
-        (lambda root: make_tree(root, {"out/x": b""}), [], "out: is there already"),
-        (lambda root: None, ["--val", 1], "--val 1.0: must be a share between 0 and 1"),
-        (lambda root: None, ["--val", "nan"], "--val nan: must be a share between 0 and 1"),
+        (lambda root: make_tree(root, {"out/x": b""}), [], "out: exists already"),
+        (lambda root: None, ["--val", 1], "--val 1.0: must be between 0 and 1"),
+        (lambda root: None, ["--val", "nan"], "--val nan: must be between 0 and 1"),
         (lambda root: shutil.rmtree(root / "data/dog"), [], r"only one class \(cat\)"),
         (lambda root: make_tree(root, {"data/emu/x.gif": b""}), [], "without an image in train: emu"),
         (lambda root: shutil.rmtree(root / "data"), [], "data: does not exist"),
@@ -116,4 +116,4 @@ def test_split_refuses_in_one_line(
 def test_split_into_the_data_itself_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = pets(tmp_path / "data", {"cat": 4, "dog": 4})
     assert split(data, data / "split") == 2
-    assert "lies in --data" in capsys.readouterr().err
+    assert "is inside --data" in capsys.readouterr().err

@@ -115,7 +115,7 @@ def test_data_that_cannot_be_written_to_have_a_list_on_this_machine(
     own = Path(list_of_this_machine(str(tree)))
     assert own.is_relative_to(cache)
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith(f"1 samples in {own}, as {tree}/quarantine.txt cannot be written (")
+    assert said.startswith(f"1 samples in {own}, because {tree}/quarantine.txt cannot be written (")
     assert "--quarantine" in said
     assert snapshot(tree) == before
 
@@ -135,7 +135,9 @@ def test_data_that_cannot_be_written_to_have_a_list_on_this_machine(
 
     # Another node has no such file: an error there, not another set of images.
     own.rename(tmp_path / "elsewhere.txt")
-    with pytest.raises(ValueError, match=f"^--quarantine {own}: does not exist here; .*all nodes have to see it$"):
+    with pytest.raises(
+        ValueError, match=f"^--quarantine {own}: does not exist on this machine; .* all nodes must .* read it$"
+    ):
         open_splits(str(tree), quarantine=str(own))
     assert TrainConfig(data=str(tree)).resolved().quarantine is None
 
@@ -163,7 +165,7 @@ def test_a_list_that_is_named(tree: Path, tmp_path: Path, capsys: pytest.Capture
         assert capsys.readouterr().out.splitlines()[-1] == f"0 samples in {where}"
         assert len(open_splits(config.data, quarantine=where)[0]) == 7
         (tree / "train/a/bad.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"^--quarantine nowhere\.txt: does not exist here"):
+    with pytest.raises(ValueError, match=r"^--quarantine nowhere\.txt: does not exist on this machine"):
         open_splits(str(tree), quarantine="nowhere.txt")
 
 
@@ -181,7 +183,7 @@ def test_data_behind_a_url_without_leave_to_write(
     assert main(["check", "--data", url]) == 1
     own = list_of_this_machine(url)
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith(f"1 samples in {own}, as {url}/quarantine.txt cannot be written (Access Denied): ")
+    assert said.startswith(f"1 samples in {own}, because {url}/quarantine.txt cannot be written (Access Denied): ")
     config = TrainConfig(data=url).resolved()
     assert len(open_splits(config.data, quarantine=config.quarantine)[0]) == 6
     cache.rename(tmp_path / "gone")

@@ -106,7 +106,7 @@ def remove(root: Path, *patterns: str) -> None:
         (lambda root: remove(root, "val"), "has train and no validation images .*prepare split --data"),
         (lambda root: remove(root, "*/b", "*/c"), r"only one class \(a\)"),
         (lambda root: remove(root, "train/*"), "no class folders"),
-        (lambda root: make_tree(root, {"val/z/x.jpg": b"", "val/y/x.jpg": b""}), "in val that train lacks: y, z"),
+        (lambda root: make_tree(root, {"val/z/x.jpg": b"", "val/y/x.jpg": b""}), "in val that are not in train: y, z"),
         (lambda root: (root / "train/d").mkdir(), "without an image in train: d"),
         (lambda root: remove(root, "val/*/*"), "no images in val"),
         (lambda root: (root / "train.index.npz").write_bytes(b"PK"), "train.index.npz is damaged"),

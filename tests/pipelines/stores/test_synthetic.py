@@ -48,7 +48,7 @@ def test_synthetic_subset() -> None:
 def test_bad_synthetic_setting_is_refused_with_what_is_allowed(location: str) -> None:
     with pytest.raises(ValueError, match=r"train=NUMBER, val=NUMBER, size=NUMBER, seed=NUMBER"):
         open_store(location, "train")
-    with pytest.raises(ValueError, match="size=8: at least 16"):
+    with pytest.raises(ValueError, match="size=8: must be at least 16"):
         open_store("synthetic:size=8", "train")
 
 

@@ -178,9 +178,9 @@ def spoil_header(raw: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_header, "is damaged: no header of a member at byte 1024"),
-        (lambda raw: raw + raw, "has another archive behind its end, at byte 10240"),
-        (lambda raw: raw[:2048], "is truncated: 2048 bytes, and no end"),
+        (spoil_header, "is damaged: no valid header at byte 1024"),
+        (lambda raw: raw + raw, "has another archive after its end, at byte 10240"),
+        (lambda raw: raw[:2048], "is truncated: it has 2048 bytes and no end"),
         (lambda raw: raw[:1700], "is truncated"),
     ],
 )
@@ -212,5 +212,5 @@ def test_images_of_one_name_in_subfolders_stay_apart_as_files(tmp_path: Path) ->
 
 def test_tar_of_both_splits_is_refused(tmp_path: Path) -> None:
     tar_of(tmp_path / "x.tar", {f"set/{split}/{c}/0.jpg": b"" for split in ("train", "val") for c in "ab"})
-    with pytest.raises(ValueError, match=r"x.tar: holds train, val, which are splits and not classes"):
+    with pytest.raises(ValueError, match=r"x.tar: has train, val, which are splits and not classes"):
         open_class_tar(tmp_path / "x.tar")

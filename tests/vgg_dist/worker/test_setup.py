@@ -26,8 +26,9 @@ from pipelines.stores import shards
 from pipelines.stores.open import open_store
 from vgg_dist.config import ScaleRange, TrainConfig
 from vgg_dist.errors import TrainingError
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
-from vgg_dist.training.trainer import Trainer, Worker
+from vgg_dist.training.trainer import Trainer
 from vgg_dist.worker.copy_progress import telling_progress
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.process import train as run
