@@ -75,6 +75,6 @@ def test_a_lost_process_of_rays_is_one_line_and_the_record_is_left_in_order(lost
     assert "*** SIG" not in done.stderr
     if lost == "raylet":
         said = "Ray Train's controller was lost: killed, or out of memory (ActorDiedError: "
-        # Ray's own remarks on a process that it lost are on stdout, too.
-        (line,) = [line for line in done.stdout.splitlines() if line.startswith(said)]
+        (line,) = done.stdout.splitlines()  # and no paragraph of Ray's
+        assert line.startswith(said)
         assert line.endswith("; the same command, or --name first, goes on with it")
