@@ -13,6 +13,8 @@ from support.paths import ROOT
 
 MOVES = {"\r": (0, True), "\n": (1, False), "\x1b[1A": (-1, False)}
 """Control sequences: by how many rows the cursor moves, and whether to the first column."""
+ERASE, RESET = "\x1b[2K", "\x1b[0m"
+"""The line is erased; the text that follows is plain, which Ray writes at the end of each process."""
 
 
 def run_in_terminal(command: Sequence[str], env: Mapping[str, str]) -> tuple[int, str]:
@@ -39,18 +41,18 @@ def run_in_terminal(command: Sequence[str], env: Mapping[str, str]) -> tuple[int
 
 
 def screen(written: str) -> list[str]:
-    """The lines that a terminal shows, empty ones left out. AssertionError for sequences other than MOVES and erasing."""
+    """The lines that a terminal shows, empty ones left out. AssertionError for other control sequences, such as of colours."""
     lines, row, column = [""], 0, 0
     while written:
-        sequence = next((known for known in (*MOVES, "\x1b[2K") if written.startswith(known)), written[0])
+        sequence = next((known for known in (*MOVES, ERASE, RESET) if written.startswith(known)), written[0])
         assert sequence != "\x1b", repr(written[:20])
-        if sequence == "\x1b[2K":
+        if sequence == ERASE:
             lines[row] = ""
         elif sequence in MOVES:
             rows, is_first = MOVES[sequence]
             row, column = row + rows, 0 if is_first else column
             lines += [""] * (row + 1 - len(lines))
-        else:
+        elif sequence != RESET:
             lines[row] = lines[row][:column].ljust(column) + sequence + lines[row][column + 1 :]
             column += 1
         written = written.removeprefix(sequence)

@@ -41,9 +41,9 @@ COUNTS = {
     "non_finite": "times that the run ended because its loss was not finite",
 }
 REPEAT_S = 5.0  # Ray expires a gauge that is not set again within 20 s
-SIGN_S = 15.0  # how often a run sends a heartbeat
+HEARTBEAT_S = 15.0  # how often a run sends a heartbeat
 SILENT_S = 60.0  # without one for so long, its process was killed: it is not running
-FORGET_S = 600.0  # and by then Prometheus has scraped its last values
+DROP_S = 600.0  # and by then Prometheus has scraped its last values
 
 
 class _Keeper:
@@ -53,14 +53,14 @@ class _Keeper:
         texts = {name: text for name, (_, text) in FROM_RECORDS.items()} | OTHERS | COUNTS
         self.gauges = {name: Gauge(f"vgg_dist_{name}", text, ("run",)) for name, text in texts.items()}
         self.runs: dict[str, dict[str, float]] = {}
-        self.heard: dict[str, float] = {}
+        self.heard_at: dict[str, float] = {}
         self.lock = threading.Lock()
         threading.Thread(target=self._repeat, daemon=True).start()
 
     def set(self, run: str, values: dict[str, float]) -> None:
         with self.lock:
             self.runs.setdefault(run, {}).update(values)
-            self.heard[run] = time.monotonic()
+            self.heard_at[run] = time.monotonic()
 
     def add(self, run: str, values: dict[str, float]) -> None:
         known = self.runs.get(run, {})
@@ -70,12 +70,12 @@ class _Keeper:
         while True:
             with self.lock:
                 for run in list(self.runs):
-                    self._export(run, time.monotonic() - self.heard[run])
+                    self._export(run, time.monotonic() - self.heard_at[run])
             time.sleep(REPEAT_S)
 
     def _export(self, run: str, silent_s: float) -> None:
-        if silent_s > FORGET_S:
-            del self.runs[run], self.heard[run]
+        if silent_s > DROP_S:
+            del self.runs[run], self.heard_at[run]
             return
         if silent_s > SILENT_S:
             self.runs[run]["running"] = 0
@@ -101,33 +101,33 @@ class Gauges:
         """Reports the run as running, with a heartbeat, until the block ends."""
         over = threading.Event()
 
-        def give_signs() -> None:
-            while not over.wait(SIGN_S):
-                self._tell("set", {"running": 1})
+        def send_heartbeats() -> None:
+            while not over.wait(HEARTBEAT_S):
+                self._send("set", {"running": 1})
 
-        self._tell("set", {"running": 1})
-        self._tell("add", dict.fromkeys(COUNTS, 0))
-        signs = threading.Thread(target=give_signs, daemon=True)
-        signs.start()
+        self._send("set", {"running": 1})
+        self._send("add", dict.fromkeys(COUNTS, 0))
+        heartbeats = threading.Thread(target=send_heartbeats, daemon=True)
+        heartbeats.start()
         try:
             yield
         finally:
             over.set()
-            signs.join()
-            self._tell("set", {"running": 0})
+            heartbeats.join()
+            self._send("set", {"running": 0})
 
     def take(self, records: Sequence[Record]) -> None:
         """Sends what the workers reported."""
         for record in records:
             metrics = record["metrics"]
             known = {name: metrics[key] for name, (key, _) in FROM_RECORDS.items() if key in metrics}
-            self._tell("set", known | {"step": record["step"], "report_time_seconds": record["time"]})
-            self._tell("add", {"bad_images": metrics.get("epoch/bad_images", 0)})
+            self._send("set", known | {"step": record["step"], "report_time_seconds": record["time"]})
+            self._send("add", {"bad_images": metrics.get("epoch/bad_images", 0)})
 
     def add(self, name: str, more: int = 1) -> None:
         """Adds to one of COUNTS."""
-        self._tell("add", {name: more})
+        self._send("add", {name: more})
 
-    def _tell(self, what: str, values: dict[str, float]) -> None:
+    def _send(self, what: str, values: dict[str, float]) -> None:
         if self.keeper is not None:
             getattr(self.keeper, what).remote(self.run, values)
