@@ -41,7 +41,7 @@ def run_in_terminal(command: Sequence[str], env: Mapping[str, str]) -> tuple[int
 
 
 def screen(written: str) -> list[str]:
-    """The lines that a terminal shows, empty ones left out. AssertionError for other control sequences, such as of colours."""
+    """The lines that a terminal shows, empty ones left out. AssertionError for other control sequences, as of colours."""
     lines, row, column = [""], 0, 0
     while written:
         sequence = next((known for known in (*MOVES, ERASE, RESET) if written.startswith(known)), written[0])

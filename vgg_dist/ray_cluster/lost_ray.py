@@ -91,4 +91,6 @@ def _end(command: str, leave: Callable[[str], None] | None, why: str) -> None:
     with contextlib.suppress(Exception):
         if ray.is_initialized() and worker.global_worker.node is not None:
             worker.global_worker.node.kill_all_processes(check_alive=False)
+    if sys.__stdout__ is not None and sys.__stdout__.isatty():
+        print(file=sys.__stdout__, flush=True)  # below a live line
     os._exit(2)

@@ -26,6 +26,7 @@ HIDDEN = re.compile(
 HIDDEN_REMARK = re.compile(
     r"^Tip: |died or was killed|died unexpectedly|has died|actor is dead|unexpected system error", re.I
 )
+COLOURS = re.compile(r"\x1b\[[\d;]*m| \(Ray deduplicates logs by default\..*")  # and the advice that comes with a count
 REMARK = 200  # characters that are shown of a remark
 
 
@@ -50,7 +51,7 @@ class OutputFilter:
 
     def wanted(self, data: dict[str, Any]) -> Iterable[str]:
         """The lines to print, each with where it comes from."""
-        lines = [str(line).rstrip() for line in data.get("lines", ())]
+        lines = [COLOURS.sub("", str(line)).rstrip() for line in data.get("lines", ())]
         if data.get("pid") in ("raylet", "autoscaler", "gcs"):
             if data["pid"] == "autoscaler":  # its log, of which this finds the events
                 lines = list(worker.filter_autoscaler_events(lines))

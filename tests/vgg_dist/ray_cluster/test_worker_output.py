@@ -9,6 +9,8 @@ import pytest
 
 from vgg_dist.ray_cluster.worker_output import OutputFilter
 
+REPEATED = "RayTrainWorker 42: hello [repeated 2x across cluster]"
+
 
 def batch(*lines: str, pid: Any = 42, **more: Any) -> dict[str, Any]:
     known = {"ip": "10.0.0.1", "localhost": "10.0.0.1", "is_err": False, "actor_name": "RayTrainWorker"}
@@ -19,6 +21,7 @@ def batch(*lines: str, pid: Any = 42, **more: Any) -> dict[str, Any]:
     ("data", "expected"),
     [
         (batch("hello", ""), ["RayTrainWorker 42: hello"]),
+        (batch("hello\x1b[32m [repeated 2x across cluster] (Ray deduplicates logs by default. Set x)\x1b[0m"), [REPEATED]),
         (batch("hello", ip="10.0.0.2", actor_name=None, task_name="fetch"), ["fetch 42 on 10.0.0.2: hello"]),
         (
             batch("Traceback (most recent call last):", '  File "a.py", line 1, in f', "ValueError: no"),
