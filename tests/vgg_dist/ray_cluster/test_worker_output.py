@@ -36,6 +36,7 @@ def batch(*lines: str, pid: Any = 42, **more: Any) -> dict[str, Any]:
             ["RayTrainWorker 42: hello"],
         ),
         (batch("/venv/lib/python3.11/site-packages/torch/nn/x.py:9: UserWarning: strides differ"), []),
+        (batch("Detected that the Ray Train controller actor (5f) is dead.", actor_name="PlacementGroupCleaner"), []),
         (batch("/home/me/job.py:9: UserWarning: mine"), ["RayTrainWorker 42: /home/me/job.py:9: UserWarning: mine"]),
         (batch("[W1126 22:13:40.123456789 socket.cpp:200] [c10d] no hostname (errno: 97)."), []),
         (
