@@ -17,6 +17,7 @@ from vgg_dist.evaluation.compute import Evaluation, ViewFilter, compute, plan_ev
 from vgg_dist.evaluation.posteriors import PosteriorFiles
 from vgg_dist.paper import AnyView
 from vgg_dist.reporting.paper_tables import EvaluatedNet, Report, build_report, mean_posteriors, write_submission
+from vgg_dist.run_folder.settings import keep_config
 from vgg_dist.storage import replace_file
 from vgg_dist.tracking import TrackedRun, log_report, open_run, recorded, resolve_tracking_uri, ui_hint
 
@@ -40,6 +41,7 @@ def evaluate(config: EvalConfig, only: ViewFilter | None = None, parent: Tracked
         run = open_run(uri, config.experiment, config.storage_path, config.name, config.to_dict(), tags, parent)
         with recorded(run), signals.raising():
             compute(evaluation, config)
+            keep_config(evaluation.folder, config, "vgg_dist.evaluate")
             if config.submission is not None:
                 submit(evaluation, config)
             report = write_report(evaluation, run) if config.report and labelled else None

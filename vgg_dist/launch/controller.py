@@ -8,7 +8,7 @@ import ray.train
 from ray.train import Checkpoint
 
 from pipelines.secrets import masked
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.errors import TrainingError
 from vgg_dist.launch.best_so_far import BestSoFar
 from vgg_dist.launch.failures import describe_failures
@@ -31,7 +31,7 @@ class ReportCallback(ray.train.UserCallback):
     def __init__(
         self,
         run: TrackedRun,
-        config: TrainConfig,
+        config: TrainSettings,
         lines: LineSender,
         gauges: Gauges,
         prefix: str = "",
@@ -81,7 +81,7 @@ class ReportCallback(ray.train.UserCallback):
         at once, with the other workers, which may wait for the failed one in a collective.
         """
         self.gauges.add("worker_failures", len(worker_exceptions))
-        JobMessages().remove(training_key(str(self.config.name)))
+        JobMessages().remove(training_key(self.config.name))
         for error in worker_exceptions.values():
             if isinstance(error, TrainingError):
                 raise ray.train.ControllerError(error)

@@ -26,9 +26,8 @@ import ray
 import ray.train
 
 from pipelines import signals
-from pipelines.paths import join
 from pipelines.secrets import masked
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.errors import Interrupted, NonFinite
 from vgg_dist.launch.controller import ReportCallback
 from vgg_dist.launch.prometheus import Gauges
@@ -64,13 +63,13 @@ class LaunchOptions:
     callbacks: tuple[ray.train.UserCallback, ...] = ()
     """Further callbacks on Ray Train's controller."""
 
-    def is_paused(self, config: TrainConfig, metrics: dict[str, float]) -> bool:
+    def is_paused(self, config: TrainSettings, metrics: dict[str, float]) -> bool:
         """Whether a training with these last metrics has epochs left to train."""
         return self.pause_at_epoch is not None and metrics["epoch"] == self.pause_at_epoch < config.epochs
 
 
 def run_training(
-    config: TrainConfig, options: LaunchOptions | None = None, class_names: list[str] | None = None
+    config: TrainSettings, options: LaunchOptions | None = None, class_names: list[str] | None = None
 ) -> dict[str, float]:
     """Runs a training, `config` being resolved, to its end; returns the last validation metrics, and the epoch.
 
@@ -101,12 +100,12 @@ def run_training(
 class _Launch:
     """One start of a training, in three steps: `connect` and `open_record`, `fit`, `conclude`."""
 
-    config: TrainConfig
+    config: TrainSettings
     """With the epochs up to the next pause; once connected, with the number of workers."""
     resources: list[dict[str, float]]
     """What each worker reserves."""
 
-    def __init__(self, full_config: TrainConfig, options: LaunchOptions | None) -> None:
+    def __init__(self, full_config: TrainSettings, options: LaunchOptions | None) -> None:
         self.full_config = self.config = full_config
         self.options = options
         self.is_trial = options is not None and options.is_trial
@@ -137,13 +136,13 @@ class _Launch:
         recorded_config = replace(self.config, epochs=self.full_config.epochs)
         run = open_training(recorded_config, self.options.parent if self.options else None)
         mark("MLflow run open")
-        keep_settings(join(self.config.storage_path, str(self.config.name)), self.full_config)
+        keep_settings(self.config.folder, self.full_config)
         signals.end_with(f"; {resumes(self.config.name)} from its last checkpoint")
         return run
 
     def fit(self, run: TrackedRun) -> ray.train.Result:
         """Trains, and meanwhile shows progress. TrainingError for a failure, Interrupted for a stop."""
-        config, name = self.config, str(self.config.name)
+        config, name = self.config, self.config.name
         gauges = Gauges(name)
         prefix = f"{name}  " if self.options else ""
         report = ReportCallback(run, config, LineSender(name), gauges, prefix, self.is_trial)
@@ -180,7 +179,7 @@ class _Launch:
     def _send(self, lines: list[Line]) -> None:
         """Sends lines to the command that launched this process."""
         with contextlib.suppress(Exception):  # Ray's head may be away, which must not end a run
-            put_lines(JobMessages(), str(self.config.name), lines)
+            put_lines(JobMessages(), self.config.name, lines)
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -189,10 +188,10 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     from vgg_dist.worker.process import run_worker  # here, because DALI takes seconds to import, and only workers need it
 
     mark("worker imports done")
-    return run_worker(TrainConfig.from_dict(settings))
+    return run_worker(TrainSettings.from_dict(settings))
 
 
-def _of_earlier(config: TrainConfig, earlier: Earlier) -> str:
+def _of_earlier(config: TrainSettings, earlier: Earlier) -> str:
     """Lines on a run that was begun before: finished, or resumed with other settings; empty if there is nothing to say."""
     changes = earlier.changes(config)
     if earlier.outcome is None or not earlier.is_all(config):

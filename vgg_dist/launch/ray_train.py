@@ -16,7 +16,7 @@ from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipelines import signals
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.errors import Interrupted, NonFinite, TrainingError
 from vgg_dist.launch.failures import root_cause
 from vgg_dist.ray_cluster.job_messages import JobMessages
@@ -32,7 +32,7 @@ LEAVING_S = 3.0  # and what the end of a command with several runs needs after t
 
 
 def build_trainer(
-    config: TrainConfig,
+    config: TrainSettings,
     resources: list[dict[str, float]],
     train_worker: Callable[[], Any],
     callbacks: Sequence[ray.train.UserCallback],
@@ -84,12 +84,12 @@ def resumes(name: str | None, verb: str = "resumes") -> str:
     return f"the same command with --name {name} {verb} it"
 
 
-def fit(trainer: TorchTrainer, config: TrainConfig, messages: JobMessages, say: Callable[[str], None]) -> ray.train.Result:
+def fit(trainer: TorchTrainer, config: TrainSettings, messages: JobMessages, say: Callable[[str], None]) -> ray.train.Result:
     """Trains, and returns the result. TrainingError for a failure; Interrupted once the training has stopped as told.
 
     `say` is called with a line on a stop that takes a while.
     """
-    messages.remove(training_key(str(config.name)))  # left by an earlier start
+    messages.remove(training_key(config.name))  # left by an earlier start
     ended, results, errors = _started(trainer)
     try:
         while not ended.wait(POLL_S):
@@ -127,7 +127,7 @@ def _started(trainer: TorchTrainer) -> tuple[threading.Event, list[ray.train.Res
     return ended, results, errors
 
 
-def _described(error: BaseException, config: TrainConfig) -> BaseException:
+def _described(error: BaseException, config: TrainSettings) -> BaseException:
     """A failure of Ray Train's as a TrainingError of one line; other errors as they are."""
     if isinstance(error, ray.train.TrainingFailedError):
         return TrainingError(root_cause(error))
@@ -137,11 +137,11 @@ def _described(error: BaseException, config: TrainConfig) -> BaseException:
 
 
 def _await_end(
-    ended: threading.Event, config: TrainConfig, messages: JobMessages, by: str, say: Callable[[str], None]
+    ended: threading.Event, config: TrainSettings, messages: JobMessages, by: str, say: Callable[[str], None]
 ) -> None:
     """Waits for the workers to stop. Interrupted where none train yet, or they do not stop in time."""
     limit = max(0.0, signals.left_s() - CLOSING_S)
-    if messages.get(training_key(str(config.name))) is None:
+    if messages.get(training_key(config.name)) is None:
         raise Interrupted(by, BEFORE + resumes(config.name))
     say(f"{by}: stopping after this step, {limit:.0f} s at most; a second signal ends it at once")
     if not ended.wait(limit):
@@ -152,7 +152,7 @@ def _await_end(
         )
 
 
-def _how_stopped(config: TrainConfig, value: dict[str, int | str]) -> str:
+def _how_stopped(config: TrainSettings, value: dict[str, int | str]) -> str:
     step = value["stopped"]
     if value["unsaved"]:
         return f" at step {step}; {value['unsaved']}; {resumes(config.name)} from its last checkpoint"

@@ -27,7 +27,7 @@ from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialSchedule
 
 from pipelines import signals
 from pipelines.paths import join
-from vgg_dist.config import TrainConfig, TuneConfig
+from vgg_dist.config import TrainSettings, TuneConfig
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY
 from vgg_dist.launch.ray_train import resumes
@@ -47,7 +47,7 @@ from vgg_dist.tuning.trial import run_leg
 class Trial:
     """A trial after the search."""
 
-    config: TrainConfig
+    config: TrainSettings
     error: float
     """The smallest value of the metric over its epochs; infinite without a validation."""
     epochs: float
@@ -75,14 +75,14 @@ def run_search(config: TuneConfig) -> SearchResult:
     start_ray()
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
     workers = config.num_workers or 1
-    at_once = min(config.trials_at_once or max_concurrent_groups(workers), config.num_trials())
+    at_once = min(config.max_concurrent_trials or max_concurrent_groups(workers), config.num_trials())
     resources = worker_resources(workers * at_once)[:workers]
     keep_settings(config.folder, config, SEARCH)
     several = "s" * (at_once > 1)
     print(f"vgg_dist.tune: {at_once} trial{several} at once, on {describe_workers(resources)} each", flush=True)
     tags = {"mlflow.source.name": "vgg_dist.tune", "arch": config.arch}
     with signals.holding():
-        run = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
+        run = open_run(uri, config.experiment, config.storage_path, str(config.name), config.to_dict(), tags)
         with recorded(run):
             with watched_cluster("vgg_dist.tune", partial(finish_run, run, "FAILED")), shown_lines():
                 found = _tuner(config, run, resources, at_once).fit()
