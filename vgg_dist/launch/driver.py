@@ -109,6 +109,7 @@ class _Launch:
         self.full_config = self.config = full_config
         self.options = options
         self.is_trial = options is not None and options.is_trial
+        self.prefix = "" if options is None else f"{full_config.name}  "  # of each line, where several runs print
         if options is not None and options.pause_at_epoch is not None:
             self.config = replace(full_config, epochs=options.pause_at_epoch)
 
@@ -116,15 +117,16 @@ class _Launch:
         """Prints lines in the command. A trial says nothing."""
         if not text or self.is_trial:
             return
-        text = f"vgg_dist.train: {masked(text)}"
+        text = masked(text)
         if self.options is None:
-            say(text)
+            say(f"vgg_dist.train: {text}")
         else:
-            self._send([Line(line) for line in text.splitlines()])
+            self._send([Line(self.prefix + line) for line in text.splitlines()])
 
     def connect(self) -> None:
         """Connects to Ray and finds room for the workers. Interrupted where the command was told to stop."""
-        self.say("starting Ray and its workers")
+        if self.options is None:
+            self.say("starting Ray and its workers")
         start_ray()
         mark("Ray up")
         self.resources = self.options.resources if self.options else worker_resources(self.config.num_workers)
@@ -144,8 +146,7 @@ class _Launch:
         """Trains, and meanwhile shows progress. TrainingError for a failure, Interrupted for a stop."""
         config, name = self.config, self.config.name
         gauges = Gauges(name)
-        prefix = f"{name}  " if self.options else ""
-        report = ReportCallback(run, config, LineSender(name), gauges, prefix, self.is_trial)
+        report = ReportCallback(run, config, LineSender(name), gauges, self.prefix, self.is_trial)
         callbacks = [report, *(self.options.callbacks if self.options else ())]
         trainer = build_trainer(config, self.resources, partial(train_worker, config.to_dict(secrets=True)), callbacks)
         steps = " steps" if str(config.log_every).isdecimal() else ""
