@@ -48,7 +48,7 @@ class ProgressLines:
         rate = values["images_per_second"]
         fields = [
             f"step {step:>6}",
-            f"epoch {values['epoch']:.2f}/{self.epochs}",
+            f"epoch {values['epoch']:{len(str(self.epochs)) + 3}.2f}/{self.epochs}",
             f"loss {values['train/loss']:.3f}",
             f"{rate:.0f} images/s" if rate >= 100 else f"{rate:.1f} images/s",
             f"lr {values['lr']:.2g}",
