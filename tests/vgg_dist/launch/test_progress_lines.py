@@ -32,7 +32,7 @@ def test_a_validation_is_a_line_that_stays_with_the_errors_that_there_are() -> N
     assert lines.of_record(record(7, 0.0, **values, **{"val/top5_error": 2.5})) == [Line(f"{text}  top-5 error 2.50 %")]
 
 
-@pytest.mark.parametrize(("prefix", "left_out"), [("", ""), ("d-256-512  ", "lr "), ("reproduced-e-jitter  ", "step ")])
+@pytest.mark.parametrize(("prefix", "left_out"), [("", ""), ("d-256-512  ", "lr "), ("reproduce-e-jitter  ", "step ")])
 def test_no_line_is_wider_than_79_columns(prefix: str, left_out: str) -> None:
     """The paper's longest run, on a fast machine, at its end; the fields that matter least make room for a run's name."""
     lines = ProgressLines(epochs=74, max_steps=None, prefix=prefix)
