@@ -45,18 +45,20 @@ class Display:
 
     def show(self, run: str, line: Line) -> None:
         """Prints a line of the run named `run`, or puts it in place of the run's live line. An empty live line ends that."""
-        if line.is_live and self.live is not None:
-            self.live_lines[run] = line.text
-            self._refresh()
-        elif self.live is not None:
-            self.live.console.print(line.text)
-        elif line.text:
-            print(line.text, flush=True)
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            if line.is_live and self.live is not None:
+                self.live_lines[run] = line.text
+                self._refresh()
+            elif self.live is not None:
+                self.live.console.print(line.text)
+            elif line.text:
+                print(line.text, flush=True)
 
     def close(self) -> None:
         """Takes the live lines away; what was printed above them stays."""
         if self.live is not None:
-            self.live.stop()
+            with contextlib.suppress(OSError):
+                self.live.stop()
             self.live = None
 
     def _refresh(self) -> None:

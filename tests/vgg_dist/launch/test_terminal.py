@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -50,3 +51,19 @@ def test_elsewhere_each_line_is_printed_once_and_plainly(
         display.show("e", line)
     display.close()
     assert capsys.readouterr().out == "e step 1\ne validation [1]\n"
+
+
+def test_a_closed_terminal_does_not_end_a_training() -> None:
+    script = f"""
+import os, pty, sys
+ours, theirs = pty.openpty()
+os.dup2(theirs, 1)
+{SCRIPT.partition("display.show")[0]}
+display.show("e", Line("e step 1", is_live=True))
+os.close(ours)
+display.show("e", Line("e step 2", is_live=True))
+display.show("e", Line("e validation"))
+display.close()
+os._exit(7)
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 7
