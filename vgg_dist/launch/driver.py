@@ -31,8 +31,8 @@ from vgg_dist.config import TrainSettings
 from vgg_dist.errors import Interrupted, NonFinite
 from vgg_dist.launch.controller import ReportCallback
 from vgg_dist.launch.prometheus import Gauges
-from vgg_dist.launch.ray_train import BEFORE, build_trainer, fit, refuse_stopped, resumes
-from vgg_dist.launch.run_record import keep_model, log_the_rest, open_training, send_last_metrics
+from vgg_dist.launch.ray_train import BEFORE, build_trainer, fit, raise_if_stopped, resumes
+from vgg_dist.launch.run_record import keep_model, open_training, send_all_metrics, send_last_metrics
 from vgg_dist.launch.terminal import say, shown_lines
 from vgg_dist.preflight import check_training
 from vgg_dist.ray_cluster.job_lines import Line, LineSender, put_lines
@@ -131,7 +131,7 @@ class _Launch:
         mark("Ray up")
         self.resources = self.options.resources if self.options else worker_resources(self.config.num_workers)
         self.config = self.config.with_workers(len(self.resources))
-        refuse_stopped(JobMessages(), BEFORE + resumes(self.config.name))
+        raise_if_stopped(JobMessages(), BEFORE + resumes(self.config.name))
 
     def open_record(self) -> TrackedRun:
         """Opens the MLflow run, and writes the settings to the run's folder: from here on the run can be resumed."""
@@ -169,7 +169,7 @@ class _Launch:
         outcome = result.return_value | {"checkpoint": result.checkpoint.path} | read_best(run.folder)
         try:
             with signals.raising():
-                log_the_rest(run)
+                send_all_metrics(run)
                 if not self.is_trial:
                     keep_model(run, self.config, result.checkpoint, outcome["step"])
         except signals.Stopped as stopped:

@@ -63,7 +63,7 @@ def build_trainer(
     )
 
 
-def told_by(messages: JobMessages) -> str | None:
+def stop_signal(messages: JobMessages) -> str | None:
     """The signal that told this command to stop, or None; a signal caught by this process is passed on to the others."""
     signum = signals.caught()
     with suppress(Exception):  # Ray's head may be away
@@ -73,9 +73,9 @@ def told_by(messages: JobMessages) -> str | None:
     return None if signum is None else signals.name_of(signum)
 
 
-def refuse_stopped(messages: JobMessages, how: str) -> None:
+def raise_if_stopped(messages: JobMessages, how: str) -> None:
     """Interrupted if the command that this process belongs to was told to stop."""
-    if by := told_by(messages):
+    if by := stop_signal(messages):
         raise Interrupted(by, how)
 
 
@@ -93,7 +93,7 @@ def fit(trainer: TorchTrainer, config: TrainSettings, messages: JobMessages, say
     ended, results, errors = _started(trainer)
     try:
         while not ended.wait(POLL_S):
-            refuse_stopped(messages, "")
+            raise_if_stopped(messages, "")
     except Interrupted as stop:
         _await_end(ended, config, messages, stop.by, say)
         if errors:
@@ -103,7 +103,7 @@ def fit(trainer: TorchTrainer, config: TrainSettings, messages: JobMessages, say
     [result] = results
     value = result.return_value or {}
     if "stopped" in value:
-        raise Interrupted(told_by(messages) or "SIGTERM", _how_stopped(config, value))
+        raise Interrupted(stop_signal(messages) or "SIGTERM", _how_stopped(config, value))
     if "error" in value:
         raise (NonFinite if value.get("non_finite") else TrainingError)(value["error"])
     return result

@@ -39,7 +39,7 @@ def open_training(config: TrainSettings, parent: TrackedRun | None = None) -> Tr
     return open_run(uri, config.experiment, config.storage_path, config.name, params, tags, parent)
 
 
-def log_the_rest(run: TrackedRun) -> None:
+def send_all_metrics(run: TrackedRun) -> None:
     """Sends what MLflow has not been told yet. TrainingError if it stays away: no GPU waits any more, so there is time."""
     try:
         await_store(run.tracking_uri, TRACKING_WAIT_S)

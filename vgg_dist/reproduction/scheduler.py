@@ -14,7 +14,7 @@ from pipelines import signals
 from vgg_dist.config import ReproduceConfig, TrainSettings
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY, LaunchOptions, run_training
-from vgg_dist.launch.ray_train import LEAVING_S, POLL_S, resumes, told_by
+from vgg_dist.launch.ray_train import LEAVING_S, POLL_S, resumes, stop_signal
 from vgg_dist.launch.run_record import open_training
 from vgg_dist.launch.terminal import shown_lines
 from vgg_dist.ray_cluster.job_messages import JobMessages
@@ -105,7 +105,7 @@ class _Scheduler:
 
     def _out_of_time(self) -> bool:
         """Looks for a signal and passes it on; returns whether the time for the runs to stop is over."""
-        self.signal = self.signal or told_by(JobMessages()) or ""
+        self.signal = self.signal or stop_signal(JobMessages()) or ""
         return bool(self.signal) and signals.left_s() < LEAVING_S
 
     def _interrupted(self) -> Interrupted:

@@ -48,7 +48,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(scheduler, "max_concurrent_groups", lambda workers: 2)
     monkeypatch.setattr(scheduler, "worker_resources", lambda workers: [{"CPU": 1.0}] * workers)
     monkeypatch.setattr(scheduler, "JobMessages", lambda: None)
-    monkeypatch.setattr(scheduler, "told_by", lambda messages: "")
+    monkeypatch.setattr(scheduler, "stop_signal", lambda messages: "")
     monkeypatch.setattr(scheduler, "run_training", lambda config, options: names.append(config.name))
     return names
 
@@ -94,7 +94,7 @@ def test_after_a_signal_nothing_new_starts_and_the_error_says_where_runs_stopped
     trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(config: Any, options: Any) -> None:
-        monkeypatch.setattr(scheduler, "told_by", lambda messages: "SIGTERM")
+        monkeypatch.setattr(scheduler, "stop_signal", lambda messages: "SIGTERM")
         raise Interrupted("SIGTERM", " at step 7; more")
 
     monkeypatch.setattr(scheduler, "run_training", train)
