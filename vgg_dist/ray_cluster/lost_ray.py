@@ -30,7 +30,7 @@ def describe_loss(error: ray.exceptions.RayError, what: str, name: str) -> str:
     """One line for an actor or task that was lost. An error that was raised inside of it is raised again."""
     if isinstance(error, ray.exceptions.RayTaskError):
         raise error
-    return f"{what} was lost: killed, or out of memory ({what_failed(error)}); the same command, or {name}, goes on with it"
+    return f"{what} was lost: killed, or out of memory ({what_failed(error)}); the same command, or {name}, resumes it"
 
 
 @contextlib.contextmanager
@@ -81,7 +81,7 @@ def _answers(family: socket.AddressFamily, address: str | tuple[str, int]) -> bo
 
 
 def _end(command: str, leave: Callable[[str], None] | None, why: str) -> None:
-    why += ": killed, or out of memory; the same command goes on from what is saved"
+    why += ": killed, or out of memory; the same command resumes from what is saved"
     print(f"{command}: {masked(why)}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     if leave is not None:

@@ -69,7 +69,7 @@ def test_a_lost_process_of_rays_is_one_line_and_the_record_is_left_in_order(lost
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("vgg_dist.train: ")]
     assert line.startswith(f"vgg_dist.train: {LOST[lost]}")
-    assert line.endswith("the same command goes on from what is saved")
+    assert line.endswith("the same command resumes from what is saved")
     assert (tmp_path / "record").read_text() == line.removeprefix("vgg_dist.train: ")
     assert "Traceback" not in done.stderr
     assert "*** SIG" not in done.stderr
@@ -77,4 +77,4 @@ def test_a_lost_process_of_rays_is_one_line_and_the_record_is_left_in_order(lost
         said = "Ray Train's controller was lost: killed, or out of memory (ActorDiedError: "
         (line,) = done.stdout.splitlines()  # and no paragraph of Ray's
         assert line.startswith(said)
-        assert line.endswith("; the same command, or --name first, goes on with it")
+        assert line.endswith("; the same command, or --name first, resumes it")
