@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 
 import pytest
+from support.job_store import Store
 from support.terminal import run_in_terminal, screen
 
-from vgg_dist.launch.terminal import Display
-from vgg_dist.ray_cluster.job_lines import Line
+from vgg_dist.launch import terminal
+from vgg_dist.launch.terminal import Display, shown_lines
+from vgg_dist.ray_cluster.job_lines import Line, put_lines
 
 SCRIPT = """
 import sys
@@ -67,3 +70,17 @@ display.close()
 os._exit(7)
 """
     assert subprocess.run([sys.executable, "-c", script]).returncode == 7
+
+
+def test_the_last_lines_are_shown_before_the_command_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(failures=1)  # Ray's head is away for the first of them
+    monkeypatch.setattr(terminal, "JobMessages", lambda: store)
+    monkeypatch.setattr(terminal, "POLL_S", 0.01)
+    with pytest.raises(ValueError, match="failed"), shown_lines():
+        with contextlib.suppress(ConnectionError):
+            put_lines(store, "first", [Line("first")])
+        put_lines(store, "first", [Line("second", is_live=True), Line("third")])
+        raise ValueError("failed")
+    assert capsys.readouterr().out == "first\nsecond\nthird\n"
