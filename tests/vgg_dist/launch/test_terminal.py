@@ -78,9 +78,14 @@ def test_the_last_lines_are_shown_before_the_command_goes_on(
     store = Store(failures=1)  # Ray's head is away for the first of them
     monkeypatch.setattr(terminal, "JobMessages", lambda: store)
     monkeypatch.setattr(terminal, "POLL_S", 0.01)
-    with pytest.raises(ValueError, match="failed"), shown_lines():
+
+    @shown_lines()
+    def train() -> None:
         with contextlib.suppress(ConnectionError):
             put_lines(store, "first", [Line("first")])
         put_lines(store, "first", [Line("second", is_live=True), Line("third")])
         raise ValueError("failed")
+
+    with pytest.raises(ValueError, match="failed"):
+        train()
     assert capsys.readouterr().out == "first\nsecond\nthird\n"
