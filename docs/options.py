@@ -20,7 +20,7 @@ import cluster.__main__
 import cluster.local
 from pipelines import prepare
 from vgg_dist.benchmark import options as benchmark
-from vgg_dist.config import EvalConfig, ReproduceConfig, TrainConfig, TuneConfig
+from vgg_dist.config import EvalConfig, ReproduceConfig, ScaleRange, TrainCommand, TrainFlags, TuneConfig
 from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
 from vgg_dist.runs import RunsConfig
@@ -29,7 +29,7 @@ PAGES = Path(__file__).parent / "commands"
 MARKED = re.compile(r"(<!-- options of ([\w. -]+) -->\n).*?(<!-- end -->)", re.S)
 
 SETTINGS: dict[str, Any] = {
-    "train": TrainConfig,
+    "train": TrainCommand,
     "evaluate": EvalConfig,
     "tune": TuneConfig,
     "reproduce": ReproduceConfig,
@@ -66,16 +66,16 @@ def options(settings: Any) -> list[Option]:
     if not inspect.isclass(settings):
         return list(_of_function(settings))
     texts = {name: text for kind in reversed(settings.__mro__) for name, text in _field_docstrings(kind).items()}
-    shared = {field.name for field in dataclasses.fields(TrainConfig)} if settings is not TrainConfig else set()
-    inherits = issubclass(settings, TrainConfig)
+    inherits = issubclass(settings, TrainFlags) and settings not in (TrainCommand, TrainFlags)
+    shared = {field.name for field in dataclasses.fields(TrainFlags)} if inherits else set()
     hints = get_type_hints(settings, include_extras=True)
     found = []
     for field in dataclasses.fields(settings):
         hint = _plain(hints[field.name])
-        if dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(hint) and hint is not ScaleRange:
             continue  # all flags of another command, which its own page has
         markers = [str(marker) for marker in getattr(hints[field.name], "__metadata__", ())]
-        if any("Suppress" in marker for marker in markers) or (inherits and field.name in shared):
+        if any("Suppress" in marker for marker in markers) or field.name in shared:
             continue
         positional = any("Positional" in marker for marker in markers)
         named = [match[1] for marker in markers if (match := re.search(r"metavar='(\w+)'", marker))]
@@ -133,7 +133,8 @@ def _takes(hint: Any) -> str:
         return f"{count}{_takes(items[0])}{' ...' if items[-1] is Ellipsis else ''}"
     if get_origin(hint) is list:
         return f"{_takes(get_args(hint)[0])} ..."
-    return {bool: "", str: "text", int: "whole number", float: "number", Path: "path"}.get(hint, hint.__name__)
+    words = {bool: "", str: "text", int: "whole number", float: "number", Path: "path", ScaleRange: "`256` or `256-512`"}
+    return words.get(hint, hint.__name__)
 
 
 def _default(value: Any) -> str:
