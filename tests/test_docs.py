@@ -59,8 +59,8 @@ def test_option_tables_have_the_flags_that_the_command_line_takes(
     beginnings = [re.match(r"[│| ]*((?:--[a-z][\w-]*(?:, )?)+)", line) for line in capsys.readouterr().out.splitlines()]
     taken = {flag for found in beginnings if found for flag in found[1].split(", ") if flag} - {"--help"}
     tables = options.table(DATACLASSES[name])
-    if issubclass(DATACLASSES[name], options.TrainConfig) or name == "benchmark startup":
-        tables += "\n" + options.table(options.TrainConfig)
+    if issubclass(DATACLASSES[name], options.TrainFlags) or name == "benchmark startup":
+        tables += "\n" + options.table(options.TrainFlags)
     told = set(re.findall(r"`(--[\w-]+)`", "\n".join(line.split("|")[1] for line in tables.splitlines())))
     hidden = {"--arch", "--train-scale", "--init-from"} if name == "reproduce" else set()
     assert told - hidden == taken

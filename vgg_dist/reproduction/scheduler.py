@@ -11,7 +11,7 @@ from functools import partial
 import ray
 
 from pipelines import signals
-from vgg_dist.config import ReproduceConfig, TrainConfig
+from vgg_dist.config import ReproduceConfig, TrainSettings
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY, Part, run_training
 from vgg_dist.launch.fitting import LEAVING_S, POLL_S, resumes, told_by
@@ -116,6 +116,6 @@ class _Scheduler:
         return Interrupted(self.signal, f"{where}; {resumes(self.config.name)}")
 
 
-def _with_uri(config: TrainConfig, tracking_uri: str) -> TrainConfig:
+def _with_uri(config: TrainSettings, tracking_uri: str) -> TrainSettings:
     """With the MLflow server of the reproduction; the default would be a database in the run's own --storage-path."""
     return dataclasses.replace(config, tracking_uri=tracking_uri)
