@@ -71,18 +71,19 @@ def options(settings: Any) -> list[Option]:
     hints = get_type_hints(settings, include_extras=True)
     found = []
     for field in dataclasses.fields(settings):
-        hint = _plain(hints[field.name])
-        if dataclasses.is_dataclass(hint) and hint is not ScaleRange:
-            continue  # all flags of another command, which its own page has
-        markers = [str(marker) for marker in getattr(hints[field.name], "__metadata__", ())]
-        if any("Suppress" in marker for marker in markers) or field.name in shared:
+        hint, markers = _plain(hints[field.name]), getattr(hints[field.name], "__metadata__", ())
+        metavar = next((marker.metavar for marker in markers if isinstance(getattr(marker, "metavar", None), str)), "")
+        if any("Suppress" in str(marker) for marker in markers) or (inherits and field.name in shared):
             continue
-        positional = any("Positional" in marker for marker in markers)
-        named = [match[1] for marker in markers if (match := re.search(r"metavar='(\w+)'", marker))]
-        takes = "" if named else _takes(hint)
-        name = (named or [field.name.upper()])[0] if positional else _flag(field.name, hint)
-        default = field.default if field.default is not dataclasses.MISSING else None
+        if dataclasses.is_dataclass(hint) and not metavar:
+            continue  # all flags of another command, which its own page has
+        if any("Positional" in str(marker) for marker in markers):
+            name, takes = metavar or field.name.upper(), "" if metavar else _takes(hint)
+        else:
+            words = ", ".join(f"`{word}`" for word in metavar.split("|"))
+            name, takes = _flag(field.name, hint), words if metavar else _takes(hint)
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        default = None if field.default is dataclasses.MISSING else field.default
         found.append(Option(name, takes, "required" if required else _default(default), texts.get(field.name, "")))
     return found
 
@@ -149,8 +150,9 @@ def table(settings: Any) -> str:
     """The options as a Markdown table."""
     rows = ["| option | takes | default | meaning |", "|---|---|---|---|"]
     for option in options(settings):
-        text = " ".join(option.text.split()).replace("|", "\\|").replace("<", "&lt;")
-        rows.append(f"| {option.name} | {option.takes} | {option.default} | {text} |")
+        text = " ".join(option.text.split()).replace("<", "&lt;")
+        cells = [cell.replace("|", "\\|") for cell in (option.name, option.takes, option.default, text)]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

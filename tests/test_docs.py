@@ -115,6 +115,16 @@ def test_links_within_the_checkout_lead_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(path), f"{page}: {target}"
 
 
+def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
+    sources = "".join(path.read_text() for room in ("vgg_dist", "pipelines") for path in (ROOT / room).rglob("*.py"))
+    sources = re.sub(r'"\s*\n\s*f?"', "", sources)  # strings that go on in the next line
+    seen = [line.split("|")[1] for line in (DOCS / "troubleshooting.md").read_text().splitlines() if line.startswith("| ")]
+    quoted = {words for cell in seen for words in re.findall(r"`([^`]+)`", cell) if " " in words}
+    assert len(quoted) > 5
+    for words in quoted:
+        assert words in sources, words
+
+
 @pytest.mark.slow
 def test_the_site_asks_nothing_of_other_servers(tmp_path: Path) -> None:
     pytest.importorskip("material")
