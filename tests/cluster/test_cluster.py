@@ -80,11 +80,11 @@ def test_a_node_that_gives_up_at_its_start_is_started_once_more(tmp_path: Path, 
         return local._start_node(services.Cluster("", "", ()), tmp_path, local.Up(), 1, environment, 0.0)
 
     script = gives_up
-    with pytest.raises(services.ClusterError, match=r"^node-1 ended at its start: given up "):
+    with pytest.raises(services.ClusterError, match=r"^node-1 ended while starting: given up "):
         start()
     assert tries.read_text() == "once\n" * 2
     tries.unlink()
-    script = f"test -e tries || {{ {gives_up}; }}; touch joined; exec sleep 600"
+    script = f"test -e tries || {{ {gives_up}; }}; : > joined; exec sleep 600"
     cluster = start()
     assert [service.name for service in cluster.services] == ["node-1"]
     assert services.stop(cluster) == 1

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from cluster import probes, verdicts
+from cluster.allreduce_verdicts import judge_rdma
 from cluster.doctor import lost_nodes
-from cluster.link_verdicts import judge_rdma
 from cluster.verdicts import GIB, Verdict
 from pipelines.preparation.shard_writer import write_shards
 from pipelines.stores.open import open_splits, open_store
@@ -48,11 +48,15 @@ def nodes(**changes: Any) -> dict[str, Any]:
 
 
 def bad(found: list[Verdict]) -> list[str]:
-    return [f"{verdict.level}: {verdict.what}" for verdict in found if verdict.level != "ok"]
+    return [f"{verdict.level}: {verdict.message}" for verdict in found if verdict.level != "ok"]
 
 
 def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
-    found = [*verdicts.judge_versions(nodes()), *verdicts.judge_gpus(nodes(), COUNTED), *verdicts.judge_room(nodes())]
+    found = [
+        *verdicts.judge_versions(nodes()),
+        *verdicts.judge_gpus(nodes(), COUNTED),
+        *verdicts.judge_memory_and_disks(nodes()),
+    ]
     found += judge_rdma(nodes())
     found += verdicts.judge_nodes(["a", "b", "c"], [], {})
     found += verdicts.judge_clocks({"a": 0.0, "b": 0.1, "c": -0.2})
@@ -60,7 +64,7 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
     found += verdicts.judge_data("/data", dict.fromkeys("abc", READ), dict.fromkeys("abc", 2))
     found += verdicts.judge_tracking("http://mlflow", dict.fromkeys("abc"))
     assert bad(found) == []
-    assert all(verdict.mend == "" for verdict in found)
+    assert all(verdict.fix == "" for verdict in found)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
         ),
         (
             verdicts.judge_gpus(nodes(gpus=[GPU, GPU | {"used": 40 * GIB}]), COUNTED),
-            "warn: c: 40 of 80 GiB are in use already",
+            "warn: c: 40 of 80 GiB are already in use",
         ),
         (verdicts.judge_gpus(nodes(gpus=[]), COUNTED), "bad: c: Ray counts 2 GPUs there, the driver shows none"),
         (verdicts.judge_gpus(nodes(gpus=[GPU]), COUNTED), "bad: c: Ray counts 2 GPUs there, the driver shows 1"),
@@ -94,12 +98,15 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
         ),
         (
             judge_rdma(nodes(rdma={"devices": 8, "memlock": 8 * 2**20})),
-            "bad: c: 8 devices, but only 8192 KiB may be locked in memory",
+            "bad: c: 8 devices, but processes may lock only 8192 KiB of memory",
         ),
-        (verdicts.judge_room(nodes(shm={"total": 64e6, "free": 64e6})), "bad: c: 64 MB shared memory; 1 GiB is the least"),
-        (verdicts.judge_room(nodes(shm=None)), "bad: c: no shared memory; 1 GiB is the least"),
         (
-            verdicts.judge_room(nodes(disks={"/runs": {"total": 100 * GIB, "free": 2 * GIB}})),
+            verdicts.judge_memory_and_disks(nodes(shm={"total": 64e6, "free": 64e6})),
+            "bad: c: 64 MB shared memory; at least 1 GiB is needed",
+        ),
+        (verdicts.judge_memory_and_disks(nodes(shm=None)), "bad: c: no shared memory; at least 1 GiB is needed"),
+        (
+            verdicts.judge_memory_and_disks(nodes(disks={"/runs": {"total": 100 * GIB, "free": 2 * GIB}})),
             "bad: c: 2.0 of 100.0 GiB free at /runs",
         ),
         (verdicts.judge_clocks({"a": 0.0, "b": 0.1, "c": -7.0}), "bad: c is -7.0 s off"),
@@ -109,20 +116,20 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
         ),
         (
             verdicts.judge_storage(
-                "/runs", {"a": None, "b": None}, {"a": {"a": None, "b": None}, "b": {"a": "is not seen", "b": None}}
+                "/runs", {"a": None, "b": None}, {"a": {"a": None, "b": None}, "b": {"a": "does not exist there", "b": None}}
             ),
-            "bad: b does not see what a wrote: is not seen",
+            "bad: b does not see what a wrote: does not exist there",
         ),
         (
             verdicts.judge_storage(
                 "/runs",
                 dict.fromkeys("abc"),
                 {
-                    node: {other: None if (node == "c") == (other == "c") else "is not seen" for other in "abc"}
+                    node: {other: None if (node == "c") == (other == "c") else "does not exist there" for other in "abc"}
                     for node in "abc"
                 },
             ),
-            "bad: c does not see what a, b wrote: is not seen",
+            "bad: c does not see what a, b wrote: does not exist there",
         ),
         (
             verdicts.judge_storage("/runs", dict.fromkeys("a"), {"a": {"a": "Access denied"}}),
@@ -139,23 +146,23 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
         ),
         (
             verdicts.judge_data("/data", {"a": READ, "b": READ, "c": READ | {"names": "xyz"}}, {}),
-            "bad: c has images of other names than the others",
+            "bad: c has images with other names than the others",
         ),
         (
             verdicts.judge_data("/data", {"a": READ, "b": READ | {"images_per_second": 700.0}}, {"a": 2, "b": 2}),
-            "warn: b reads 700 images/s; its GPUs want about 1000",
+            "warn: b reads 700 images/s; its GPUs need about 1000",
         ),
         (
             verdicts.judge_data("s3://data", {"a": AFAR, "b": AFAR | {"free": GIB}}, {"a": 8, "b": 8}),
-            "bad: b: 93.1 GiB are to be copied to /cache, 1.0 are free",
+            "bad: b: 93.1 GiB must be copied to /cache, but 1.0 GiB are free",
         ),
         (verdicts.judge_tracking("http://mlflow", {"a": None, "b": "403"}), "bad: b: 403"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_mend(found: list[Verdict], expected: str) -> None:
+def test_what_is_wrong_is_named_with_its_fix(found: list[Verdict], expected: str) -> None:
     assert bad(found) == [expected]
-    assert all(verdict.mend for verdict in found if verdict.level != "ok")
-    assert "mend: " in verdicts.to_line(next(verdict for verdict in found if verdict.level != "ok"))
+    assert all(verdict.fix for verdict in found if verdict.level != "ok")
+    assert "fix: " in verdicts.to_line(next(verdict for verdict in found if verdict.level != "ok"))
 
 
 def test_gpus_that_only_ray_counts_are_no_clean_bill() -> None:
@@ -164,7 +171,7 @@ def test_gpus_that_only_ray_counts_are_no_clean_bill() -> None:
     assert bad(verdicts.judge_gpus(facts, dict.fromkeys("abc", 0))) == []
     found = verdicts.judge_gpus(facts, {"a": 0, "b": 4, "c": 0})
     assert bad(found) == ["bad: b: Ray counts 4 GPUs there, the driver shows none"]
-    assert "runtimeClassName: nvidia" in found[0].mend
+    assert "runtimeClassName: nvidia" in found[0].fix
 
 
 def test_nodes_that_an_autoscaler_took_away_are_not_lost() -> None:
@@ -182,7 +189,7 @@ def test_nodes_of_one_host_may_share_its_gpus_out() -> None:
 
 def test_a_probe_tells_what_the_verdicts_ask_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
-    fact = probes.look([str(tmp_path)])
+    fact = probes.inspect_node([str(tmp_path)])
     assert fact["nccl"]["NCCL_P2P_DISABLE"] == "1"
     assert fact["rdma"]["devices"] == len(list(Path("/dev").glob("infiniband/uverbs*")))
     assert fact["machine"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -212,7 +219,7 @@ def test_locked_memory_is_told_as_the_kernel_allows_it(user: int) -> None:
 def test_data_from_afar_are_told_in_minutes() -> None:
     [found] = verdicts.judge_data("s3://data", {"a": AFAR, "b": AFAR | {"bytes_per_second": 1e8}}, {"a": 8, "b": 8})
     assert found.level == "ok"
-    assert found.what == "1000 + 100 images; 100.0 GB are copied to a node at first, at 100 MB/s in 17 min"
+    assert found.message == "1000 + 100 images; 100.0 GB are first copied to each node, at 100 MB/s in 17 min"
 
 
 def test_data_behind_a_url_are_read_without_copying_them(
