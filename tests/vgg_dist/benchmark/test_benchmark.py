@@ -20,9 +20,9 @@ from support.benchmarks import small, write_tree
 
 from pipelines.loading.reference_loader import ReferenceLoader
 from vgg_dist import startup_marks as phases
-from vgg_dist.benchmark import contestants
+from vgg_dist.benchmark import loaders
 from vgg_dist.benchmark.__main__ import main, run
-from vgg_dist.benchmark.cores import held_to_cores
+from vgg_dist.benchmark.cores import limited_to_cores
 from vgg_dist.benchmark.loader import measure, plan_work
 from vgg_dist.benchmark.options import (
     CheckpointBenchmark,
@@ -31,14 +31,14 @@ from vgg_dist.benchmark.options import (
     StepBenchmark,
 )
 from vgg_dist.benchmark.pixels import compare_pixels
-from vgg_dist.benchmark.plain_loop import PlainLoop, accuracy, has_twin
+from vgg_dist.benchmark.plain_loop import PlainLoop, accuracy, has_torchvision_net
 from vgg_dist.benchmark.report import paired_ratio, table
 from vgg_dist.benchmark.startup import report, time_phases
 from vgg_dist.config import TrainConfig
 
 IN_PROCESS = {
-    "ours": contestants.ours,
-    "stock DALI": contestants.stock_dali,
+    "ours": loaders.ours,
+    "stock DALI": loaders.stock_dali,
 }
 
 
@@ -62,7 +62,7 @@ def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
 
 
 @pytest.mark.parametrize("name", IN_PROCESS)
-def test_contestants_get_the_same_crops_flips_and_shifts(name: str, tmp_path: Path) -> None:
+def test_loaders_get_the_same_crops_flips_and_shifts(name: str, tmp_path: Path) -> None:
     # S is every image's smallest side: nothing is resized, so any difference would be another crop, flip or shift.
     work = plan_work(small(write_tree(tmp_path, [(48, 64), (64, 48), (48, 48), (48, 70), (66, 48)]), train_scale=(48,)))
     assert work.samples.flip.any()
@@ -79,7 +79,7 @@ def test_a_contestant_gives_the_same_epoch_each_time(photographs: Path) -> None:
         first, second = ([images.clone() for images in epoch()] for _ in range(2))
         assert [len(images) for images in first] == [3, 3, 1]
         torch.testing.assert_close(torch.cat(first), torch.cat(second), rtol=0, atol=0)
-    floor = contestants.decoding_alone(work)
+    floor = loaders.decoding_alone(work)
     assert [*floor(), *floor()] == []
 
 
@@ -144,10 +144,10 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
 def test_children_are_held_to_the_same_cores() -> None:
     before = os.sched_getaffinity(0)
     count = [sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"]
-    with held_to_cores(1):
+    with limited_to_cores(1):
         assert subprocess.run(count, capture_output=True, text=True, check=True).stdout.strip() == "1"
     assert os.sched_getaffinity(0) == before
-    with pytest.raises(ValueError, match="--threads 100000: this process may use"), held_to_cores(100_000):
+    with pytest.raises(ValueError, match="--threads 100000: this process may use"), limited_to_cores(100_000):
         pass
 
 
@@ -193,9 +193,9 @@ def test_step_has_torchvisions_twin_beside_it(tmp_path: Path) -> None:
 def test_twins_are_the_same_net() -> None:
     from vgg_dist.models.build import build_model
 
-    assert has_twin("E", 224)
-    assert not has_twin("E", 32)
-    assert not has_twin("C", 224)
+    assert has_torchvision_net("E", 224)
+    assert not has_torchvision_net("E", 32)
+    assert not has_torchvision_net("C", 224)
     with torch.device("meta"):
         for arch in ("A", "B", "D", "E"):
             loop = PlainLoop(arch, True, None, torch.zeros(1, 3, 224, 224), torch.zeros(1, dtype=torch.int64))
@@ -278,7 +278,7 @@ def test_phases_are_seconds_from_the_command(tmp_path: Path) -> None:
     assert list(times) == ["Python started", "imports done", "command done"]
     assert 0 < times["Python started"] <= times["imports done"] <= times["command done"] <= elapsed
     text = report(StartupBenchmark(repeats=1), [times], [times])
-    assert "not marked" in text
+    assert "not recorded" in text
     assert "Phases of the workers are missing" in text
 
 
@@ -301,7 +301,7 @@ def test_startup_of_a_real_training(
     assert [*times] == sorted(times, key=times.__getitem__)
     assert set(times) == {*phases.PHASES, "command done"}
     assert "first step done" in record["plain_scripts"][0]
-    assert "not marked" not in capsys.readouterr().out
+    assert "not recorded" not in capsys.readouterr().out
 
 
 # The command line and the report
