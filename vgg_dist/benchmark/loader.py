@@ -149,8 +149,8 @@ def report(options: LoaderBenchmark, figures: Figures) -> str:
         [
             table(headings, rows),
             f"Median of {options.rounds} alternating rounds; S in [{low}, {high}], crops of {options.image_size} px, "
-            f"batches of {options.batch}, {options.threads} threads on as many CPU cores, decoding on {options.device}, files in "
-            "the page cache.",
+            f"batches of {options.batch}, {options.threads} threads on as many CPU cores, decoding on {options.device}, "
+            "files in the page cache.",
             "Pixels: mean absolute difference from torchvision's resize-then-crop, on the 0-255 scale.",
             *(peer_line(PEERS[peer].title, PEERS[peer].note, figures) for peer in options.peer_names()),
             machine_line(describe_machine()),
