@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from cluster import local, services
-from pipelines.cli import fail, one_line_errors
+from pipelines.cli import run_command
 from vgg_dist.config.suggestions import suggestions
 
 
@@ -50,14 +50,16 @@ TRY_IT = (
 """An example: a training that takes minutes."""
 
 
-def main() -> None:
+def main(prog: str = "python -m cluster") -> None:
     """Runs the command. A user's mistake gives one line on stderr and exit status 2."""
-    with one_line_errors("cluster", suggestions(Command)):
-        options = tyro.cli(Command, prog="python -m cluster", description=local.__doc__)
-    try:
-        sys.exit(run(options))
-    except (ValueError, services.ClusterError) as error:
-        fail("cluster", error)
+    status = run_command(
+        prog,
+        lambda: tyro.cli(Command, prog=prog, description=local.__doc__),
+        run,
+        improve=suggestions(Command),
+        errors=(ValueError, services.ClusterError),
+    )
+    sys.exit(status)
 
 
 def run(options: local.Up | Status | Down | Doctor) -> int:

@@ -1,4 +1,4 @@
-"""What the commands have in common: a user's mistake is one line on stderr and exit status 2."""
+"""What every command line does: parse, run, and end a user's mistake with one line on stderr and exit status 2."""
 
 from __future__ import annotations
 
@@ -8,35 +8,95 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TypeVar
 
 from pipelines.secrets import masked
+from pipelines.signals import stoppable
+
+Options = TypeVar("Options")
+
+MISTAKE = 2  # the exit status
+
+
+def command_name(prog: str) -> str:
+    """What a command's messages begin with: `vgg_dist.train` of `python -m vgg_dist.train`; `vgg train` as it is."""
+    return prog.removeprefix("python -m ")
+
+
+def at_once(command: str) -> AbstractContextManager[None]:
+    """For the work of a command that has nothing to end in order: a signal ends it at once."""
+    return stoppable(command, in_order=False)
+
+
+def run_command(
+    prog: str,
+    parse: Callable[[], Options],
+    work: Callable[[Options], object],
+    *,
+    improve: Callable[[str], str] = str,
+    stopping: Callable[[str], AbstractContextManager[None]] = at_once,
+    errors: tuple[type[Exception], ...] = (ValueError, OSError),
+) -> int:
+    """Parses a command line, does its work, and returns the exit status: what `work` returns if that is an int, else 0.
+
+    `prog`: how the command was called, for its help and messages. `improve`: may add to tyro's message what was meant.
+    `stopping`: takes the command's name, and gives the context in which a signal ends the work. `errors`: the exceptions
+    that `work` raises for a user's mistake, which become one line and status 2; any other is a bug, with its traceback. A
+    mistake in the command line itself ends the process.
+    """
+    command = command_name(prog)
+    with one_line_errors(command, improve):
+        options = parse()
+    try:
+        with stopping(command):
+            status = work(options)
+    except errors as error:
+        tell(command, error)
+        return MISTAKE
+    return status if isinstance(status, int) else 0
 
 
 @contextlib.contextmanager
-def one_line_errors(command: str, improved: Callable[[str], str] = str) -> Iterator[None]:
-    """For the parsing of a command line: tyro's drawn boxes become one line, ValueErrors too.
+def one_line_errors(command: str, improve: Callable[[str], str] = str) -> Iterator[None]:
+    """Around the parsing of a command line: prints tyro's boxes of several lines, and ValueErrors, as one line.
 
-    `improved`: takes tyro's message and may add what was meant.
+    `improve`: takes tyro's message and may add what was meant.
     """
     boxes = io.StringIO()
     try:
-        with contextlib.redirect_stderr(boxes):
+        with contextlib.redirect_stderr(boxes), printing():
             yield
     except ValueError as error:
         fail(command, error)
-    except BrokenPipeError:  # `--help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except SystemExit as stop:
         if not stop.code:
             raise
         # The box's title, the message, and under a rule where to find help.
         message = re.split(r"^│ ─+", boxes.getvalue(), maxsplit=1, flags=re.MULTILINE)[0].splitlines()[1:]
         text = " ".join(line.strip("│╭╮╰╯─ ") for line in message).strip()
-        fail(command, f"{improved(text)} (--help explains all flags)")
+        fail(command, f"{improve(text)} (--help explains all flags)")
+    else:
+        sys.stderr.write(boxes.getvalue())  # such as a warning about a flag's old name
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Around the printing of help or a list: ends the process quietly where the reader closes the pipe, as `| head` does."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
 
 
 def fail(command: str, error: object) -> None:
-    """Ends the process with one line, without the secrets of URLs, and status 2."""
+    """Ends the process with `tell`'s line and status 2."""
+    tell(command, error)
+    sys.exit(MISTAKE)
+
+
+def tell(command: str, error: object) -> None:
+    """Prints what is wrong as one line on stderr, without the secrets of URLs."""
     print(f"{command}: {masked(' '.join(str(error).split()))}", file=sys.stderr)
-    sys.exit(2)

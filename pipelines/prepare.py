@@ -7,19 +7,21 @@ are never mistaken for complete ones.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
+from pipelines.cli import run_command
 from pipelines.pixels import MAX_PIXELS
 from pipelines.preparation.check import check_data
 from pipelines.preparation.split import write_split
 from pipelines.preparation.write import write_splits, write_synthetic
-from pipelines.signals import stoppable
+from pipelines.signals import end_with
 from pipelines.stores.archives import open_class_tar, open_ilsvrc
 from pipelines.stores.class_checks import check_classes
 from pipelines.stores.open import open_splits
@@ -128,23 +130,37 @@ def synthetic(
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
+COMMANDS: dict[str, Callable[..., int]] = {
+    "unpack": unpack,
+    "shard": shard,
+    "split": split,
+    "check": check,
+    "synthetic": synthetic,
+}
+
+
+def main(arguments: list[str] | None = None, prog: str = "python -m pipelines.prepare") -> int:
     """Runs the command line and returns its exit status."""
-    commands: dict[str, Callable[..., int]] = {
-        "unpack": unpack,
-        "shard": shard,
-        "split": split,
-        "check": check,
-        "synthetic": synthetic,
-    }
-    try:
-        with stoppable("prepare", "; the same command resumes from here", in_order=False):
-            return tyro.extras.subcommand_cli_from_dict(
-                commands, prog="python -m pipelines.prepare", description=__doc__, args=arguments
-            )
-    except (ValueError, OSError) as error:
-        print(f"prepare: error: {error}", file=sys.stderr)
-        return 2
+
+    def parse() -> Callable[[], int]:
+        commands = {name: _parsed_only(command) for name, command in COMMANDS.items()}
+        return tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=__doc__, args=arguments)
+
+    def work(call: Callable[[], int]) -> int:
+        end_with("; the same command resumes from here")
+        return call()
+
+    return run_command(prog, parse, work)
+
+
+def _parsed_only(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """For tyro: takes the arguments of `command`, and returns the call without making it."""
+
+    @functools.wraps(command)
+    def parsed(**arguments: Any) -> Callable[[], int]:
+        return functools.partial(command, **arguments)
+
+    return parsed
 
 
 if __name__ == "__main__":

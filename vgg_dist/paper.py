@@ -1,7 +1,7 @@
 """The paper's published errors, Tables 3 to 7, and the scales it tests at (sections 3.2 and 4): data only.
 
 Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", arXiv:1409.1556 v6. Errors are
-in percent, of the 50,000 images of the ILSVRC-2012 validation set unless "test" is said.
+in percent, on the 50,000 images of the ILSVRC-2012 validation set, except where a name says "test".
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 View = Literal["dense", "crops", "both"]
-"""How an image is looked at: whole, as 50 crops a scale, or the mean of both posteriors."""
+"""The views of an image: whole (dense), 50 crops at each scale, or the mean of both posteriors."""
 
 AnyView = View | Literal["center"]
-"""The paper's, and the one central crop of public training scripts."""
+"""The paper's views, and the central crop, as in public training scripts."""
 
 VIEWS: tuple[View, ...] = ("dense", "crops", "both")
 
@@ -32,7 +32,7 @@ class Net(NamedTuple):
     """One of the paper's trained nets."""
 
     arch: str
-    train_scale: tuple[int, int]  # S, or the range that it was drawn from
+    train_scale: tuple[int, int]  # the range that S is drawn from; twice the same number for a fixed S
 
 
 class Fusion(NamedTuple):
@@ -46,7 +46,7 @@ class Fusion(NamedTuple):
 
 
 class Other(NamedTuple):
-    """A row of Table 7 that is not the paper's own: top-5 error, the test set's where the paper gives it."""
+    """A row of Table 7 about another method: top-5 error, on the test set where the paper gives that."""
 
     method: str
     nets: str
@@ -97,7 +97,7 @@ SUBMISSION = (
 """The seven nets of the ILSVRC-2014 submission."""
 
 D_AND_E = (Net("D", JITTERED), Net("E", JITTERED))
-"""The two best nets, fused after the submission."""
+"""The two best nets, combined after the submission."""
 
 TABLE_6: tuple[Fusion, ...] = (
     Fusion("submission", SUBMISSION, "dense", Errors(24.7, 7.5), 7.3),
@@ -105,7 +105,7 @@ TABLE_6: tuple[Fusion, ...] = (
     Fusion("D_E_256-512", D_AND_E, "crops", Errors(23.9, 7.2), None),
     Fusion("D_E_256-512", D_AND_E, "both", Errors(23.7, 6.8), 6.8),
 )
-"""Fusions of nets."""
+"""Combinations of several nets."""
 
 TABLE_7_OTHERS: tuple[Other, ...] = (
     Other("GoogLeNet", "7 nets", 6.7),
@@ -121,7 +121,7 @@ TABLE_7_OTHERS: tuple[Other, ...] = (
     Other("Krizhevsky et al.", "5 nets", 16.4),
     Other("Krizhevsky et al.", "1 net", 18.2),
 )
-"""The state of the art that the paper compares itself with."""
+"""The methods that the paper compares itself with."""
 
 
 def single_scale(train_scale: tuple[int, int]) -> int:

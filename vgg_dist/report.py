@@ -6,12 +6,13 @@ python -m vgg_dist.report --experiment vgg_dist --tracking-uri http://mlflow:500
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from pipelines.cli import fail, one_line_errors
+from pipelines.cli import run_command
 from vgg_dist.config.suggestions import suggestions
 
 
@@ -26,21 +27,22 @@ class ReportConfig:
     storage_path: str = "runs"
     """Folder of the runs, for the default of --tracking-uri."""
     output: str = "comparison.html"
-    """The page's file."""
+    """The file of the page."""
 
 
-def main() -> None:
+def main(prog: str = "python -m vgg_dist.report") -> None:
     """The command line."""
-    with one_line_errors("vgg_dist.report", suggestions(ReportConfig)):
-        config = tyro.cli(ReportConfig, prog="python -m vgg_dist.report", description=__doc__)
-    try:
-        report(config)
-    except (ValueError, OSError) as error:
-        fail("vgg_dist.report", error)
+    status = run_command(
+        prog,
+        lambda: tyro.cli(ReportConfig, prog=prog, description=__doc__),
+        report,
+        improve=suggestions(ReportConfig),
+    )
+    sys.exit(status)
 
 
 def report(config: ReportConfig) -> None:
-    """Prints the table and writes the page. ValueError or OSError, one line, for whatever stops it."""
+    """Prints the table and writes the page. ValueError or OSError, one line, for what stops it."""
     from vgg_dist.reporting.comparison import compare, to_html
     from vgg_dist.tracking import read_runs, resolve_tracking_uri
 

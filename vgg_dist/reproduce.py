@@ -4,137 +4,68 @@
     python -m vgg_dist.reproduce --data /data/imagenet --num-workers 8
     ray job submit -- python -m vgg_dist.reproduce --data s3://bucket/imagenet --storage-path s3://bucket/runs
 
-All of it is in --storage-path/--name. The same command again, or --name alone, goes on where it was killed: what is
-finished is not run again.
-Runs that do not need each other go in parallel where the cluster has room for several times --num-workers.
+Everything is written to --storage-path/--name. The same command again, or --name alone, resumes where it was interrupted;
+runs that are finished are not trained again. Runs that do not depend on each other train at the same time where the cluster
+has room for several times --num-workers.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+import sys
 
-from pipelines import signals
-from pipelines.cli import fail, one_line_errors
-from pipelines.paths import join
+from pipelines.cli import run_command
+from pipelines.signals import end_with
 from pipelines.stores.class_checks import print_notes
 from pipelines.stores.open import open_splits
-from vgg_dist.config import EvalConfig, ReproduceConfig
+from vgg_dist.config import ReproduceConfig
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
-from vgg_dist.errors import Interrupted, TrainingError
+from vgg_dist.errors import TrainingError
 from vgg_dist.launch.ending import stoppable_runs
 from vgg_dist.ray_cluster.address import cluster_named
-from vgg_dist.run_folder.settings import PROGRAMME, find_settings, keep_settings
-
-if TYPE_CHECKING:
-    from vgg_dist.paper import AnyView
-    from vgg_dist.reproduction.run_graph import Run
-    from vgg_dist.tracking import TrackedRun
-    from vgg_dist.weights.net import TrainedNet
+from vgg_dist.run_folder.settings import PROGRAMME, find_settings
 
 
-def main() -> None:
+def main(prog: str = "python -m vgg_dist.reproduce") -> None:
     """The command line."""
-    with one_line_errors("vgg_dist.reproduce", suggestions(ReproduceConfig)):
-        config = parse_resuming(ReproduceConfig, "python -m vgg_dist.reproduce", __doc__, find_settings(PROGRAMME))
-    try:
-        with stoppable_runs("vgg_dist.reproduce"):
-            reproduce(config)
-    except (ValueError, OSError, TrainingError) as error:
-        fail("vgg_dist.reproduce", error)
+    status = run_command(
+        prog,
+        lambda: parse_resuming(ReproduceConfig, prog, __doc__, find_settings(PROGRAMME)),
+        reproduce_or_plan,
+        improve=suggestions(ReproduceConfig),
+        stopping=stoppable_runs,
+        errors=(ValueError, OSError, TrainingError),
+    )
+    sys.exit(status)
 
 
-def reproduce(config: ReproduceConfig) -> None:
-    """Runs the programme, or prints its plan. ValueError, OSError or TrainingError, one line, for whatever stops it."""
+def reproduce_or_plan(config: ReproduceConfig) -> None:
+    """Trains and evaluates the paper's runs, or prints what they would cost.
+
+    ValueError, OSError or TrainingError, one line, for what stops it.
+    """
     config = config.resolved()
-    signals.end_with(f"; the same command with --name {config.name} resumes it")
+    end_with(f"; the same command with --name {config.name} resumes it")
     splits = open_splits(config.data, quarantine=config.quarantine) if config.plan or not cluster_named() else None
     if splits is not None:
         print_notes(config.data, train=splits[0], val=splits[1])
-    # In here, so that --help does not wait for these imports, nor a mistake for that of torch.
+    # Imported here, so that neither --help nor the message of a mistake waits for torch.
     from vgg_dist.preflight import check_place
 
     if not config.plan:
         check_place(config.storage_path, config.tracking_uri, config.num_workers)
-    from vgg_dist.reproduction.run_graph import programme
+    from vgg_dist.reproduction.run_graph import paper_runs
 
-    runs = programme(config)
+    runs = paper_runs(config)
     if config.plan:
+        from vgg_dist.reproduction.cost import measured_plan
+
         assert splits is not None
-        print(plan(config, runs, (len(splits[0]), len(splits[1])), len(splits[0].class_names)))
+        print(measured_plan(config, runs, (len(splits[0]), len(splits[1])), len(splits[0].class_names)))
         return
-    from vgg_dist.reproduction.scheduler import run_all
-    from vgg_dist.run_folder.outcome import check_earlier
-    from vgg_dist.tracking import finish_run, open_run, resolve_tracking_uri
+    from vgg_dist.reproduction.run import reproduce
 
-    for run in runs:  # before the programme's record in MLflow is opened, which a refusal would leave at FAILED
-        check_earlier(run.config, splits[0].class_names if splits else None)
-    uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
-    tags = {"mlflow.source.name": "vgg_dist.reproduce"}
-    with signals.holding():
-        parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
-        keep_settings(config.folder, config, PROGRAMME)
-        status = "FAILED"
-        try:
-            with signals.at_last(partial(finish_run, parent, "KILLED", quick=True)):
-                run_all(config, runs, parent)
-                with signals.raising():
-                    evaluate_all(config, runs, parent)
-            status = "FINISHED"
-        except (Interrupted, signals.Stopped):
-            status = "KILLED"
-            raise
-        finally:
-            finish_run(parent, status, quick=True)
-
-
-def plan(config: ReproduceConfig, runs: list[Run], images: tuple[int, int], num_classes: int) -> str:
-    """The programme as a table, with steps measured on a GPU of the cluster, or here; and the command of each run."""
-    import torch
-
-    from pipelines.progress import Progress
-    from vgg_dist.reproduction.run_graph import describe_plan, measure_rate
-
-    archs = {run.config.arch: run.config for run in runs}
-    rates = {
-        arch: measure_rate(of_arch, num_classes) for arch, of_arch in Progress(archs.items(), desc="measuring", leave=False)
-    }
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({torch.get_num_threads()} threads)"
-    commands = "\n".join(run.config.command_line() for run in runs)
-    return f"{describe_plan(config, runs, images, rates, device)}\n\n{commands}"
-
-
-def evaluate_all(config: ReproduceConfig, runs: list[Run], parent: TrackedRun) -> None:
-    """Every posterior that the wanted tables need, and the report."""
-    from vgg_dist.evaluate import evaluate
-    from vgg_dist.paper import single_scale
-    from vgg_dist.reproduction.run_graph import wants_crops
-
-    of_run = {run.name: run.config for run in runs}
-
-    def wanted(net: TrainedNet, view: AnyView, scale: int) -> bool:
-        if view == "crops" and not wants_crops(config, of_run[net.name]):
-            return False
-        return config.upto != "table3" or scale == single_scale(net.train_scale or (0, 0))
-
-    evaluate(
-        EvalConfig(
-            nets=tuple(join(config.folder, run.name) for run in runs),
-            views=("dense", "crops") if any(wants_crops(config, run.config) for run in runs) else ("dense",),
-            storage_path=config.folder,
-            name="evaluation",
-            num_workers=config.num_workers,
-            precision=config.precision,
-            loader_threads=config.loader_threads,
-            max_pixels=config.max_pixels,
-            quarantine=config.quarantine,
-            experiment=config.experiment,
-            tracking_uri=parent.tracking_uri,
-        ),
-        wanted,
-        parent,
-    )
+    reproduce(config, runs, splits[0].class_names if splits else None)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
     python -m vgg_dist.train --arch E --data /data/imagenet
     ray job submit -- python -m vgg_dist.train --arch E --data s3://bucket/imagenet --storage-path s3://bucket/runs
 
-The same --storage-path and --name again resume a run from its last checkpoint, with its settings where none are given:
+The same --storage-path and --name again resume a run from its last checkpoint. Flags that are not given keep the run's
+values:
 
     python -m vgg_dist.train --name first
 """
 
 from __future__ import annotations
 
-from pipelines.cli import fail, one_line_errors
+import sys
+
+from pipelines.cli import run_command
 from pipelines.signals import end_with
 from pipelines.stores.class_checks import print_notes
 from pipelines.stores.open import open_splits
@@ -24,32 +27,34 @@ from vgg_dist.run_folder.outcome import find_run
 from vgg_dist.startup_marks import mark
 
 
-def main() -> None:
+def main(prog: str = "python -m vgg_dist.train") -> None:
     """The command line."""
     mark("Python started")
-    with one_line_errors("vgg_dist.train", suggestions(TrainConfig)):
-        config = parse_resuming(TrainConfig, "python -m vgg_dist.train", __doc__, find_run)
-    try:
-        with stoppable_runs("vgg_dist.train"):
-            train(config)
-    except (ValueError, TrainingError) as error:
-        fail("vgg_dist.train", error)
+    status = run_command(
+        prog,
+        lambda: parse_resuming(TrainConfig, prog, __doc__, find_run),
+        train,
+        improve=suggestions(TrainConfig),
+        stopping=stoppable_runs,
+        errors=(ValueError, TrainingError),
+    )
+    sys.exit(status)
 
 
 def train(config: TrainConfig) -> dict[str, float]:
     """Runs a training to its end and returns the last validation metrics.
 
-    ValueError for a setting or data that cannot be; TrainingError for a run that failed. What can be found wrong is found
-    before anything is started.
+    ValueError for settings or data that cannot be used, as far as possible before anything is started; TrainingError for a
+    run that failed.
     """
     config = config.resolved()
     end_with(f" before its first step; the same command with --name {config.name} begins it")
     class_names = None
-    if not cluster_named():  # on a cluster the data may be where the workers are, and only there
+    if not cluster_named():  # on a cluster only the workers may be able to read the data
         train_images, val_images = open_splits(config.data, quarantine=config.quarantine)
         print_notes(config.data, train=train_images, val=val_images)
         class_names = train_images.class_names
-    # In here, so that --help does not wait for these imports, nor a mistake for those of torch and Ray Train.
+    # Imported here, so that neither --help nor the message of a mistake waits for torch and Ray Train.
     from vgg_dist.preflight import check_training
 
     check_training(config, class_names)

@@ -4,49 +4,53 @@
     python -m vgg_dist.tune --arch D --data DIR --search grid --search-lr 1e-3 1e-2 1e-1 --search-train-scale 256 384 256-512
     ray job submit -- python -m vgg_dist.tune --data s3://bucket/imagenet --storage-path s3://bucket/runs --num-workers 4
 
-Trials are runs in --storage-path/--name, nested in MLflow under one run; the same command again, or --name alone, goes on
-with a search that was interrupted. At the end: a table, pictures, and the vgg_dist.train command of the best.
+Trials are runs in --storage-path/--name, nested in MLflow under one run. The same command again, or --name alone, resumes a
+search that was interrupted. At the end it prints a table and the vgg_dist.train command of the best trial, and writes a page
+with plots.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import sys
 
-from pipelines.cli import fail, one_line_errors
-from pipelines.secrets import masked
+from pipelines.cli import run_command
 from pipelines.signals import end_with
 from pipelines.stores.class_checks import print_notes
 from pipelines.stores.open import open_splits
-from vgg_dist.config import Choices, Range, TrainConfig, TuneConfig, flag
+from vgg_dist.config import TrainConfig, TuneConfig
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
 from vgg_dist.errors import TrainingError
 from vgg_dist.launch.ending import stoppable_runs
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.run_folder.settings import SEARCH, find_settings
+from vgg_dist.tuning.description import describe
 
 
-def main() -> None:
+def main(prog: str = "python -m vgg_dist.tune") -> None:
     """The command line."""
-    with one_line_errors("vgg_dist.tune", suggestions(TuneConfig)):
-        config = parse_resuming(TuneConfig, "python -m vgg_dist.tune", __doc__, find_settings(SEARCH))
-    try:
-        with stoppable_runs("vgg_dist.tune"):
-            search(config)
-    except (ValueError, TrainingError) as error:
-        fail("vgg_dist.tune", error)
+    status = run_command(
+        prog,
+        lambda: parse_resuming(TuneConfig, prog, __doc__, find_settings(SEARCH)),
+        search,
+        improve=suggestions(TuneConfig),
+        stopping=stoppable_runs,
+        errors=(ValueError, TrainingError),
+    )
+    sys.exit(status)
 
 
 def search(config: TuneConfig) -> TrainConfig:
-    """Runs a search to its end and returns the best trial's training.
+    """Runs a search to its end and returns the best trial's settings.
 
-    ValueError for a setting or data that cannot be, before anything is started; TrainingError for a search without a result.
+    ValueError for settings or data that cannot be used, before anything is started; TrainingError for a search in which no
+    trial gave a result.
     """
     config = config.resolved()
     end_with(f"; the same command with --name {config.name} resumes it")
     images = ""
-    if not cluster_named():  # on a cluster the data may be where the workers are, and only there
+    if not cluster_named():  # on a cluster only the workers may be able to read the data
         train, val = open_splits(config.data, quarantine=config.quarantine)
         print_notes(config.data, train=train, val=val)
         classes = len(train.class_names)
@@ -54,62 +58,17 @@ def search(config: TuneConfig) -> TrainConfig:
         images = f"; an epoch has {steps} steps ({len(train)} images), and a validation of {len(val)} images"
         if config.metric == "top5_error" and classes <= 5:
             raise ValueError(f"--metric top5_error: is 0 for every net, as the data has {classes} classes; use top1_error")
-    # In here, so that --help does not wait for these imports, nor a mistake for those of torch and Ray Tune.
+    # Imported here, so that neither --help nor the message of a mistake waits for torch and Ray Tune.
     from vgg_dist.preflight import check_search
 
     check_search(config)
     print(f"vgg_dist.tune: {describe(config)}{images}", flush=True)
-    from pipelines.paths import join
-    from vgg_dist.reporting.comparison import compare, draw_curves, draw_parallel, encode, to_html
-    from vgg_dist.storage import replace_file
-    from vgg_dist.tracking import log_report, read_runs, ui_hint
+    from vgg_dist.tuning.report import report_search
     from vgg_dist.tuning.search import run_search
 
     found = run_search(config)
-    best = found.trials[0]
-    comparison = compare(read_runs(found.run.tracking_uri, config.experiment, found.run), config.metric)
-    page = to_html(comparison, f"Search {config.name}")
-    replace_file(join(config.folder, "search.html"), page.encode())
-    pictures = {
-        "learning_curves.png": encode(draw_curves(comparison), "png"),
-        "parallel_coordinates.png": encode(draw_parallel(comparison), "png"),
-    }
-    # A run of its own: the trial's is at its end.
-    again = dataclasses.replace(best.config, storage_path=config.storage_path, name=f"{config.name}-best")
-    command = again.command_line()
-    log_report(found.run, {f"best/{config.metric}": best.error}, {"search.html": page, **pictures, "best.txt": command})
-    epochs = sum(trial.epochs for trial in found.trials)
-    print(
-        f"{comparison.to_text()}\n\n{len(found.trials)} trials, {epochs:g} epochs in all."
-        f" Best: {best.config.name}, {config.metric} {best.error:.4g}\n"
-        f"train it: {command}\nreport: {masked(join(config.folder, 'search.html'))}\n"
-        f"{ui_hint(found.run, 'artifacts/search.html')}"
-    )
-    return best.config
-
-
-def describe(config: TuneConfig) -> str:
-    """What a search will do, for people."""
-    space = config.space()
-    of = ", ".join(f"{flag(f'search_{field}')} {_values(values)}" for field, values in space.items())
-    kind = {"grid": "all combinations", "random": "drawn", "bayesian": "chosen by Optuna"}[config.search]
-    stopping = {
-        "asha": f"; only the best quarter goes on after epoch {config.grace_epochs}, {4 * config.grace_epochs}, ...",
-        "median": f"; those above the median are stopped, from epoch {config.grace_epochs} on",
-        "none": "",
-    }[config.early_stopping]
-    if config.epochs <= config.grace_epochs:
-        stopping = ""
-    return (
-        f"search {config.name}: {config.num_trials()} trials of {config.arch} on {masked(config.data)} ({kind}: {of});"
-        f" each trains {config.epochs} epoch{'s' * (config.epochs > 1)} at most{stopping}"
-    )
-
-
-def _values(values: Range | Choices) -> str:
-    if isinstance(values, Range):
-        return f"from {values.low:g} to {values.high:g}"
-    return " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values.values)
+    report_search(config, found)
+    return found.trials[0].config
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ from vgg_dist.run_folder.checkpoints import unused_name, whole_checkpoints
 from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.run_folder.digests import DIGESTS, DamagedCheckpoint, check_files
 from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, STATE
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import TrainState, build_state
-from vgg_dist.training.trainer import Worker
 from vgg_dist.weights.checkpoint import read_records, read_weights
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.setup import Node, prepare

@@ -18,7 +18,8 @@ from pipelines.pixels import decode, refusal
 from pipelines.stores.open import open_store
 from pipelines.stores.pictures import Pictures
 from vgg_dist.config import EvalConfig
-from vgg_dist.evaluation.compute import Evaluator, compute, plan_evaluation, predict, view_images
+from vgg_dist.evaluation.compute import Evaluator, compute, plan_evaluation, view_images
+from vgg_dist.evaluation.predict import predict
 from vgg_dist.weights.load import TrainedNet, load_net
 
 SCALE = 32

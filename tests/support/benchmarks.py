@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vgg_dist.benchmark.options import (
-    LoaderBenchmark,
-)
+from vgg_dist.benchmark.options import LoaderBenchmark
+from vgg_dist.config import ScaleRange
 
 
 def write_tree(root: Path, shapes: list[tuple[int, int]], subsampling: str = "4:2:0") -> Path:
@@ -27,5 +26,5 @@ def write_tree(root: Path, shapes: list[tuple[int, int]], subsampling: str = "4:
 
 
 def small(data: Path, **settings: Any) -> LoaderBenchmark:
-    options = LoaderBenchmark(data=str(data), image_size=32, train_scale=(40, 56), batch=3, rounds=2, threads=1)
+    options = LoaderBenchmark(data=str(data), image_size=32, train_scale=ScaleRange(40, 56), batch=3, rounds=2, threads=1)
     return dataclasses.replace(options, **settings)

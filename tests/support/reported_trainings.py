@@ -13,8 +13,8 @@ from pyarrow import fs
 from vgg_dist.config import TrainConfig
 from vgg_dist.run_folder.best import keep_best
 from vgg_dist.run_folder.checkpoints import write_checkpoint
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.stopping import StopAgreement
-from vgg_dist.training.trainer import Worker
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.process import train
 from vgg_dist.worker.reporter import Reporter

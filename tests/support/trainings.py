@@ -12,8 +12,9 @@ from pipelines.loading.preprocessing import Preprocessing
 from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainConfig
 from vgg_dist.models.specs import MODELS
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
-from vgg_dist.training.trainer import Trainer, Worker
+from vgg_dist.training.trainer import Trainer
 
 SMALL = TrainConfig(
     arch="A",
@@ -32,7 +33,9 @@ SMALL = TrainConfig(
 class Run:
     """A trainer with its reports."""
 
-    def __init__(self, config: TrainConfig, worker: Worker, restore: Path | None = None, save_at: Any = None) -> None:
+    def __init__(
+        self, config: TrainConfig, worker: Worker, restore: Path | None = None, save_at: Any = None, objective: Any = None
+    ) -> None:
         self.train, self.val = open_splits(config.data)
         self.classes = self.train.class_names
         self.state = build_state(config, len(self.classes), worker.device)
@@ -54,7 +57,8 @@ class Run:
                 deterministic=config.deterministic,
             )
 
-        self.trainer = Trainer(config, self.state, loader(self.train, False), loader(self.val, True), worker, self.report)
+        loaders = loader(self.train, False), loader(self.val, True)
+        self.trainer = Trainer(config, self.state, *loaders, worker, self.report, objective=objective)
 
     def report(self, metrics: dict[str, float], save: bool) -> None:
         self.reports.append((self.state.step, metrics))

@@ -14,11 +14,13 @@ from support.paths import ROOT
 import cluster.__main__
 from pipelines import prepare
 from vgg_dist.benchmark.options import Benchmark
+from vgg_dist.cli import SUBCOMMANDS
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainConfig, TuneConfig
 from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
+from vgg_dist.runs import RunsConfig
 
-DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
 SETTINGS: dict[str, Any] = {
     "vgg_dist.train": TrainConfig,
     "vgg_dist.tune": TuneConfig,
@@ -26,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "vgg_dist.export": ExportConfig,
     "vgg_dist.reproduce": ReproduceConfig,
     "vgg_dist.report": ReportConfig,
+    "vgg_dist.runs": RunsConfig,
     "vgg_dist.benchmark": Benchmark,
     "cluster": cluster.__main__.Command,
 }
@@ -33,15 +36,19 @@ ANY_RUN = {"NAME"}
 
 
 def command_lines(text: str) -> list[list[str]]:
-    """The words from `python -m` on, of each command in a block of shell or between backquotes."""
-    block = re.compile(r"^```(?:sh)?\n(.*?)^```", re.M | re.S)
-    lines = [line for code in block.findall(text) for line in code.replace("\\\n", " ").splitlines()]
+    """Module and flags of each command in a block of shell or between backquotes, by `python -m` or by `vgg`."""
+    block = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.M | re.S)
+    shell = [code for language, code in block.findall(text) if language in ("", "sh")]
+    lines = [line for code in shell for line in code.replace("\\\n", " ").splitlines()]
     lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", block.sub("", text))]
     found = []
     for line in lines:
         for part in re.sub(r"\s#\s.*", "", line).split("&&"):
-            if match := re.search(r"python -m (.*)", part):
-                found.append(shlex.split(match[1].strip().rstrip("'").replace("EPOCHS", "9")))
+            if match := re.search(r"(?:python -m|^\s*vgg) (.*)", part):
+                words = shlex.split(match[1].strip().rstrip("'").replace("EPOCHS", "9"))
+                if "python -m" not in part and words[0] in SUBCOMMANDS:
+                    words[0] = SUBCOMMANDS[words[0]].module.removesuffix(".__main__")
+                found.append(words)
     return found
 
 
@@ -61,7 +68,7 @@ def parsed(module: str, flags: list[str]) -> Any:
 def test_commands_are_taken_and_what_they_name_is_made_before(document: str) -> None:
     made: set[str] = set(ANY_RUN)
     for module, *flags in command_lines((ROOT / document).read_text()):
-        if module in ("pytest", "venv"):
+        if module in ("pytest", "venv") or module.startswith("-"):  # vgg --help
             continue
         settings = parsed(module, flags)
         if settings is None:
@@ -75,4 +82,4 @@ def test_commands_are_taken_and_what_they_name_is_made_before(document: str) -> 
 
 def test_the_readme_has_them() -> None:
     modules = {module for module, *_ in command_lines((ROOT / "README.md").read_text())}
-    assert modules >= {*SETTINGS, "pipelines.prepare"}
+    assert modules >= {*SETTINGS, "pipelines.prepare"} - {"vgg_dist.runs"}

@@ -19,9 +19,10 @@ from support.networks import build_drawn
 from support.paths import ROOT
 from torch import Tensor, nn
 
-from vgg_dist.export import SUFFIXES, export
+from vgg_dist.export import SUFFIXES
 from vgg_dist.models.specs import MODELS
 from vgg_dist.weights.files import METADATA_KEY
+from vgg_dist.weights.formats import write_net
 from vgg_dist.weights.load import load_net
 from vgg_dist.weights.net import TrainedNet, weights_digest
 
@@ -63,7 +64,7 @@ def logits(net: TrainedNet, images: Tensor) -> Tensor:
 )
 def test_safetensors_hold_all_of_a_net(arch: str, settings: dict[str, Any], tmp_path: Path) -> None:
     net = drawn(arch, **settings)
-    assert export(net, "safetensors", tmp_path / "net.safetensors")[0] == 0
+    assert write_net(net, "safetensors", tmp_path / "net.safetensors")[0] == 0
     again = load_net(str(tmp_path / "net.safetensors"))
     assert again.to_json() == net.to_json()
     assert (again.digest, again.mean, again.train_scale) == (net.digest, net.mean, net.train_scale)
@@ -76,7 +77,7 @@ def test_safetensors_hold_all_of_a_net(arch: str, settings: dict[str, Any], tmp_
 def test_torchvision_takes_the_state_dict(arch: str, name: str, batch_norm: bool, tmp_path: Path) -> None:
     net = drawn(arch, image_size=224, batch_norm=batch_norm)
     output = tmp_path / "net.pth"
-    assert export(net, "torchvision", output)[0] == 0
+    assert write_net(net, "torchvision", output)[0] == 0
     theirs = getattr(torchvision.models, name + ("_bn" if batch_norm else ""))(num_classes=3, init_weights=False)
     theirs.load_state_dict(torch.load(output, weights_only=True), strict=True)
     with torch.inference_mode():
@@ -94,7 +95,7 @@ def test_torchvision_takes_the_state_dict(arch: str, name: str, batch_norm: bool
 def test_a_net_that_torchvision_has_not(arch: str, settings: dict[str, Any], tmp_path: Path) -> None:
     net = drawn(arch, **settings)
     with pytest.raises(ValueError, match=r"^--format torchvision: ours is .*; allowed: A, B, D, E, .* fc for 224 pixels$"):
-        export(net, "torchvision", tmp_path / "net.pth")
+        write_net(net, "torchvision", tmp_path / "net.pth")
     assert not list(tmp_path.iterdir())
 
 
@@ -109,7 +110,7 @@ GRAPH_NETS = pytest.mark.parametrize(
 @pytest.mark.slow
 def test_torch_export_takes_any_batch(arch: str, settings: dict[str, Any], tmp_path: Path) -> None:
     net, output = drawn(arch, **settings), tmp_path / "net.pt2"
-    export(net, "torch-export", output)
+    write_net(net, "torch-export", output)
     extra = {METADATA_KEY: ""}
     model = torch.export.load(output, extra_files=extra).module()
     assert extra[METADATA_KEY] == net.to_json()
@@ -126,7 +127,7 @@ def test_onnx_takes_any_batch(arch: str, settings: dict[str, Any], tmp_path: Pat
     from onnx.reference import ReferenceEvaluator
 
     net, output = drawn(arch, **settings), tmp_path / "net.onnx"
-    export(net, "onnx", output)
+    write_net(net, "onnx", output)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
     onnx.checker.check_model(output, full_check=True)
     metadata = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
@@ -144,7 +145,7 @@ def test_onnx_is_compared_where_its_runtime_has_no_build(tmp_path: Path, monkeyp
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "onnxruntime" else find(name, *rest)
     )
-    export(drawn("A", head="gap"), "onnx", tmp_path / "net.onnx")
+    write_net(drawn("A", head="gap"), "onnx", tmp_path / "net.onnx")
     assert (tmp_path / "net.onnx").stat().st_size > 30e6
 
 
@@ -164,7 +165,7 @@ def test_a_file_that_gives_other_logits_is_not_kept(tmp_path: Path) -> None:
 
     noisy = trained(NoisyInEvaluation(), "lenet5", image_size=32)
     with pytest.raises(ValueError, match=r"^ours: read back, its logits differ by \S+ where the largest is \S+$"):
-        export(noisy, "torch-export", output)
+        write_net(noisy, "torch-export", output)
     assert output.read_bytes() == b"an earlier export"
     assert list(tmp_path.iterdir()) == [output]
 
@@ -183,7 +184,7 @@ def run(*flags: object, before: str = "") -> subprocess.CompletedProcess[str]:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A net as a file that says what it is."""
     file = tmp_path_factory.mktemp("nets") / "net.safetensors"
-    export(drawn("A", head="gap", class_names=["cat", "dog", "owl"]), "safetensors", file)
+    write_net(drawn("A", head="gap", class_names=["cat", "dog", "owl"]), "safetensors", file)
     return file
 
 
@@ -237,7 +238,7 @@ def test_without_the_extra_onnx_is_refused(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name.startswith("onnx") else found(name, *rest)
     )
-    export(drawn("lenet5"), "safetensors", tmp_path / "net.safetensors")
+    write_net(drawn("lenet5"), "safetensors", tmp_path / "net.safetensors")
     done = call("vgg_dist.export", tmp_path / "net.safetensors", "--format", "onnx", "--output", tmp_path / "net.onnx")
     assert done.status == 2
     assert done.stderr == (

@@ -20,7 +20,7 @@ from pipelines.loading.dali_graph import Decoding
 from pipelines.loading.dali_loader import DaliLoader
 from pipelines.loading.epoch_plan import FILLER, Augmentation, EpochPlan, concatenate
 from pipelines.loading.preprocessing import Preprocessing
-from vgg_dist.training.trainer import Worker
+from vgg_dist.training.parallelism import Worker
 
 pytestmark = pytest.mark.gpu
 

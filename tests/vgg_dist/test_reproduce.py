@@ -1,4 +1,4 @@
-"""The programme on a real Ray, to its tables; and its errors."""
+"""The reproduction on a real Ray, to its tables; and its errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.trees import snapshot
 
 from vgg_dist.config import ReproduceConfig
 from vgg_dist.models.build import build_model, macs
-from vgg_dist.reproduction.run_graph import Run, longest_first, programme
+from vgg_dist.reproduction.run_graph import Run, longest_first, paper_runs
 from vgg_dist.run_folder.outcome import write_outcome
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.connection import connect
@@ -78,7 +78,7 @@ def time_taken(runs: Sequence[Run], at_once: int) -> float:
     """How long runs take that each begin, in this order, as soon as there is room and what they start from is there."""
     waiting, running, done, now = list(runs), [], {None}, 0.0
     while waiting or running:
-        for run in [run for run in waiting if run.after in done][: at_once - len(running)]:
+        for run in [run for run in waiting if run.depends_on in done][: at_once - len(running)]:
             waiting.remove(run)
             with torch.device("meta"):
                 model = build_model(run.config.arch, image_size=32)
@@ -92,7 +92,7 @@ def time_taken(runs: Sequence[Run], at_once: int) -> float:
 @pytest.mark.parametrize("from_shallow", [True, False])
 @pytest.mark.parametrize("at_once", [2, 3])
 def test_runs_beside_each_other_do_not_end_with_the_longest_alone(from_shallow: bool, at_once: int) -> None:
-    runs = programme(ReproduceConfig(image_size=32, scales=("36", "48", "36-64"), from_shallow=from_shallow).resolved())
+    runs = paper_runs(ReproduceConfig(image_size=32, scales=("36", "48", "36-64"), from_shallow=from_shallow).resolved())
     ours = longest_first(runs)
     assert sorted(run.name for run in ours) == sorted(run.name for run in runs)
     least = max(time_taken(runs, 1) / at_once, time_taken(runs, len(runs)))  # no order can do it in less
@@ -110,13 +110,13 @@ def test_the_plan_is_printed_without_running(tmp_path: Path, call: Callable[...,
     assert not list(tmp_path.iterdir())
 
 
-def test_other_settings_than_a_runs_own_are_told_before_the_programmes_record_is_touched(
+def test_other_settings_than_a_runs_own_are_told_before_the_record_in_mlflow_is_touched(
     tmp_path: Path, call: Callable[..., Outcome]
 ) -> None:
     config = ReproduceConfig(
         head="linear", image_size=32, name="small", storage_path=str(tmp_path), only=("B",), scales=("36", "48", "36-64")
     ).resolved()
-    write_outcome(programme(config)[0].config, {"metrics": {}, "step": 3, "checkpoint": "gone"})
+    write_outcome(paper_runs(config)[0].config, {"metrics": {}, "step": 3, "checkpoint": "gone"})
     before = snapshot(tmp_path)
     done = call("vgg_dist.reproduce", *SMALL, "--storage-path", tmp_path, "--seed", 3)
     assert done.status == 2

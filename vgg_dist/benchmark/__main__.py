@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import sys
+
 import tyro
 
 import vgg_dist.benchmark
-from pipelines.cli import fail, one_line_errors
+from pipelines.cli import run_command
 from pipelines.signals import stoppable
 from vgg_dist.benchmark.options import Benchmark, CheckpointBenchmark, EvaluationBenchmark, LoaderBenchmark, StepBenchmark
 from vgg_dist.config.suggestions import suggestions
 
 
-def main() -> None:
+def main(prog: str = "python -m vgg_dist.benchmark") -> None:
     """Runs the chosen benchmark. A user's mistake gives one line on stderr and exit status 2."""
-    with one_line_errors("vgg_dist.benchmark", suggestions(Benchmark)):
-        options = tyro.cli(Benchmark, prog="python -m vgg_dist.benchmark", description=vgg_dist.benchmark.__doc__)
-    try:
-        with stoppable("vgg_dist.benchmark"):
-            run(options)
-    except ValueError as error:
-        fail("vgg_dist.benchmark", error)
+    status = run_command(
+        prog,
+        lambda: tyro.cli(Benchmark, prog=prog, description=vgg_dist.benchmark.__doc__),
+        run,
+        improve=suggestions(Benchmark),
+        stopping=stoppable,
+        errors=(ValueError,),
+    )
+    sys.exit(status)
 
 
 def run(options: Benchmark) -> None:

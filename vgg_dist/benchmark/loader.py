@@ -116,8 +116,9 @@ def in_turn(names: list[str], rounds: int) -> Iterator[str]:
 def plan_work(options: LoaderBenchmark) -> Work:
     """The first images of an epoch of the training that `options` describe. Raises ValueError for unreadable data."""
     store = open_store(options.data, "train")
-    scale = (options.train_scale[0], options.train_scale[-1])
-    samples = EpochPlan(len(store), seed=0, epoch=0, augmentation=Augmentation(scale)).samples[: options.images]
+    samples = EpochPlan(len(store), seed=0, epoch=0, augmentation=Augmentation(options.train_scale.ends)).samples[
+        : options.images
+    ]
     spec = MODELS["E"]
     preprocessing = Preprocessing(options.image_size, spec.pixel_mean, spec.pixel_std)
     device = torch.device(options.device)
@@ -144,11 +145,10 @@ def report(options: LoaderBenchmark, figures: Figures) -> str:
         pixels = [f"{figure[key]:.3f}" if key in figure else "" for key in ("difference_mean", "difference_worst")]
         rows.append([name, *spread(rates), f"{paired_ratio(figures[OURS]['images_per_second'], rates):.2f}", *pixels])
     headings = ["", "images/s", "min", "max", "speedup of ours", "pixel difference", "worst image"]
-    low, high = options.train_scale[0], options.train_scale[-1]
     return "\n".join(
         [
             table(headings, rows),
-            f"Median of {options.rounds} alternating rounds; S in [{low}, {high}], crops of {options.image_size} px, "
+            f"Median of {options.rounds} alternating rounds; S {options.train_scale}, crops of {options.image_size} px, "
             f"batches of {options.batch}, {options.threads} threads on as many CPU cores, decoding on {options.device}, "
             "files in the page cache.",
             "Pixels: mean absolute difference from torchvision's resize-then-crop, on the 0-255 scale.",

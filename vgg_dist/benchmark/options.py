@@ -10,7 +10,8 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
-from vgg_dist.config import Arch, TrainConfig, at_least, flag
+from vgg_dist.config import Arch, ScaleRange, TrainConfig, at_least, flag
+from vgg_dist.config.scale_range import ScaleFlag
 from vgg_dist.models.specs import MODELS
 
 Device = Literal["cpu", "cuda"]
@@ -33,8 +34,8 @@ class LoaderBenchmark:
     """Decoding threads (or worker processes of a DataLoader); the benchmark is limited to as many CPU cores."""
     image_size: int = 224
     """Side of the crops, px."""
-    train_scale: tuple[int, ...] = (256, 512)
-    """Smallest side S after rescaling: one number, or two to draw from [S_min, S_max]."""
+    train_scale: ScaleFlag = field(default=ScaleRange(256, 512))
+    """Training scale S: the smaller side of an image after resizing, in pixels: 256, or a range such as 256-512."""
     batch: int = 64
     """Images per batch."""
     images: int = 1000
@@ -53,10 +54,8 @@ class LoaderBenchmark:
         """Raises ValueError, one line that names the flag, for an invalid setting."""
         for name in ("threads", "batch", "images", "rounds", "image_size"):
             at_least(name, getattr(self, name), 1)
-        if len(self.train_scale) not in (1, 2):
-            raise ValueError(f"--train-scale takes one or two numbers, not {len(self.train_scale)}")
-        at_least("train_scale", self.train_scale[0], self.image_size, ", the crop's size")
-        at_least("train_scale", self.train_scale[-1], self.train_scale[0], ", S_min")
+        at_least("train_scale", self.train_scale.low, self.image_size, "the crop's size")
+        at_least("train_scale", self.train_scale.high, self.train_scale.low, "S_min")
         check_output(self.json)
 
     def peer_names(self) -> list[PeerName]:

@@ -27,8 +27,9 @@ from vgg_dist.benchmark.report import describe_machine, machine_line, paired_rat
 from vgg_dist.config import Arch
 from vgg_dist.models.precision import Precision, autocast_dtype, matmul_peak
 from vgg_dist.models.specs import MODELS
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
-from vgg_dist.training.trainer import Report, Trainer, Worker
+from vgg_dist.training.trainer import Report, Trainer
 
 NUM_CLASSES = 1000
 
@@ -145,7 +146,7 @@ def measure(options: StepBenchmark, arch: Arch, precision: Precision, device: to
         plain = PlainLoop(arch, options.batch_norm, autocast_dtype(precision, device), *batch)
     watch = Stopwatch(options, device, plain)
     training = trainer(options, arch, precision, batch, watch)
-    flops = training.flops
+    flops = training.throughput.flops_per_image
     training.run()
     figure: dict[str, Any] = {
         "arch": arch,

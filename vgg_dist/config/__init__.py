@@ -4,10 +4,11 @@ Defaults are the paper's recipe (section 3). `resolved()` fills in what follows 
 that can be checked without data or a cluster; errors name the flag.
 """
 
-from vgg_dist.config.base import Config, at_least, check_checkpoint, check_name, data_location, flag, parse_scale, scale_word
+from vgg_dist.config.base import Config, at_least, check_checkpoint, check_name, data_location, flag
 from vgg_dist.config.evaluate import EvalConfig
 from vgg_dist.config.reproduce import PaperArch, ReproduceConfig
 from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
+from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train import Arch, TrainConfig
 from vgg_dist.config.tune import Choices, Range, TuneConfig
 from vgg_dist.errors import TrainingError
@@ -20,6 +21,7 @@ __all__ = [
     "PaperArch",
     "Range",
     "ReproduceConfig",
+    "ScaleRange",
     "TrainConfig",
     "TrainingError",
     "TuneConfig",
@@ -30,7 +32,5 @@ __all__ = [
     "data_location",
     "describe_changes",
     "flag",
-    "parse_scale",
     "refuse_changes",
-    "scale_word",
 ]

@@ -11,6 +11,7 @@ from typing import Any, Self
 from pipelines.paths import absolute, is_remote, last_part, parent
 from pipelines.secrets import MASK, masked
 from pipelines.stores.quarantine import find_list
+from vgg_dist.config.scale_range import ScaleRange
 
 
 class Config:
@@ -21,13 +22,16 @@ class Config:
 
         With `secrets` they are in it, for the processes that need them.
         """
-        values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        values = {field.name: _json_value(getattr(self, field.name)) for field in fields}
         return values if secrets else masked(values)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_dict`, also after JSON made lists of the tuples; what was masked stays so."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if isinstance(scale := fields.get("train_scale"), tuple):
+            fields["train_scale"] = ScaleRange.of(scale)
         return cls(**fields)
 
     def refuse_masked(self) -> None:
@@ -36,6 +40,11 @@ class Config:
             for text in value if isinstance(value, tuple) else (value,):
                 if isinstance(text, str) and "://" in text and MASK in text:
                     raise ValueError(f"{flag(field)} {masked(text)}: {MASK} stands for a secret that is not kept; give it")
+
+
+def _json_value(value: Any) -> Any:
+    """A field's value as JSON holds it: a scale is its two numbers, as in the files of earlier versions."""
+    return value.ends if isinstance(value, ScaleRange) else value
 
 
 def at_least(field: str, value: float | None, least: float, what: str = "") -> None:
@@ -116,19 +125,6 @@ def quarantine_list(data: str | None, quarantine: str | None) -> str | None:
     if quarantine is not None:
         return absolute(quarantine)
     return None if data is None else find_list(data_location(data), None)
-
-
-def parse_scale(text: str, flag: str) -> tuple[int, int]:
-    """S as written in a word: 256, or 256-512 for a range. ValueError, one line that begins with `flag`."""
-    parts = text.split("-")
-    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
-        raise ValueError(f"{flag} {text}: must be a number of pixels, such as 256, or a range, such as 256-512")
-    return int(parts[0]), int(parts[-1])
-
-
-def scale_word(scale: tuple[int, ...]) -> str:
-    """The inverse of `parse_scale`."""
-    return str(scale[0]) if scale[0] == scale[-1] else f"{scale[0]}-{scale[-1]}"
 
 
 def flag(field: str) -> str:

@@ -14,6 +14,7 @@ from pipelines.paths import absolute
 from pipelines.secrets import MASK
 from vgg_dist.config.base import flag
 from vgg_dist.config.resume import MUST_STAY, refuse_changes, value_text
+from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train import TrainConfig
 
 THE_NET = "arch", "batch_norm", "head", "image_size"
@@ -88,6 +89,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in kinds
     if get_origin(hint) is tuple:
         return isinstance(value, list) and all(_fits(item, kinds[0]) for item in value)
+    if hint is ScaleRange:
+        return isinstance(value, list) and len(value) in (1, 2) and all(type(item) is int for item in value)
     if hint is float:
         return type(value) in (int, float)
     return type(value) is hint

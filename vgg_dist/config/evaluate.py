@@ -11,6 +11,7 @@ import tyro
 from pipelines.paths import absolute
 from pipelines.pixels import MAX_PIXELS
 from vgg_dist.config.base import LAST, Config, at_least, check_checkpoint, check_name, data_location, quarantine_list
+from vgg_dist.config.scale_range import OptionalScaleFlag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,9 @@ class EvalConfig(Config):
     class_names: str | None = None
     """File with the classes of weights that carry none, one a line in the order of its outputs. Needed where
     the classes of the data are neither the numbers from 0 nor ImageNet's WordNet ids, of which the order is known."""
-    train_scale: tuple[int, ...] | None = None  # S
-    """The S that weights were trained at which do not say it; it decides the test scales and the row of the tables."""
+    train_scale: OptionalScaleFlag = None
+    """Training scale of weights that do not record it, such as 256 or 256-512. It decides the test scales, and the row of
+    the tables that the net is in."""
 
     data: str | None = None
     """Folder (or URL) as for training, of which val/ is taken; or a folder of images. Default: that of the first run."""
@@ -84,10 +86,8 @@ class EvalConfig(Config):
             if (value := getattr(self, field)) is not None:
                 at_least(field, value, 1)
         if self.train_scale is not None:
-            if len(self.train_scale) not in (1, 2):
-                raise ValueError(f"--train-scale takes one or two numbers, not {len(self.train_scale)}")
-            at_least("train_scale", self.train_scale[0], 1)
-            at_least("train_scale", self.train_scale[-1], self.train_scale[0], "S_min")
+            at_least("train_scale", self.train_scale.low, 1)
+            at_least("train_scale", self.train_scale.high, self.train_scale.low, "S_min")
         for scale in self.test_scales or ():
             at_least("test_scales", scale, 1)
         if not self.views:

@@ -10,7 +10,8 @@ from typing import Literal
 import tyro
 
 from pipelines.paths import absolute, join
-from vgg_dist.config.base import at_least, check_name, data_location, parse_scale, quarantine_list, scale_word
+from vgg_dist.config.base import at_least, check_name, data_location, quarantine_list
+from vgg_dist.config.scale_range import OptionalScaleFlag, ScaleRange
 from vgg_dist.config.train import TrainConfig
 from vgg_dist.config.tune import PAPER_SCALES
 from vgg_dist.models.specs import MODELS
@@ -26,7 +27,7 @@ class ReproduceConfig(TrainConfig):
     """
 
     arch: tyro.conf.Suppress[PaperArch] = "A"
-    train_scale: tyro.conf.Suppress[tuple[int, ...] | None] = None
+    train_scale: tyro.conf.Suppress[OptionalScaleFlag] = None
     init_from: tyro.conf.Suppress[str | None] = None
 
     plan: bool = False
@@ -35,7 +36,7 @@ class ReproduceConfig(TrainConfig):
     """Only these configurations, and those that they start from."""
     upto: Literal["table3", "table4", "table5", "table6"] = "table6"
     """The last table that is wanted: one test scale, several, multi-crop too, nets fused."""
-    scales: tuple[str, str, str] | None = None  # S
+    scales: tuple[str, str, str] | None = None
     """The two fixed train scales and the jittered one. Default: 256 384 256-512, as image size / 224."""
     from_shallow: bool = True
     """B to E begin with the layers of A, as in the paper; otherwise as --init says."""
@@ -45,7 +46,7 @@ class ReproduceConfig(TrainConfig):
     def resolved(self) -> ReproduceConfig:
         """With absolute paths and the default scales. ValueError, one line that names the flag, for what cannot be."""
         size = (self.image_size or MODELS["A"].image_size) / 224
-        first, second, jittered = (scale_word((round(a * size), round(b * size))) for a, b in PAPER_SCALES)
+        first, second, jittered = (str(scale.scaled(size)) for scale in PAPER_SCALES)
         scales = self.scales or (first, second, jittered)
         if not self.epochs_scale > 0:
             raise ValueError(f"--epochs-scale {self.epochs_scale}: must be more than 0")
@@ -62,7 +63,7 @@ class ReproduceConfig(TrainConfig):
         )
         check_name(config.name or "", config.storage_path)
         for word in scales:
-            parse_scale(word, "--scales")
+            ScaleRange.parse(word, "--scales")
         return config
 
     @property
@@ -75,7 +76,7 @@ class ReproduceConfig(TrainConfig):
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)}
         settings |= {
             "arch": arch,
-            "train_scale": parse_scale(scale, "--scales"),
+            "train_scale": ScaleRange.parse(scale, "--scales"),
             "init_from": None if init_from is None else join(self.folder, init_from),
             "lr": lr,
             "name": f"{arch}-{scale}",

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipelines.secrets import masked
 from vgg_dist.config.base import flag, origin_name
+from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train import TrainConfig
 
 PLACE = frozenset({"name", "storage_path"})
@@ -62,12 +63,13 @@ def changed_settings(before: Mapping[str, Any], config: TrainConfig) -> Changes:
     Secrets in URLs may differ: checkpoints have none, and the values returned have none.
     """
     found: Changes = {}
-    for field in config.to_dict():
+    for field, value in config.to_dict().items():
         old: Any = masked(before.get(field))
-        new: Any = masked(getattr(config, field))
+        new: Any = masked(value)
         if field not in before or field in PLACE or (field in FOUND_OUT and (old is None or new is None)):
             continue
-        old = tuple(old) if isinstance(old, list) else old
+        if field == "train_scale":
+            old, new = _scale_text(old), _scale_text(new)
         same = _last_part(old) == _last_part(new) if field == "init_from" else old == new or str(old) == str(new)
         if not same:
             found[field] = old, new
@@ -96,6 +98,11 @@ def value_text(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return str(masked(" ".join(map(str, value)) if isinstance(value, tuple) else str(value)))
+
+
+def _scale_text(value: Any) -> Any:
+    """Such as 256-512, from a scale or from JSON's one or two numbers."""
+    return str(ScaleRange.of(value)) if isinstance(value, (list, tuple)) else value if value is None else str(value)
 
 
 def _last_part(location: str | None) -> str | None:

@@ -88,7 +88,7 @@ def suggestions(settings: Any) -> Callable[[str], str]:
 
 
 def _improved(message: str, known: Sequence[str], switches: Sequence[str]) -> str:
-    message = MARKUP.sub("", message)
+    message = re.sub(r"^Error parsing (--\S+): (?=\1 )", "", MARKUP.sub("", message))
     if found := re.match(r"Unrecognized options: (.*)", message):
         hints = [_hint_for_flag(word, known, switches) for word in found[1].split(", ")]
         return "; ".join([message, *dict.fromkeys(hint for hint in hints if hint)])

@@ -12,6 +12,7 @@ from pipelines.paths import absolute
 from pipelines.pixels import MAX_PIXELS
 from pipelines.secrets import masked
 from vgg_dist.config.base import Config, Interval, at_least, check_name, data_location, flag, quarantine_list
+from vgg_dist.config.scale_range import OptionalScaleFlag, ScaleRange
 from vgg_dist.models.specs import MODELS
 
 Arch = Literal["A", "A-LRN", "B", "B-5x5", "C", "D", "E", "lenet5", "alexnet", "zfnet"]
@@ -34,10 +35,11 @@ class TrainConfig(Config):
     """Folder (or URL) with train/ and val/ class folders or shards, or "synthetic[:train=N,val=N,size=PX,seed=N]"."""
     image_size: int | None = None
     """Side of the net's square input in pixels. Default: the architecture's (224 for VGG)."""
-    train_scale: tuple[int, ...] | None = None  # S
-    """Smallest side S after rescaling: one number, or two to draw from [S_min, S_max]. Default: 256/224 image sizes."""
-    val_scale: int | None = None  # Q
-    """Smallest side Q in validation. Default: S, or the middle of its range."""
+    train_scale: OptionalScaleFlag = None
+    """Training scale S: the smaller side of an image after resizing, in pixels, such as 256; or a range, such as 256-512,
+    from which it is drawn for each image. Default: 256/224 of the image size."""
+    val_scale: int | None = None
+    """Validation scale Q: the smaller side of an image after resizing, in pixels. Default: S, or the middle of its range."""
     pad: int = 0
     """Black border in pixels added after rescaling, before the random crop (CIFAR's "pad 4")."""
     flip: bool = True
@@ -114,14 +116,12 @@ class TrainConfig(Config):
         """With every default filled in. ValueError, one line that names the flag, for what cannot be."""
         spec = MODELS[self.arch]
         image_size = spec.image_size if self.image_size is None else self.image_size
-        if self.train_scale is not None and len(self.train_scale) not in (1, 2):
-            raise ValueError(f"--train-scale takes one or two numbers, not {len(self.train_scale)}")
-        scale = self.train_scale or (round(image_size * 256 / 224),)
+        scale = self.train_scale or ScaleRange(256, 256).scaled(image_size / 224)
         config = dataclasses.replace(
             self,
             image_size=image_size,
-            train_scale=(scale[0], scale[-1]),
-            val_scale=self.val_scale or (scale[0] + scale[-1]) // 2,
+            train_scale=scale,
+            val_scale=self.val_scale or scale.middle,
             name=f"{self.arch.lower()}-{time.strftime('%Y%m%d-%H%M%S')}" if self.name is None else self.name,
             storage_path=absolute(self.storage_path),
             data=data_location(self.data),
@@ -153,10 +153,11 @@ class TrainConfig(Config):
 
     def _check(self) -> None:
         assert self.train_scale is not None
-        low, high = self.train_scale
         at_least("image_size", self.image_size, MODELS[self.arch].min_image_size, f"the least for {self.arch}")
-        at_least("train_scale", low, (self.image_size or 0) - 2 * self.pad, "the crop's size, less the padding")
-        at_least("train_scale", high, low, "S_min")
+        at_least(
+            "train_scale", self.train_scale.low, (self.image_size or 0) - 2 * self.pad, "the crop's size, less the padding"
+        )
+        at_least("train_scale", self.train_scale.high, self.train_scale.low, "S_min")
         at_least("val_scale", self.val_scale, self.image_size or 0, "the crop's size")
         for field in ("epochs", "global_batch", "patience", "max_pixels"):
             at_least(field, getattr(self, field), 1)

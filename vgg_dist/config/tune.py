@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.paths import absolute, join
-from vgg_dist.config.base import at_least, check_name, data_location, flag, parse_scale, quarantine_list, scale_word
+from vgg_dist.config.base import at_least, check_name, data_location, flag, quarantine_list
+from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train import TrainConfig
 from vgg_dist.models.specs import MODELS
 
-PAPER_SCALES = (256, 256), (384, 384), (256, 512)  # at 224 pixels
+PAPER_SCALES = ScaleRange(256, 256), ScaleRange(384, 384), ScaleRange(256, 512)  # at 224 pixels
 LETTERS = {"lr": "lr", "train_scale": "S", "weight_decay": "wd", "dropout": "dropout", "init": ""}
 """What a searched setting is called in the name of a trial."""
 
@@ -44,7 +45,7 @@ class TuneConfig(TrainConfig):
 
     search_lr: tuple[float, ...] = (1e-3, 1e-1)
     """Learning rates (a range is searched in its logarithm)."""
-    search_train_scale: tuple[str, ...] | None = None  # S
+    search_train_scale: tuple[str, ...] | None = None
     """Train scales: words like 256, or 256-512 for a range to jitter in. Default: 256 384 256-512, as image size / 224."""
     search_weight_decay: tuple[float, ...] = ()
     """Weight decays (a range is searched in its logarithm)."""
@@ -72,7 +73,7 @@ class TuneConfig(TrainConfig):
         if scales is None:
             size = (self.image_size or MODELS[self.arch].image_size) / 224
             fixed = self.train_scale is not None
-            scales = () if fixed else tuple(scale_word((round(a * size), round(b * size))) for a, b in PAPER_SCALES)
+            scales = () if fixed else tuple(str(scale.scaled(size)) for scale in PAPER_SCALES)
         config = dataclasses.replace(
             self,
             search_train_scale=scales,
@@ -116,7 +117,7 @@ class TuneConfig(TrainConfig):
         """The training of a trial, resolved; it is named by what differs, and its number."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)} | values
         if "train_scale" in values:
-            settings["train_scale"] = parse_scale(values["train_scale"], flag("search_train_scale"))
+            settings["train_scale"] = ScaleRange.parse(values["train_scale"], flag("search_train_scale"))
         named = [LETTERS[field] + (f"{v:.3g}" if isinstance(v, float) else str(v)) for field, v in values.items()]
         settings["name"] = "_".join([*named, f"{number:05}"])
         settings["storage_path"] = self.folder

@@ -1,1 +1,1 @@
-"""Evaluation as the paper does it (section 3.2): views of an image, posteriors, and who computes them."""
+"""Evaluation as in the paper (section 3.2): views of an image, their posteriors, and the workers that compute them."""

@@ -1,8 +1,8 @@
-"""An evaluation: which nets, which images, what is to be computed, and who computes it (paper, section 3.2).
+"""Computes the posteriors of an evaluation (paper, section 3.2).
 
-`plan_evaluation` opens nets and images and lists the posteriors that are wanted; `compute` has the missing parts computed,
-in this process or by Ray workers, each part of which is PART images of one net at one scale in one view. Tables are means
-over what is then on storage.
+`plan_evaluation` opens nets and images and lists the posteriors to have: one set for each net, view and scale. `compute`
+computes the parts that are not on storage yet, in this process or by Ray workers. A part is PART images of one net in one
+view at one scale.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is evaluated. `files`: for each net, (view, Q) -> its posteriors."""
+    """The nets, the images, and for each net the files of its posteriors, by view and Q."""
 
     folder: str
     nets: list[TrainedNet]
@@ -51,11 +51,11 @@ class Evaluation:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(n,) indices into the nets' classes; UNLABELLED where the class is not known."""
+        """(n,) indices into the nets' classes; -1 where the class is not known."""
         return np.array(self.images.labels, np.int64)
 
     def tasks(self) -> list[Task]:
-        """What is still to be computed. ValueError, one line, where the folder holds something else."""
+        """The parts still to be computed. ValueError, one line, where the folder holds another evaluation."""
         self.images.keep(self.folder)
         return [
             Task(number, files, part)
@@ -65,17 +65,18 @@ class Evaluation:
         ]
 
     def reader(self, net: int) -> Callable[[AnyView, int], NDArray[np.float32]]:
-        """(view, Q) -> the posteriors of a net."""
+        """A function of view and Q that reads the posteriors of a net, (n, num_classes)."""
         return lambda view, scale: self.files[net][view, scale].read()
 
 
-Wanted = Callable[[TrainedNet, AnyView, int], bool]
+ViewFilter = Callable[[TrainedNet, AnyView, int], bool]
+"""Whether to compute the posteriors of a net in a view at a scale Q."""
 
 
-def plan_evaluation(config: EvalConfig, wanted: Wanted | None = None) -> Evaluation:
-    """Opens nets and images; nothing is written. `wanted` may leave out posteriors of a net at a view and a scale.
+def plan_evaluation(config: EvalConfig, only: ViewFilter | None = None) -> Evaluation:
+    """Opens nets and images, and lists the posteriors to have: all for which `only`, if given, is true. Writes nothing.
 
-    ValueError, one line, for whatever does not fit.
+    ValueError, one line, where nets, images and flags do not fit together.
     """
     nets = open_nets(config)
     store, class_names = open_images(config, nets)
@@ -83,7 +84,7 @@ def plan_evaluation(config: EvalConfig, wanted: Wanted | None = None) -> Evaluat
     folder = join(config.storage_path, config.name)
     files: list[dict[tuple[AnyView, int], PosteriorFiles]] = []
     for net in nets:
-        # bf16 or not is decided where it is computed, by the hardware; what was asked for is what has to agree.
+        # --precision as given: what "auto" becomes depends on the hardware of each worker.
         settings = {
             "precision": config.precision,
             "image_size": net.image_size,
@@ -98,14 +99,14 @@ def plan_evaluation(config: EvalConfig, wanted: Wanted | None = None) -> Evaluat
                 )
                 for scale in test_scales(config, net)
                 for view in config.views
-                if wanted is None or wanted(net, view, scale)
+                if only is None or only(net, view, scale)
             }
         )
     return Evaluation(folder, nets, store, images, files)
 
 
 class Evaluator:
-    """Computes parts; holds the images, and the net that it was last asked for."""
+    """Computes parts, in this process or as a Ray actor. Keeps the net of the last part loaded."""
 
     def __init__(self, config: EvalConfig, store: SampleStore) -> None:
         self.config = config
@@ -114,12 +115,12 @@ class Evaluator:
         self.net: tuple[int, Viewer, WholeImages] | None = None
 
     def compute(self, task: Task) -> int:
-        """Writes a part; returns how many images it has. OSError for an image that cannot be decoded."""
+        """Computes and writes a part; returns its number of images. OSError for an image that cannot be decoded."""
         if self.net is None or self.net[0] != task.net:
-            self.net = None  # before the next one is there
+            self.net = None  # frees its memory before the next net is loaded
             net = open_net(self.config, self.config.nets[task.net])
             if net.digest != task.files.manifest.net_digest:
-                raise ValueError(f"{net.name}: was trained on meanwhile, and is not the net that the evaluation began with")
+                raise ValueError(f"{net.name}: its weights changed during the evaluation; start the command again")
             self.net = task.net, *self.prepare(net)
         _, viewer, whole = self.net
         manifest, indices = task.files.manifest, task.files.indices(task.part)
@@ -127,7 +128,7 @@ class Evaluator:
         return len(indices)
 
     def prepare(self, net: TrainedNet) -> tuple[Viewer, WholeImages]:
-        """The net on the device, and the images as it takes them."""
+        """The net on the device, and a reader of the images with its preprocessing."""
         size, micro_batch = net.image_size, self.config.micro_batch
         precision = resolve_precision(self.config.precision, self.device)
         apply_precision(precision)
@@ -158,11 +159,11 @@ def view_images(
 
 
 def compute(evaluation: Evaluation, config: EvalConfig) -> None:
-    """Computes what is missing. ValueError or OSError, one line, for what stops it; what was computed stays."""
+    """Computes the missing parts. ValueError or OSError, one line, for what stops it; the parts written so far are kept."""
     tasks = evaluation.tasks()
-    wanted = sum(len(of_net) for of_net in evaluation.files) * len(evaluation.store)
+    total = sum(len(of_net) for of_net in evaluation.files) * len(evaluation.store)
     missing = sum(len(task.files.indices(task.part)) for task in tasks)
-    with Progress(total=wanted, initial=wanted - missing, desc="evaluating", unit="image", smoothing=0.05) as progress:
+    with Progress(total=total, initial=total - missing, desc="evaluating", unit="image", smoothing=0.05) as progress:
         for count in _computed(tasks, evaluation, config):
             progress.update(count)
 
@@ -206,16 +207,3 @@ def _on_cluster(tasks: list[Task], store: SampleStore, config: EvalConfig) -> It
         raise
     except ray.exceptions.RayError as error:
         raise ValueError(describe_loss(error, "a worker", f"--name {config.name}")) from None
-
-
-def predict(config: EvalConfig, store: SampleStore) -> NDArray[np.float32]:
-    """Posteriors (n, num_classes) of the pictures in `store`: the mean over nets, views and one scale each."""
-    evaluator = Evaluator(config, store)
-    indices, parts = np.arange(len(store)), []
-    for location in config.nets:
-        net = open_net(config, location)
-        viewer, whole = evaluator.prepare(net)
-        scales = test_scales(config, net)
-        for scale in scales if config.test_scales is not None else [scales[len(scales) // 2]]:
-            parts += [view_images(viewer, whole, view, scale, indices) for view in config.views]
-    return np.mean(parts, axis=0)

@@ -1,4 +1,4 @@
-"""Text files with one entry a line, as editors of all systems leave them: class names, labels."""
+"""Text files with one entry a line, such as class names or labels, in any Unicode encoding and with any line ends."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MARKS = {
 
 
 def read_lines(flag: str, file: str) -> list[str]:
-    """The lines of a file in any Unicode encoding, without line ends, outer blanks and the empty lines at its end.
+    """The lines of a file, without line ends, surrounding blanks and the empty lines at its end.
 
-    `flag`: what named the file. ValueError, one line, for a file that cannot be read, is no Unicode text, holds nothing,
-    or has an empty line between others (which would leave an entry without its place).
+    `flag`: the flag that named the file, for messages. ValueError, one line, for a file that cannot be read, is not Unicode
+    text, is empty, or has an empty line between others, as the position of a line counts.
     """
     try:
         content = Path(file).read_bytes()
@@ -45,15 +45,15 @@ def _decoded(where: str, content: bytes) -> str:
         text = content[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
         line = content[len(mark) :][: error.start].decode(encoding, "replace").count("\n") + 1
-        raise ValueError(f"{where}, line {line}: is no {encoding.upper()} text; save the file as UTF-8") from error
+        raise ValueError(f"{where}, line {line}: is not {encoding.upper()} text; save the file as UTF-8") from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise ValueError(f"{where}, line {line}: holds a zero byte, so this is no text; save the file as UTF-8")
+        raise ValueError(f"{where}, line {line}: holds a zero byte, so it is not text; save the file as UTF-8")
     return text
 
 
 def _without_mark(content: bytes) -> str:
-    """The encoding of a text without byte-order mark: zero bytes beside its first character tell."""
+    """The encoding of a text without byte-order mark, by the zero bytes around its first character."""
     zero = [byte == 0 for byte in content[:4]]
     if zero == [False, True, True, True]:
         return "utf-32-le"
@@ -65,14 +65,14 @@ def _without_mark(content: bytes) -> str:
 
 
 class ClassNumbers:
-    """Class names and their places. A name is found in composed and in decomposed form: file systems differ in that."""
+    """Class names and their positions. Names are found in composed and decomposed Unicode form, as file systems differ."""
 
     def __init__(self, names: Iterable[str]) -> None:
         places = {name: place for place, name in enumerate(names)}
         self._places: Mapping[str, int] = {_composed(name): place for name, place in places.items()} | places
 
     def get(self, name: str) -> int | None:
-        """The place of a name; None if it is not among them."""
+        """The position of a name; None if it is not in the list."""
         return self._places.get(name, self._places.get(_composed(name)))
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation is of: the nets, the images, and whether they go together."""
+"""Opens the nets and the images of an evaluation, and checks that they fit together."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from vgg_dist.weights.net import TrainedNet
 
 
 def open_nets(config: EvalConfig) -> list[TrainedNet]:
-    """The nets, their weights left out, with the same classes. ValueError, one line, where they do not go together."""
+    """The nets, without their weights. ValueError, one line, where they do not have the same classes in the same order."""
     nets = []
     for location in Progress(config.nets, "reading weights", unit="net"):
         nets.append(open_net(config, location))
-        nets[-1].model.to("meta")  # frees its memory: who computes opens one net at a time
+        nets[-1].model.to("meta")  # frees its memory; nets are opened again one at a time to compute
     for number, net in enumerate(nets[1:], start=1):
         if any(net.digest == earlier.digest for earlier in nets[:number]):
             raise ValueError(f"{net.name} is given twice: {config.nets[number]} has the weights of an earlier net")
@@ -58,7 +58,10 @@ def open_nets(config: EvalConfig) -> list[TrainedNet]:
 
 
 def open_net(config: EvalConfig, location: str) -> TrainedNet:
-    """One net, with what the flags say of weights that do not say it themselves. ValueError, one line, if that is wrong."""
+    """One net; where its weights do not record class names or train scale, those of the flags.
+
+    ValueError, one line, for flags that do not fit the net.
+    """
     net = load_net(location, config.weights_format, config.checkpoint)
     if config.class_names is not None:
         names = read_class_names(config.class_names)
@@ -67,15 +70,15 @@ def open_net(config: EvalConfig, location: str) -> TrainedNet:
                 f"--class-names {config.class_names}: {len(names)} names, {net.name} has {net.num_classes} classes"
             )
         if net.class_names not in (None, names):
-            raise ValueError(f"--class-names {config.class_names}: {net.name} has class names of its own, and other ones")
+            raise ValueError(f"--class-names {config.class_names}: {net.name} records other class names itself")
         net = replace(net, class_names=names)
     if config.train_scale is not None and net.train_scale is None:
-        net = replace(net, train_scale=(config.train_scale[0], config.train_scale[-1]))
+        net = replace(net, train_scale=config.train_scale.ends)
     return net
 
 
 def read_class_names(file: str) -> list[str]:
-    """The names in --class-names, in the order of the outputs. ValueError, one line, also for a name that is there twice."""
+    """The names in --class-names, in the order of the outputs. ValueError, one line, also for a name given twice."""
     names = read_lines("--class-names", file)
     for line, name in enumerate(names, start=1):
         if (earlier := names.index(name) + 1) != line:
@@ -88,10 +91,10 @@ IMAGENET_CLASSES = 1000
 
 
 def output_order(net: TrainedNet, names: Sequence[str]) -> list[str]:
-    """`names`, the classes that a net without names of its own is to know, in the order of its outputs.
+    """`names`, the data's classes, in the order of the outputs of a net that records no class names.
 
-    Known are the numbers from 0 (output k is class k) and ImageNet's thousand WordNet ids (sorted, as all nets for it have
-    them). ValueError, one line that asks for --class-names, for others: the order is then whatever their training took.
+    The order is known for the numbers from 0 (output k is class k) and for ImageNet's thousand WordNet ids (sorted, as in
+    all nets trained on it). ValueError, one line that asks for --class-names, for other names.
     """
     if len(names) == net.num_classes:
         numbers = {int(name): name for name in names if name.isascii() and name.isdecimal()}
@@ -102,7 +105,7 @@ def output_order(net: TrainedNet, names: Sequence[str]) -> list[str]:
     raise ValueError(
         f"{net.name} does not say which of its {net.num_classes} outputs is which class, and the {len(names)} classes"
         f" ({_some(names)}) are neither the numbers from 0 nor ImageNet's WordNet ids, whose order is known:"
-        " --class-names FILE says it, one class a line in the order of the outputs"
+        " give --class-names FILE, with one class a line in the order of the outputs"
     )
 
 
@@ -111,7 +114,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def test_scales(config: EvalConfig, net: TrainedNet) -> tuple[int, ...]:
-    """All Q for a net: as asked, else the paper's for tables 3 and 4. ValueError for one smaller than a crop."""
+    """The test scales Q of a net: --test-scales, else the paper's for Tables 3 and 4. ValueError for one below its input."""
     if config.test_scales is not None:
         scales = config.test_scales
     elif net.train_scale is None:
@@ -124,11 +127,11 @@ def test_scales(config: EvalConfig, net: TrainedNet) -> tuple[int, ...]:
 
 
 def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleStore, list[str]]:
-    """The images, labels being indices into the class names, which are the nets'. ValueError, one line."""
+    """The images, and the nets' class names, which the images' labels are indices into. ValueError, one line."""
     names = next((net.class_names for net in nets if net.class_names is not None), None)
     data = config.data or next((net.data for net in nets if net.data is not None), None)
     if data is None:
-        raise ValueError("--data: is needed with weights that do not come from a run of this project")
+        raise ValueError("--data: is needed, as the weights do not come from a run of vgg_dist")
     if config.data is None and MASK in data:
         raise ValueError(f"--data: is needed; the run's own was {data}, and checkpoints do not keep secrets ({MASK})")
     if _is_flat(data):
@@ -138,25 +141,27 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
         print_notes(data, images=store)
         folder = Path(os.path.abspath(data))
         if config.labels is None and config.submission is None and (classes := find_label_list(str(folder))) is not None:
-            raise ValueError(f"--data {data}: the classes of its images are in {classes}: --data {folder.parent} reads both")
+            raise ValueError(
+                f"--data {data}: the classes of its images are in {classes}; give --data {folder.parent}, which reads both"
+            )
         if config.labels is not None:
             store.labels = _label_numbers(config, names, len(store))
         return store, names
     if config.labels is not None:
-        raise ValueError(f"--labels: is for a folder of images; {data} has a folder for each class")
+        raise ValueError(f"--labels: is for a folder of images without class folders; {data} has class folders")
     store = open_store(data, "val", quarantine=quarantine_list(data, config.quarantine))
     print_notes(data, val=store)
     if names is None:
         if len(store.class_names) != nets[0].num_classes:
             raise ValueError(
                 f"--data {data}: has {len(store.class_names)} classes, {nets[0].name} {nets[0].num_classes}, without names;"
-                " --class-names FILE says them, one a line"
+                " give --class-names FILE, with one name a line"
             )
         names = output_order(nets[0], store.class_names)
         if names != sorted(names):
             print(
                 f"{nets[0].name}: its output k is taken for class k; if it was trained with the folders in the order"
-                f" {_some(sorted(names))}, --class-names FILE has to say so",
+                f" {_some(sorted(names))}, give that order by --class-names FILE",
                 file=sys.stderr,
             )
     known = ClassNumbers(names)
@@ -165,7 +170,7 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
         raise ValueError(f"--data {data}: classes that {nets[0].name} does not know: {', '.join(unknown[:5])}")
     own_names = {number: name for name, number in zip(store.class_names, numbers, strict=True)}
     store.labels = np.array(numbers, np.int64)[store.labels]
-    store.class_names = [own_names.get(number, name) for number, name in enumerate(names)]  # files are found by them
+    store.class_names = [own_names.get(number, name) for number, name in enumerate(names)]  # the store finds files by them
     return store, names
 
 
@@ -174,7 +179,7 @@ def _is_flat(data: str) -> bool:
 
 
 def _label_numbers(config: EvalConfig, names: list[str], count: int) -> NDArray[np.int64]:
-    """The classes (count,) in --labels as indices into `names`. ValueError, one line, if they do not fit."""
+    """(count,) the labels in --labels as indices into `names`. ValueError, one line, for a wrong number or class."""
     labels = read_labels(config)
     if len(labels) != count:
         raise ValueError(
@@ -190,7 +195,7 @@ def _label_numbers(config: EvalConfig, names: list[str], count: int) -> NDArray[
 
 
 def read_labels(config: EvalConfig) -> list[str]:
-    """The class names in --labels; with --devkit the file holds the classes' official numbers. ValueError, one line."""
+    """The class names in --labels, which with --devkit holds the classes' official numbers. ValueError, one line."""
     assert config.labels is not None
     labels = read_lines("--labels", config.labels)
     if config.devkit is None:
@@ -198,5 +203,5 @@ def read_labels(config: EvalConfig) -> list[str]:
     wnids = {str(number): wnid for number, wnid in read_devkit(Path(config.devkit))[0].items()}
     for line, label in enumerate(labels, start=1):
         if label not in wnids:
-            raise ValueError(f"--labels {config.labels}, line {line}: {label!r} is no number of a class in --devkit")
+            raise ValueError(f"--labels {config.labels}, line {line}: {label!r} is not a class number of --devkit")
     return [wnids[label] for label in labels]

@@ -1,15 +1,15 @@
-"""Posteriors on storage: computed once for each net, scale and view; every table of the paper is a mean over them.
+"""Posteriors on storage, computed once for each net, view and scale. Every table of the paper is a mean over them.
 
-    <run>/images.json                        which images: names, labels, class names, and a digest of it all
-    <run>/<net>-<digest>/<view>-<Q>/manifest.json, part-00000.npy, part-00001.npy, ...
+    <evaluation>/images.json                 the images: names, labels, class names, and a digest of these
+    <evaluation>/<net>-<digest>/<view>-<Q>/manifest.json, part-00000.npy, part-00001.npy, ...
 
-A part holds the posteriors of PART images, whoever computed it, and is written whole or not at all. So an evaluation that
-was killed goes on where it was, on any number of workers, with the same numbers. Behind the array, where NumPy reads no
-further, lie DIGEST_MARK and the SHA-256 of all before them; parts of earlier versions of this code have none.
+A part holds the posteriors of PART images, and is written whole or not at all. So an evaluation that was killed resumes, on
+any number of workers, with the same numbers. After the array, where NumPy stops reading, come DIGEST_MARK and the SHA-256 of
+the bytes before it; parts written by earlier versions have neither.
 
-A posterior p is kept as float16(p * 2**15): 11 significant bits down to 2e-9. Rounding keeps the order but may make equal
-what was not; where that touches the five most probable classes, they are moved up by a unit in the last place each. So the
-five, and their order, are those of the float32 values (of equal ones the first class comes first).
+A posterior p is stored as float16(p * 2**15): 11 significant bits down to 2e-9. Rounding keeps the order, but may make
+different values equal. Where that affects the five most probable classes, they are raised by one unit in the last place
+each. So the five, and their order, are those of the float32 values; of equal values the lower class comes first.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ IMAGES, MANIFEST = "images.json", "manifest.json"
 
 
 def encode(posteriors: NDArray[np.float32]) -> NDArray[np.float16]:
-    """As kept: (n, num_classes) in [0, 1] to float16. See the module's docstring."""
+    """(n, num_classes) posteriors as they are stored, in float16: see the module's docstring."""
     kept = (posteriors * SCALE).astype(np.float16)
     count = min(TOP + 1, posteriors.shape[1])
     best = np.argsort(-posteriors, axis=1, kind="stable")[:, :count]
@@ -49,13 +49,13 @@ def encode(posteriors: NDArray[np.float32]) -> NDArray[np.float16]:
 
 
 def decode(kept: NDArray[np.float16]) -> NDArray[np.float32]:
-    """The inverse of `encode`, to its precision."""
+    """The inverse of `encode`, up to rounding."""
     return kept.astype(np.float32) / SCALE
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Which images were evaluated, in order. `labels`: -1 where it is not known."""
+    """The images of an evaluation, in order. A label is -1 where the class is not known."""
 
     names: list[str]
     labels: list[int]
@@ -64,14 +64,14 @@ class ImageSet:
 
     @classmethod
     def of(cls, store: SampleStore, class_names: Sequence[str]) -> ImageSet:
-        """A store's images. `class_names`: what its labels, and the columns of posteriors, stand for."""
+        """A store's images. `class_names`: the classes of its labels, and of the columns of posteriors."""
         names = [store.name(index) for index in range(len(store))]
         lengths = [store.length(index) for index in range(len(store))]
         text = json.dumps([names, lengths, store.labels.tolist(), list(class_names)])
         return cls(names, store.labels.tolist(), list(class_names), hashlib.sha256(text.encode()).hexdigest())
 
     def keep(self, folder: str) -> None:
-        """Writes it into an evaluation's folder. ValueError, one line, if that one is about other images or classes."""
+        """Writes it into an evaluation's folder. ValueError, one line, where that holds other images or classes."""
         file = join(folder, IMAGES)
         found = read_file(file)
         if found is None:
@@ -94,7 +94,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the parts beside it are. `settings`: how they were computed, as far as it changes them."""
+    """Describes the parts in the same folder. `settings`: those that affect the numbers."""
 
     net: str
     net_digest: str
@@ -115,17 +115,17 @@ class PosteriorFiles:
 
     @property
     def num_parts(self) -> int:
-        """How many parts make the whole."""
+        """The number of parts of all images."""
         return -(-self.manifest.num_images // PART)
 
     def indices(self, part: int) -> NDArray[np.int64]:
-        """The images of a part."""
+        """The indices of a part's images."""
         return np.arange(part * PART, min((part + 1) * PART, self.manifest.num_images))
 
     def missing(self) -> list[int]:
-        """Starts the folder if it is not there; the parts that are still to be computed.
+        """The numbers of the parts still to be computed; creates the folder if there is none.
 
-        ValueError, one line, if what is there was computed with other settings, or for other images.
+        ValueError, one line, where the folder holds posteriors of other settings or images.
         """
         file = join(self.folder, MANIFEST)
         found, own = read_file(file), json.dumps(asdict(self.manifest), indent=1)
@@ -142,30 +142,34 @@ class PosteriorFiles:
             differing = ", ".join(
                 f"{key} {theirs.get(key)}, not {ours[key]}" for key in ours if theirs.get(key) != ours[key]
             )
-            raise ValueError(f"{self.folder} was computed otherwise: {differing}; give another --name, or remove it")
+            raise ValueError(
+                f"{self.folder} was computed with other settings: {differing}; give another --name, or remove it"
+            )
         there = set(list_folder(self.folder))
         return [part for part in range(self.num_parts) if _part_name(part) not in there]
 
     def write(self, part: int, posteriors: NDArray[np.float32]) -> None:
-        """One part, whole. Storage errors as OSError; ValueError for posteriors that are not finite."""
+        """Writes a part, whole or not at all. OSError from the storage; ValueError for posteriors that are not finite."""
         if not np.isfinite(posteriors).all():
-            raise ValueError(f"{self.manifest.net}: its posteriors are not finite; the weights or --precision are at fault")
+            raise ValueError(
+                f"{self.manifest.net}: its posteriors are not finite; check the weights, or try --precision fp32"
+            )
         stream = io.BytesIO()
         np.save(stream, encode(posteriors), allow_pickle=False)
         content = stream.getvalue()
         replace_file(join(self.folder, _part_name(part)), content + DIGEST_MARK + hashlib.sha256(content).digest())
 
     def read(self) -> NDArray[np.float32]:
-        """All of it: (num_images, num_classes). ValueError, one line, if a part is missing or damaged."""
+        """The posteriors of all images, (num_images, num_classes). ValueError, one line, for a missing or damaged part."""
         out = np.empty((self.manifest.num_images, self.manifest.num_classes), np.float32)
         for part in range(self.num_parts):
             file, rows = join(self.folder, _part_name(part)), self.indices(part)
             content = read_file(file)
             if content is None:
-                raise ValueError(f"{file} is not there: run the evaluation again")
+                raise ValueError(f"{file} is missing: run the evaluation again")
             try:
                 kept = _array(content)
-            except Exception as error:  # NumPy's parser of headers has many kinds for a damaged file
+            except Exception as error:  # NumPy raises many kinds for a damaged header
                 raise ValueError(
                     f"{file} is damaged ({what_failed(error)}): remove it and run the evaluation again"
                 ) from error
@@ -181,14 +185,14 @@ def _part_name(part: int) -> str:
 
 
 def _array(content: bytes) -> NDArray[np.float16]:
-    """A part's array. ValueError, or another of NumPy's, where its digest is another or it is no array."""
+    """A part's array. ValueError, or another exception of NumPy's, where the digest differs or it is not an array."""
     trailer = len(DIGEST_MARK) + DIGEST_BYTES
     if content[-trailer:-DIGEST_BYTES] == DIGEST_MARK:
         content, digest = content[:-trailer], content[-DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != digest:
-            raise ValueError("its content is not what was written")
+            raise ValueError("its digest differs")
     stream = io.BytesIO(content)
     kept = np.load(stream, allow_pickle=False)
     if stream.tell() != len(content):
-        raise ValueError("there is more in it than an array and its digest")
+        raise ValueError("it has bytes after the array and its digest")
     return kept

@@ -1,14 +1,16 @@
-"""What a net is shown of an image at test time, and the posteriors it gives (paper, section 3.2).
+"""The views of an image at test time, and the posteriors of a net for them (paper, section 3.2).
 
-dense: the whole image, rescaled to smallest side Q, through the fully-convolutional form of the net; the class score map
-is averaged over space, then the soft-max is taken. (The paper does not say which comes first.)
-crops: a regular grid of 5 x 5 crops, the posteriors of which are averaged.
-center: the one central crop, as public training scripts report it.
+The image is rescaled to smallest side Q.
 
-dense and crops take the image and its mirror image, and average the posteriors.
+- dense: the fully convolutional form of the net on the whole image. The class score map is averaged over space, then the
+  soft-max is taken. (The paper does not say which comes first.)
+- crops: a regular grid of 5 x 5 crops, whose posteriors are averaged.
+- center: the central crop alone, as public training scripts report it.
 
-Of an image too large to be had as a whole, crops are cut one by one, and the score map is computed in tiles: each with as
-much of the image around it as its positions see, so that it has the values of the whole, to the rounding of fp32.
+dense and crops average the posteriors of the image and of its mirror image.
+
+An image too large for memory is read in parts: crops one by one, the score map in tiles. Each tile includes the image around
+it that its positions see, so its values are those of the whole score map, up to fp32 rounding.
 """
 
 from __future__ import annotations
@@ -31,10 +33,9 @@ VIEWS = ("dense", "crops", "center")
 
 
 class Viewer:
-    """A net that is asked about whole images; the model is put on the device, in evaluation mode.
+    """Computes a net's posteriors for whole images. Moves the model to the device, in evaluation mode.
 
-    `image_size`: side of the crops, pixels. `micro_batch`: crops that are computed at once. `dtype`: of the matrix
-    products (autocast), None for fp32.
+    `image_size`: side of the crops, in pixels. `micro_batch`: crops computed at once. `dtype`: autocast's, None for fp32.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Viewer:
 
     @torch.inference_mode()
     def posteriors(self, view: str, images: Tensor) -> Tensor:
-        """Images (n, C, H, W), normalised, on the device, no side shorter than a crop, to (n, num_classes) float32."""
+        """(n, num_classes) float32 of images (n, C, H, W), normalised, on the device, with no side below the crop's."""
         with autocast(self.device, self.dtype):
             if view == "dense":
                 return (self._dense(images) + self._dense(images.flip(3))) / 2
@@ -60,7 +61,7 @@ class Viewer:
 
     @torch.inference_mode()
     def posteriors_of_large(self, view: str, image: Rescaled, tile_pixels: int = MAX_BATCHED_PIXELS) -> Tensor:
-        """The same of one image that is had in parts, to (1, num_classes); tiles have about `tile_pixels`."""
+        """The same for one image that is read in parts: (1, num_classes). A tile has about `tile_pixels`."""
         size = self.image_size
         with autocast(self.device, self.dtype):
             if view == "dense":
@@ -72,7 +73,7 @@ class Viewer:
             return self._of_crops(both).mean(dim=0, keepdim=True)
 
     def _tiled(self, image: Rescaled, tile_pixels: int, mirrored: bool) -> Tensor:
-        """As `_dense` of the whole image, or of its mirror image."""
+        """`_dense` of the whole image or of its mirror image, tile by tile."""
         side = max(1, int(tile_pixels**0.5))
         height = min(image.shape[0], side)
         down = list(tiles(self.dense, image.shape[0], side))
@@ -103,7 +104,7 @@ class Viewer:
 
 @dataclass(frozen=True)
 class Tile:
-    """One axis of a tile: `length` pixels from `start` on; of its score map's positions, the `count` from `first` on."""
+    """One axis of a tile: `length` pixels from `start`, and from its score map `count` positions from `first`."""
 
     start: int
     length: int
@@ -112,15 +113,15 @@ class Tile:
 
     @property
     def positions(self) -> slice:
-        """Of the tile's score map."""
+        """The positions of the tile's score map that count."""
         return slice(self.first, self.first + self.count)
 
 
 def tiles(dense: nn.Sequential, length: int, pixels: int) -> Iterator[Tile]:
-    """Tiles of about `pixels` that hold all positions of the score map of `length` pixels once.
+    """Tiles of about `pixels` that together have each position of the score map of `length` pixels once.
 
-    A tile begins at a multiple of the net's stride, so that its positions are some of the whole's, and reaches as far as
-    those see: padding is within their sight only where it is the whole's.
+    A tile starts at a multiple of the net's stride, so that its positions are positions of the whole map. It covers the
+    receptive field of those that count, so that they see padding only at the edges of the image.
     """
     stride, padding, field = receptive_field(dense)
     total = length

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ray.train import Checkpoint
 
-from vgg_dist.config import TrainConfig, scale_word
+from vgg_dist.config import TrainConfig
 from vgg_dist.config.base import origin_name
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.controller import SERVER_WAIT_S
@@ -30,7 +30,7 @@ def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> Trac
     origin = None if config.init_from is None else origin_name(config.init_from)
     tags = {
         "arch": config.arch,
-        "train_scale": scale_word(config.train_scale or ()),
+        "train_scale": str(config.train_scale),
         "init": config.init if origin is None else f"from {origin}",
     }
     # MLflow's compare page plots the first settings that differ: the name, which it shows anyhow, is not to be among them,

@@ -1,5 +1,5 @@
-"""Runs that start from one another, on a Ray cluster: each as soon as what it starts from is there, several at once where
-there is room.
+"""Trains runs that depend on each other on a Ray cluster: each once the run it starts from is finished, several at once
+where there is room.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from vgg_dist.tracking import TrackedRun, finish_run
 
 
 def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
-    """Runs them all, `config` being resolved; those that are finished are found by name and not run again.
+    """Trains all runs; `config` is resolved. Finished runs are found by name and not trained again.
 
-    `parent` is the run in MLflow that they are nested in. ValueError for a cluster that has no room; TrainingError, with all
-    the reasons, once nothing more can run; Interrupted once all that ran have stopped.
+    `parent`: the MLflow run that they are nested in. ValueError for a cluster without room for one run. TrainingError, with
+    the reasons of all failures, once no other run can start. Interrupted, by a signal, once the runs have stopped.
     """
     print("vgg_dist.reproduce: starting Ray", flush=True)
     start_ray()
@@ -40,23 +40,24 @@ def _run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -
     at_once = groups_at_once(config.num_workers) if config.num_workers else 1
     resources = worker_resources(None if config.num_workers is None else config.num_workers * at_once)
     resources = resources[: len(resources) // at_once]
-    # Each waits for Ray Train in a process of its own, which needs no CPU; a lost node costs it a start, not its training.
+    # The driver of each run is a Ray task that only waits for Ray Train, so it reserves no CPU. Where its node is lost, Ray
+    # starts the task again, and the training resumes.
     train = ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=config.max_failures)(run_training)
     waiting = longest_first(runs) if at_once > 1 else list(runs)
     running: dict[ray.ObjectRef, Run] = {}
     done: set[str | None] = {None}
     failures: dict[str, str] = {}
     stop = _Stop()
-    while (waiting and not stop.wished) or running:
-        ready = [] if stop.wished else [run for run in waiting if run.after in done]
+    while (waiting and not stop.signal) or running:
+        ready = [] if stop.signal else [run for run in waiting if run.depends_on in done]
         for run in ready[: at_once - len(running)]:
             waiting.remove(run)
             running[train.remote(_with_uri(run.config, parent.tracking_uri), Part(parent, resources))] = run
             print(f"vgg_dist.reproduce: {run.name} (run {len(runs) - len(waiting)} of {len(runs)})", flush=True)
-        if not running:  # the others start from runs that failed
+        if not running:  # the waiting ones depend on runs that failed
             break
         finished, _ = ray.wait(list(running), timeout=POLL_S)
-        if stop.is_over():
+        if stop.out_of_time():
             break
         for run, reference in [(running.pop(reference), reference) for reference in finished]:
             try:
@@ -73,30 +74,30 @@ def _run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -
             except ray.exceptions.RayError as error:
                 failures[run.name] = describe_loss(error, "its process", f"--name {config.name}")
                 print(f"vgg_dist.reproduce: {run.name} failed: {failures[run.name]}", flush=True)
-    if stop.wished:
-        for run in running.values():  # there was no more time for them
+    if stop.signal:
+        for run in running.values():  # they did not stop in time
             record = open_training(_with_uri(run.config, parent.tracking_uri), parent)
-            finish_run(record, "KILLED", "its programme was stopped", quick=True)
-        raise Interrupted(stop.wished, "".join(f", {ended}" for ended in stop.ended) + f"; {resumes(config.name)}")
+            finish_run(record, "KILLED", "the reproduction was stopped", quick=True)
+        raise Interrupted(stop.signal, "".join(f", {ended}" for ended in stop.ended) + f"; {resumes(config.name)}")
     if failures:
         raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in failures.items()))
 
 
 class _Stop:
-    """What the command does once it is told to stop: passes that on to its runs, and waits for them to stop."""
+    """A signal to stop, passed on to the runs, which then have a limited time to stop in order."""
 
     def __init__(self) -> None:
-        self.wished = ""
-        """The signal by which."""
+        self.signal = ""
+        """Its name; empty until it comes."""
         self.ended: list[str] = []
         """The runs that have stopped, and where."""
 
-    def is_over(self) -> bool:
-        """Looks for a signal; whether there is no more time for the runs."""
-        self.wished = self.wished or told_by(JobMessages()) or ""
-        return bool(self.wished) and signals.left_s() < LEAVING_S
+    def out_of_time(self) -> bool:
+        """Looks for a signal and passes it on; returns whether the time for the runs to stop is over."""
+        self.signal = self.signal or told_by(JobMessages()) or ""
+        return bool(self.signal) and signals.left_s() < LEAVING_S
 
 
 def _with_uri(config: TrainConfig, tracking_uri: str) -> TrainConfig:
-    """By default a run's record is in its own --storage-path; here it is the programme's."""
+    """With the MLflow server of the reproduction; the default would be a database in the run's own --storage-path."""
     return dataclasses.replace(config, tracking_uri=tracking_uri)

@@ -22,7 +22,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from vgg_dist.config.base import BEST
-from vgg_dist.metric_names import telling, validation_errors
+from vgg_dist.metric_names import validation_errors, without_trivial_top5
 from vgg_dist.run_folder.checkpoints import whole_checkpoints
 from vgg_dist.run_folder.digests import DIGESTS, is_intact
 from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, checkpoint_name, step_of
@@ -124,7 +124,7 @@ def _validated(filesystem: fs.FileSystem, path: str) -> Validated | None:
     except (ValueError, KeyError, TypeError):
         return None
     found = {key: value for each in metrics for key, value in each.items() if key.startswith("val/")}
-    found = telling(found, classes)
+    found = without_trivial_top5(found, classes)
     return Validated(path, step, found) if validation_errors(found) else None
 
 

@@ -15,7 +15,7 @@ from vgg_dist.config import TrainConfig, changed_settings, check_name, describe_
 from vgg_dist.config.base import BEST
 from vgg_dist.config.command_line import Recorded
 from vgg_dist.config.resume import EXTENT, FOUND_OUT, PLACE
-from vgg_dist.metric_names import TOP, describe_errors, telling, validation_errors
+from vgg_dist.metric_names import TOP, describe_errors, validation_errors, without_trivial_top5
 from vgg_dist.run_folder.best import best_of, kept, read_since
 from vgg_dist.run_folder.names import CONFIG, PREFIX, refuse_classes
 from vgg_dist.run_folder.settings import kept_settings
@@ -65,7 +65,7 @@ def read_earlier(config: TrainConfig) -> Earlier | None:
     settings, class_names = last or ({}, None)
     if outcome is not None:
         # Older ones name only which net it is, and how far it is trained; the rest its checkpoint has.
-        outcome["metrics"] = telling(outcome["metrics"], len(class_names or ()) or TOP + 1)
+        outcome["metrics"] = without_trivial_top5(outcome["metrics"], len(class_names or ()) or TOP + 1)
         outcome["settings"] = settings | outcome.get("asked", {}) | outcome.get("settings", {})
         settings = settings or outcome["settings"]
     return Earlier(settings, class_names, outcome)

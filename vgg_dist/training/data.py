@@ -1,26 +1,29 @@
-"""What a training reads: its epoch plan's draws, its loaders, and whether its images suffice."""
+"""The data of a training: its augmentation, the plans of its epochs, this worker's steps, and its loaders."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import torch
 
-from pipelines.loading.epoch_plan import Augmentation
+from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Step, filled
 from pipelines.loading.loader import Loader
 from pipelines.loading.open import loader_threads, open_loader
 from pipelines.loading.preprocessing import Preprocessing
 from pipelines.stores.sample_store import SampleStore
 from vgg_dist.config import TrainConfig
-from vgg_dist.models.precision import (
-    autocast_dtype,
-)
+from vgg_dist.models.precision import autocast_dtype
 from vgg_dist.models.specs import MODELS
 from vgg_dist.training.parallelism import Worker
 
+FILLED_SHARE = 8  # a micro-batch that lacks at most an eighth of the images is padded to the common shape
+
 
 def augmentation(config: TrainConfig) -> Augmentation:
-    """What the config says about the plan's draws."""
-    low, high = config.train_scale or (0, 0)
-    return Augmentation((low, high), config.flip, config.color_shift)
+    """The scales, flips and colour shifts that the plan of an epoch draws."""
+    assert config.train_scale is not None
+    return Augmentation(config.train_scale.ends, config.flip, config.color_shift)
 
 
 def check_images(config: TrainConfig, num_train: int, num_val: int, world_size: int) -> None:
@@ -31,7 +34,7 @@ def check_images(config: TrainConfig, num_train: int, num_val: int, world_size: 
 
 
 def open_loaders(config: TrainConfig, worker: Worker, train: SampleStore, val: SampleStore) -> tuple[Loader, Loader]:
-    """The loaders of a worker's training images, cropped at random, and of its validation images, cropped at the centre."""
+    """The loader of training images, which are cropped at random, and that of validation images, cropped at the centre."""
     spec = MODELS[config.arch]
 
     def loader(store: SampleStore, center: bool, pad: int) -> Loader:
@@ -49,3 +52,44 @@ def open_loaders(config: TrainConfig, worker: Worker, train: SampleStore, val: S
         )
 
     return loader(train, False, config.pad), loader(val, True, 0)
+
+
+class EpochPlans:
+    """The plan of each epoch. The next one is drawn in the background, as a million images take seconds."""
+
+    def __init__(self, config: TrainConfig, num_images: int) -> None:
+        self.config = config
+        self.num_images = num_images
+        self._next: tuple[int, Future[EpochPlan]] | None = None
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The samples of an epoch, a function of the seed and the epoch alone; starts drawing the next one."""
+        plan = self._next[1].result() if self._next and self._next[0] == epoch else self._draw(epoch)
+        if epoch + 1 < self.config.epochs:
+            thread = ThreadPoolExecutor(1, thread_name_prefix="plan")
+            self._next = epoch + 1, thread.submit(self._draw, epoch + 1)
+            thread.shutdown(wait=False)
+        return plan
+
+    def _draw(self, epoch: int) -> EpochPlan:
+        return EpochPlan(self.num_images, self.config.seed, epoch, augmentation(self.config))
+
+
+def worker_steps(
+    plan: EpochPlan, config: TrainConfig, worker: Worker, samples: int, first_step: int, one_shape: bool
+) -> Iterator[Step]:
+    """This worker's part of the rest of an epoch, of which `samples` images are used, from optimizer step `first_step` on.
+
+    `one_shape`: micro-batches are padded to one size, because kernels are tuned per shape.
+    """
+    micro_batch = config.micro_batch or 0
+    size = plan.largest_micro_batch(config.global_batch, worker.world_size, micro_batch)
+    steps = plan.steps(samples, config.global_batch, worker.rank, worker.world_size, micro_batch)
+    for number, step in enumerate(steps, start=first_step):
+        if config.max_steps is not None and number >= config.max_steps:
+            return
+        if one_shape:
+            # One that lacks more is the rest of a step that was begun with other settings: it keeps its own shape.
+            fill = [filled(m, size) if len(m) >= size - size // FILLED_SHARE else m for m in step.micro_batches]
+            step = Step(step.end, step.count, fill)
+        yield step

@@ -1,4 +1,4 @@
-"""Loss and top-k errors as sums on the device, divided once, after one all-reduce over the workers."""
+"""Metrics as sums on the device, divided once, after one all-reduce over the workers."""
 
 from __future__ import annotations
 
@@ -8,55 +8,41 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.loading.loader import IGNORED_LABEL
-from vgg_dist.metric_names import TOP
+from pipelines.loading.loader import Batch
+from vgg_dist.training.objective import Objective
 
 
-class ErrorSums:
-    """Sums over images of the loss, the top-1 and top-5 errors, and the number of images.
+class MetricSums:
+    """An objective's sums over the images of any number of batches.
 
-    Images that could not be decoded (label IGNORED_LABEL) are not counted. Nothing here waits for the device until
-    `result` is called.
+    `sums`: (len(objective.fields),) float64 on the device. Nothing waits for the device until `means` is called.
     """
 
-    FIELDS = ("loss", "top1_error", "top5_error", "images")
+    def __init__(self, objective: Objective, device: torch.device) -> None:
+        self.objective = objective
+        self.sums = torch.zeros(len(objective.fields), dtype=torch.float64, device=device)
 
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(len(self.FIELDS), dtype=torch.float64, device=device)
+    def add(self, outputs: Tensor, batch: Batch, loss_sum: Tensor) -> None:
+        """Adds a batch: the net's outputs for it, and the loss summed over its images."""
+        self.sums += self.objective.sums(outputs, batch, loss_sum)
 
-    def add(self, logits: Tensor, labels: Tensor, loss_sum: Tensor) -> None:
-        """logits (n, classes), labels (n,), and the loss summed over the images."""
-        counted = labels != IGNORED_LABEL
-        top5 = logits.detach().topk(min(TOP, logits.shape[1]), dim=1).indices
-        hits = (top5 == labels[:, None]) & counted[:, None]
-        images = counted.sum()
-        top1_hits, top5_hits = hits[:, 0].sum(), hits.sum()
-        self.sums += torch.stack([loss_sum.detach().double(), images - top1_hits, images - top5_hits, images])
-
-    def reduce(self) -> ErrorSums:
+    def reduce(self) -> MetricSums:
         """The sums over all workers; a collective call, every worker must make it."""
-        total = ErrorSums(self.sums.device)
+        total = MetricSums(self.objective, self.sums.device)
         total.sums.copy_(self.sums)
         if dist.is_initialized():
             dist.all_reduce(total.sums)
         return total
 
-    def result(self) -> dict[str, float]:
-        """Mean loss per image, and errors in percent; NaN if no image was counted."""
-        return means(self.sums.tolist())
+    def means(self) -> dict[str, float]:
+        """The metrics by name; NaN if no image was counted. Waits for the device."""
+        return self.objective.means(self.sums.tolist())
 
 
-def means(sums: Sequence[float]) -> dict[str, float]:
-    """What ErrorSums' sums, read from the device, say of an image on average; errors in percent."""
-    *values, images = sums
-    loss, top1, top5 = (value / images if images else float("nan") for value in values)
-    return {"loss": loss, "top1_error": 100 * top1, "top5_error": 100 * top5}
+def reduce_with_one_read(sums: Tensor, local: Sequence[float], smallest: Tensor) -> tuple[list[float], list[float], float]:
+    """`sums` and `local` summed over all workers, and the minimum of `smallest` (a scalar), with one read of the device.
 
-
-def over_workers(sums: Tensor, local: Sequence[float], smallest: Tensor) -> tuple[list[float], list[float], float]:
-    """`sums` and `local` added up over all workers, and the least `smallest` (a scalar) of any: with one read of the device.
-
-    A collective call.
+    A collective call. `sums`, `smallest`: float64 on the device; `local`: numbers of this worker's host.
     """
     total = torch.cat([sums, torch.tensor(local, dtype=torch.float64, device=sums.device)])
     least = smallest.clone()

@@ -1,38 +1,63 @@
-"""How a net is trained by several workers: DDP, compilation, and batch norm's statistics, which are each worker's own."""
+"""How workers train a net together: DDP, gradient accumulation, compilation, memory format, and batch norm's statistics."""
 
 from __future__ import annotations
 
 import inspect
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from vgg_dist.config import TrainConfig
+from vgg_dist.models.precision import autocast, autocast_dtype, memory_format
 
-# Its name since torch 2.15, and before.
+# The argument's name since torch 2.15, and before.
 _NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
 _SYNC_BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in _NAMES)
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Which part of the work this process does, and where."""
+    """One process of a training: its rank, how many there are, and the device that it computes on."""
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009  a torch.device is immutable
 
 
-def wrap(model: nn.Module, config: TrainConfig, world_size: int) -> tuple[nn.Module, DistributedDataParallel | None]:
-    """What the training calls, and the DDP in it, if there are several workers. A collective call.
+class ParallelModel:
+    """A model as one of several workers trains it. Constructing one is a collective call.
 
-    From the second step on DDP's buckets are in the order of the backward pass, so the FC layers' gradients, most of all
-    bytes, are sent while the convolutions' are computed. Batch norm's statistics stay where they are: see `share_buffers`.
+    The model may be any module; how it is parallelised is decided here only.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, worker: Worker) -> None:
+        self.device = worker.device
+        self.dtype = autocast_dtype(config.precision, worker.device)
+        self.memory_format = memory_format(self.dtype, worker.device)
+        self.net, self.ddp = wrap(model.train(), config, worker.world_size)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Float images (N, C, H, W) to logits (N, num_classes), under autocast."""
+        with autocast(self.device, self.dtype):
+            return self.net(images.contiguous(memory_format=self.memory_format))
+
+    def gradient_exchange(self, last: bool) -> AbstractContextManager[Any]:
+        """Around the forward and backward pass of a micro-batch: workers exchange gradients in the last one of a step."""
+        return nullcontext() if self.ddp is None or last else self.ddp.no_sync()
+
+
+def wrap(model: nn.Module, config: TrainConfig, world_size: int) -> tuple[nn.Module, DistributedDataParallel | None]:
+    """The callable that trains, and the DDP in it if there are several workers. A collective call.
+
+    From the second step on DDP's buckets are in the order of the backward pass, so the gradients of the FC layers, which are
+    most of the bytes, are sent while those of the convolutions are computed. DDP does not broadcast batch norm's statistics:
+    see `share_buffers`.
     """
     net, ddp = model, None
     if world_size > 1:
@@ -47,9 +72,9 @@ def wrap(model: nn.Module, config: TrainConfig, world_size: int) -> tuple[nn.Mod
 
 @torch.no_grad()
 def share_buffers(model: nn.Module) -> None:
-    """Gives all workers rank 0's buffers (batch norm's running statistics), which are the ones that a checkpoint holds.
+    """Broadcasts rank 0's buffers (batch norm's running statistics), which are the ones that a checkpoint holds.
 
-    A collective call, needed before anything is measured with them.
+    A collective call, needed before a validation.
     """
     if dist.is_initialized():
         for buffer in model.buffers():

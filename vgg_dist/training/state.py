@@ -15,14 +15,12 @@ from torch import Tensor, nn
 
 from vgg_dist.config import TrainConfig, refuse_changes
 from vgg_dist.models.build import build_model, initialize
-from vgg_dist.models.precision import (
-    autocast_dtype,
-    memory_format,
-)
+from vgg_dist.models.precision import autocast_dtype, memory_format
 from vgg_dist.models.warm_start import init_from_shallower
 from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.run_folder.digests import check_files, damaged, write_digests
 from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, STATE, refuse_classes
+from vgg_dist.training.objective import CrossEntropy
 from vgg_dist.training.optim import PlateauSchedule, build_optimizer, restore_optimizer
 from vgg_dist.weights.checkpoint import load_tensors, read_description, read_weights
 
@@ -32,7 +30,7 @@ class TrainState:
     """A run at a step: the net, its optimizer and schedule, and how far it is.
 
     `samples` counts the images of the current epoch that were used, by all workers; with the seed and the epoch it is the
-    whole state of the data. `epoch_sums` are the epoch's metric sums so far (see metrics.ErrorSums), over all workers.
+    whole state of the data. `epoch_sums` are the epoch's metric sums so far (see objective.Objective), over all workers.
     """
 
     model: nn.Module
@@ -42,7 +40,7 @@ class TrainState:
     epoch: int = 0
     samples: int = 0
     bad_images: int = 0
-    epoch_sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+    epoch_sums: list[float] = field(default_factory=lambda: [0.0] * len(CrossEntropy.fields))
     origin: str = ""
     """Which checkpoint of --init-from it began with, in words; not kept."""
 

@@ -1,25 +1,91 @@
-"""How fast a training is and what it waits for, measured without holding it up; and after which steps that is looked at.
+"""The rates of a training, measured without slowing it down; and after which steps metrics are logged.
 
-On a GPU the host runs ahead: a thread that waits for a batch costs nothing while the GPU still has work. So what counts as
-waiting for data is the time that the GPU stood idle meanwhile, by events on its stream.
+On a GPU the host runs ahead: a host thread that waits for a batch costs nothing while the GPU still has work. So only the
+time that the GPU stands idle meanwhile counts as waiting for data, measured by events on its stream.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from pipelines.loading.epoch_plan import Step
 from pipelines.loading.loader import Loader
+from vgg_dist.config import TrainConfig
 from vgg_dist.config.base import Interval
+from vgg_dist.metric_names import (
+    DATA_WAIT_SHARE,
+    IMAGES_PER_SECOND,
+    LOADER_IMAGES_PER_SECOND,
+    MODEL_FLOPS_UTILIZATION,
+    STEP_IMAGES_PER_SECOND,
+)
+from vgg_dist.models.build import macs
+from vgg_dist.models.precision import matmul_peak, resolve_precision
+from vgg_dist.training.parallelism import Worker
 
 LOADER_TRIAL_S = 3.0
-GROWTH = 4  # times as many steps to the next look than to the last: the first steps compile, tune and warm up
+GROWTH = 4  # the gap to the next log is at most four times the last one: the first steps compile, tune and warm up
+TUNED_AFTER_LOGS = 4  # by then kernels are tuned: this log compares the rates of loader and step
+
+
+class Throughput:
+    """The clock of this worker between two logs, and what the clocks of all workers say."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, worker: Worker) -> None:
+        self.world_size = worker.world_size
+        self.flops_per_image = 6.0 * macs(model, config.image_size or 0)  # forward, and twice that backward
+        self.peak = matmul_peak(worker.device, resolve_precision(config.precision, worker.device)) * worker.world_size
+        self.data_wait = DataWait(worker.device)
+        self.loader_rate: float | None = None if worker.device.type == "cuda" else 0.0
+        """Images/s of this worker's loader alone; None: still to be measured, 0: not measured (on a CPU)."""
+        self.logs = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts the clock, after a log or a pause."""
+        self.start, self.images = time.perf_counter(), 0
+        self.data_wait.take()
+
+    def counters(self) -> list[float]:
+        """This worker's images, seconds waited for data, seconds, and loader's images/s: to be summed over all workers.
+
+        On a GPU its queue must have been drained.
+        """
+        elapsed = time.perf_counter() - self.start
+        return [self.images, self.data_wait.take(), elapsed, self.loader_rate or 0.0]
+
+    def metrics(self, counters: Sequence[float]) -> dict[str, float]:
+        """The rates since the last log, from the counters summed over all workers.
+
+        The rates of the loader alone and of the steps without waiting, which show what limits a training, are in one log
+        only.
+        """
+        images, waited, seconds, loader_rate = counters
+        rate = images * self.world_size / seconds
+        metrics = {
+            IMAGES_PER_SECOND: rate,
+            DATA_WAIT_SHARE: waited / seconds,
+            MODEL_FLOPS_UTILIZATION: rate * self.flops_per_image / self.peak,
+        }
+        self.logs += 1
+        if self.logs == TUNED_AFTER_LOGS and loader_rate:
+            metrics |= {
+                LOADER_IMAGES_PER_SECOND: loader_rate,
+                STEP_IMAGES_PER_SECOND: images * self.world_size / max(seconds - waited, 1e-9),
+            }
+        return metrics
+
+    def try_loader(self, loader: Loader, steps: list[Step]) -> None:
+        """Measures the loader alone, once, where that is to be done. `steps`: those that training begins with."""
+        if self.loader_rate is None and steps:  # there are none where only the validation is left
+            self.loader_rate = measure_loader(loader, steps)
 
 
 def _timing_event() -> Any:
@@ -27,7 +93,7 @@ def _timing_event() -> Any:
 
 
 class DataWait:
-    """Seconds for which the device had nothing to do because a batch was not there."""
+    """Seconds for which the device was idle because a batch was not ready."""
 
     def __init__(self, device: torch.device, event: Callable[[], Any] = _timing_event) -> None:
         self._event = event if device.type == "cuda" else None
@@ -43,62 +109,62 @@ class DataWait:
             self._seconds += time.perf_counter() - start
             return
         before, after = self._event(), self._event()
-        before.record()  # passed by the device when it is through with what it was given so far
+        before.record()  # the device reaches this event once its queue is empty
         yield
         waited = time.perf_counter() - start
         after.record()
         self._gaps.append((waited, before, after))
 
     def take(self) -> float:
-        """The seconds since the last call. On a GPU its queue must have been drained."""
+        """The seconds waited since the last call. On a GPU its queue must have been drained."""
         for waited, before, after in self._gaps:
             self._seconds += min(waited, before.elapsed_time(after) / 1000)
         seconds, self._seconds, self._gaps = self._seconds, 0.0, []
         return seconds
 
 
-class Pace:
-    """After which steps metrics are logged and checkpoints are due.
+class LogSchedule:
+    """After which steps metrics are logged and checkpoints are written (--log-every, --checkpoint-every).
 
-    By the same numbers on all workers, so that they agree without asking each other.
+    All workers pass the same numbers, so they agree without communicating.
     """
 
     def __init__(self, log_every: Interval, checkpoint_every: Interval) -> None:
         self.log_every = log_every
         self.checkpoint_every = checkpoint_every
-        self._next_look = 0
+        self._next_log = 0
         self._last_gap = 0
 
     def log_due(self, step: int) -> bool:
-        """Whether metrics are logged after this step; by time: after the first one, then as `looked` says."""
+        """Whether metrics are logged after this step. In seconds: after step 1, then when `logged` decides."""
         if self.log_every.steps is not None:
             return step % self.log_every.steps == 0
-        return step >= self._next_look
+        return step >= self._next_log
 
-    def save_due(self, step: int) -> bool:
-        """Whether a checkpoint is due at this very step; those by time are due when `looked` says so."""
+    def checkpoint_due(self, step: int) -> bool:
+        """Whether a checkpoint is due at this step; for an interval in seconds `logged` decides."""
         return self.checkpoint_every.steps is not None and step % self.checkpoint_every.steps == 0
 
-    def looked(self, step: int, seconds_per_step: float, since_save: float) -> bool:
-        """Metrics were logged after this step; whether a checkpoint by time is due now.
+    def logged(self, step: int, seconds_per_step: float, since_checkpoint: float) -> bool:
+        """Notes that metrics were logged after this step; returns whether a checkpoint is due, for an interval in seconds.
 
-        `since_save`: seconds since the last checkpoint. All workers must give the same arguments.
+        `since_checkpoint`: seconds since the last checkpoint. All workers must pass the same arguments.
         """
         if self.log_every.seconds is not None:
             gap = max(1, round(self.log_every.seconds / max(seconds_per_step, 1e-9)))
             gap = self._last_gap = min(gap, max(1, GROWTH * self._last_gap))
-            self._next_look = step + gap
-        return self.checkpoint_every.seconds is not None and since_save >= self.checkpoint_every.seconds
+            self._next_log = step + gap
+        return self.checkpoint_every.seconds is not None and since_checkpoint >= self.checkpoint_every.seconds
 
 
 def measure_loader(loader: Loader, steps: list[Step]) -> float:
-    """Images/s of the loader with nothing behind it, over seconds; the walk is given up, and training begins its own."""
+    """Images/s of the loader alone, over a few seconds. The iteration is abandoned; training starts one of its own."""
     batches = loader.batches(micro for step in steps for micro in step.micro_batches)
     start, images = math.nan, 0
     for batch in batches:
         now = time.perf_counter()
         if math.isnan(start):
-            start = now  # the first one takes setting up
+            start = now  # the first batch includes the loader's set-up
             continue
         images += len(batch.labels)
         if now - start > LOADER_TRIAL_S:

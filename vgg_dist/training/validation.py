@@ -1,4 +1,4 @@
-"""The errors of a net on the validation images, by all workers together (paper, section 4)."""
+"""Validation at the centre crop, by all workers together, as after each epoch. For the paper's tests see evaluation/."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from pipelines.loading.epoch_plan import Samples, evaluation_samples, filled
 from pipelines.loading.loader import Loader
 from vgg_dist.config import TrainConfig
 from vgg_dist.models.precision import autocast, autocast_dtype
 from vgg_dist.training.bad_images import describe_bad
-from vgg_dist.training.metrics import ErrorSums
+from vgg_dist.training.metrics import MetricSums
+from vgg_dist.training.objective import CrossEntropy, Objective
 from vgg_dist.training.parallelism import Worker, share_buffers
 from vgg_dist.training.stopping import StopAgreement
 
@@ -23,19 +23,25 @@ _logger = logging.getLogger(__name__)
 
 
 def validate(
-    model: nn.Module, loader: Loader, config: TrainConfig, worker: Worker, stop: StopAgreement | None = None
+    model: nn.Module,
+    loader: Loader,
+    config: TrainConfig,
+    worker: Worker,
+    stop: StopAgreement | None = None,
+    objective: Objective | None = None,
 ) -> dict[str, float]:
-    """Loss and errors over all images of the loader's store, each counted exactly once, on whatever number of workers.
+    """The objective's metrics (by default loss and errors) over all images of the loader's store, each counted exactly once.
 
-    With rank 0's batch-norm statistics, so that the errors are the checkpoint's. Images that cannot be decoded are left out
-    and counted, over all workers, as `bad_images` where there are any. ValueError, on all workers alike, if there are more
-    than --max-bad-images, or no others. AllStop, on all workers alike, where `stop` says so.
+    A collective call; the result does not depend on the number of workers. It uses rank 0's batch-norm statistics, as the
+    checkpoint does. Images that cannot be decoded are left out; if there are any, `bad_images` is their number over all
+    workers. Raises, on all workers alike, ValueError if there are more of them than --max-bad-images or no others, and
+    AllStop if `stop` says so.
     """
-    stop = stop or StopAgreement()
+    stop, objective = stop or StopAgreement(), objective or CrossEntropy()
     share_buffers(model)
     count = len(loader.store)
     first, last = (count * r // worker.world_size for r in (worker.rank, worker.rank + 1))
-    sums = ErrorSums(worker.device)
+    sums = MetricSums(objective, worker.device)
     dtype = autocast_dtype(config.precision, worker.device)
     samples = evaluation_samples(np.arange(first, last), config.val_scale or 0)
     model.eval()
@@ -45,13 +51,13 @@ def validate(
             stop.check()
             with autocast(worker.device, dtype):
                 logits = model(batch.images).float()
-            sums.add(logits, batch.labels, cross_entropy(logits, batch.labels, reduction="sum"))
+            sums.add(logits, batch, objective.loss_sum(logits, batch))
     model.train()
     stop.begin()
     total = sums.reduce()
     bad = count - int(total.sums[-1])
     if not bad:
-        return total.result()
+        return total.means()
     names = describe_bad(loader.bad_images, worker.device)
     which = f"{bad} of {count} validation images cannot be decoded"
     if bad > config.max_bad_images:
@@ -60,7 +66,7 @@ def validate(
         raise ValueError(f"--data {config.data}: {which}: {names}")
     if worker.rank == 0:
         _logger.warning("%s and are left out of the errors: %s", which, names)
-    return total.result() | {"bad_images": float(bad)}
+    return total.means() | {"bad_images": float(bad)}
 
 
 def _micro_batches(samples: Samples, size: int, fill: int) -> Iterator[Samples]:

@@ -1,11 +1,11 @@
-"""Asynchronous successive halving (ASHA: Li et al. 2020): which trial of a search trains next, and how far.
+"""Asynchronous successive halving (ASHA: Li et al. 2020): which trial of a search trains next, and for how many epochs.
 
-Every trial trains to the first rung, epoch 1 say, and waits there; it goes on to the next, epoch 4, once its error is among
-the least quarter of those there, and so on to the last epoch. Nobody waits for a rung to fill. Ray Tune's own ASHA only
-stops trials: one that comes to a rung before the others goes on, however good those turn out, and one that it stopped never
-does.
+Every trial trains to the first rung, such as epoch 1, and pauses. It is promoted, that is trained on to the next rung, such
+as epoch 4, once its error is in the best quarter of those that have reached its rung; and so on to the last epoch. A
+promotion does not wait for all trials to reach the rung. Ray Tune's own ASHA cannot pause trials: the first to reach a rung
+always train on, however good the later ones turn out, and a trial that was stopped is never resumed.
 
-To Ray Tune each way from rung to rung is a trial of its own, here a leg; its training goes on from its last checkpoint.
+Each segment between rungs is one Ray Tune trial, called a leg here; it resumes the training from its last checkpoint.
 Without early stopping there is one rung, the last epoch.
 """
 
@@ -27,39 +27,40 @@ from ray.tune.search.optuna import OptunaSearch
 
 from vgg_dist.config import Choices, Range, TuneConfig
 
-FACTOR = 4  # of so many at a rung one goes on, for so many times as many epochs
+FACTOR = 4  # reduction factor: the best quarter is promoted, to four times the epochs
 
 
 @dataclass(frozen=True)
 class Leg:
-    """A trial's way to a rung."""
+    """The segment of a trial's training that ends at a rung."""
 
     number: int
-    """The trial's."""
+    """The trial's number."""
     rung: int
+    """The index of the rung in `rungs`."""
 
 
 class SuccessiveHalving(Searcher):
-    """Suggests legs to Ray Tune: {"number": the trial's, "values": of what is searched, "until": the rung's epoch}.
+    """Suggests legs to Ray Tune: {"number": the trial's number, "values": its settings, "until": the rung's epoch}.
 
-    Expects of a leg's result: `ended` is "waits" for a trial that has come to its rung, "finished" for one that has nothing
-    left to train, "failed: ..." for one that cannot go on, and else the trial was stopped on its way.
+    The result of a leg has `ended`: "waits" where the trial has paused at its rung, "finished" where nothing is left to
+    train, "failed: ..." where it cannot be trained on. Otherwise the trial was stopped before the rung.
     """
 
     at_once: ClassVar[int] = 1
-    """How many legs may run beside each other. The class's, so that it is not kept with the state: an interrupted search may
-    go on where there is another number of GPUs, and Ray Tune makes the object itself then."""
+    """How many legs may run at the same time. On the class, and so not saved with the state: a resumed search may have
+    another number of GPUs, and Ray Tune then creates the object itself."""
 
     def __init__(self, config: TuneConfig) -> None:
         super().__init__(metric=config.metric, mode="min")
         self.config = config
         self.rungs = rungs(config)
         self.values: list[dict[str, Any]] = []
-        """What each trial that was begun tries, by its number."""
+        """The settings of each trial so far, by its number."""
         self.errors: list[dict[int, float]] = [{} for _ in self.rungs]
-        """For each rung, of the trials that came there; infinite for those that failed on the way."""
+        """For each rung, the errors of the trials that have reached it, by number; infinite for those that failed."""
         self.legs: dict[str, Leg] = {}
-        """All so far, by Ray Tune's names for them."""
+        """All legs so far, by Ray Tune's trial id."""
         self.running: set[str] = set()
         self.grid = grid_points(config) if config.search == "grid" else []
         self.domains = {name: _domain(values) for name, values in config.space().items()}
@@ -69,14 +70,15 @@ class SuccessiveHalving(Searcher):
             space = OptunaSearch.convert_search_space(self.domains)
             self.optuna = OptunaSearch(space, metric=config.metric, mode="min", seed=config.seed)
         self.told: set[int] = set()
-        """Trials whose errors Optuna knows."""
+        """Numbers of the trials whose errors Optuna has been given."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """A leg; None while none can be begun; FINISHED."""
+        """The next leg; None while no leg can start; FINISHED at the end of the search."""
         if len(self.running) >= self.at_once:
             return None
-        # The paper draws trials without end, so there those of a rung come first. Here their number is given: the more have
-        # been tried, the better is known which are to go on. Optuna, though, learns from what the good ones come to.
+        # The ASHA paper samples trials without end, so it promotes first. Here their number is fixed, and the more of them
+        # have reached a rung, the better the best quarter is known: so new trials come first. Not with Optuna, which learns
+        # from the errors that promoted trials reach.
         first, then = (self._promotion, self._new_trial) if self.optuna else (self._new_trial, self._promotion)
         leg = first() or then() or (None if self.running else self._last_promotion())
         if leg is None:
@@ -86,23 +88,23 @@ class SuccessiveHalving(Searcher):
         return {"number": leg.number, "values": self.values[leg.number], "until": self.rungs[leg.rung]}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A leg has come to its end; the result is None where its process was lost too often."""
+        """Records the end of a leg; the result is None where its process was lost too often."""
         self.running.discard(trial_id)
         leg = self.legs[trial_id]
         ended = "failed" if result is None or error else result.get("ended", "")
         value = math.inf
         if result is not None and not ended.startswith("failed") and not math.isnan(result[self.config.metric]):
             value = result[self.config.metric]
-        # One that has nothing left to train would come to all the rungs with that error.
+        # A trial that has nothing left to train would reach all later rungs with the same error.
         for rung in range(leg.rung, len(self.rungs) if ended == "finished" else leg.rung + 1):
             self.errors[rung][leg.number] = value
-        goes_on = ended == "waits" and leg.number in self._best_quarter(leg.rung)
-        if self.optuna is not None and not goes_on and leg.number not in self.told:
+        promoted = ended == "waits" and leg.number in self._best_quarter(leg.rung)
+        if self.optuna is not None and not promoted and leg.number not in self.told:
             self.told.add(leg.number)
             self.optuna.on_trial_complete(str(leg.number), result, error)
 
     def save(self, checkpoint_path: str) -> None:
-        """What Ray Tune keeps with its own state."""
+        """Called by Ray Tune to save the state of the search."""
         Path(checkpoint_path).write_bytes(pickle.dumps(self.__dict__))
 
     def restore(self, checkpoint_path: str) -> None:
@@ -110,35 +112,35 @@ class SuccessiveHalving(Searcher):
         self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
 
     def _promotion(self) -> Leg | None:
-        """The way on for a trial of the best quarter at its rung."""
-        return self._way_on(self._best_quarter)
+        """The next leg of a paused trial in the best quarter of its rung."""
+        return self._next_leg(self._best_quarter)
 
     def _last_promotion(self) -> Leg | None:
-        """The best of all goes on to the last epoch, if nothing else is left to do and none came so far."""
-        return None if any(map(math.isfinite, self.errors[-1].values())) else self._way_on(self._by_error)
+        """When nothing else is left to do: the next leg of the best trial, if none has reached the last epoch."""
+        return None if any(map(math.isfinite, self.errors[-1].values())) else self._next_leg(self._by_error)
 
-    def _way_on(self, candidates: Callable[[int], list[int]]) -> Leg | None:
-        """For the first that waits of a rung's candidates, the highest rung first."""
+    def _next_leg(self, candidates: Callable[[int], list[int]]) -> Leg | None:
+        """The next leg of the first paused trial among a rung's `candidates`, the highest rung first."""
         for rung in reversed(range(len(self.rungs) - 1)):
             for number in candidates(rung):
-                if self._waits(number, rung):
+                if self._is_paused(number, rung):
                     return Leg(number, rung + 1)
         return None
 
     def _best_quarter(self, rung: int) -> list[int]:
-        """Of the trials that came to this rung, the best first."""
+        """Numbers of the best quarter of the trials that have reached this rung, the best first."""
         return self._by_error(rung)[: len(self.errors[rung]) // FACTOR]
 
     def _by_error(self, rung: int) -> list[int]:
         return sorted(self.errors[rung], key=self.errors[rung].__getitem__)
 
-    def _waits(self, number: int, rung: int) -> bool:
-        """Whether the trial can go on from this rung and has not."""
-        came = math.isfinite(self.errors[rung][number])
-        return came and number not in self.errors[rung + 1] and Leg(number, rung + 1) not in self.legs.values()
+    def _is_paused(self, number: int, rung: int) -> bool:
+        """Whether the trial has reached this rung, and its next leg has not started."""
+        reached = math.isfinite(self.errors[rung][number])
+        return reached and number not in self.errors[rung + 1] and Leg(number, rung + 1) not in self.legs.values()
 
     def _new_trial(self) -> Leg | None:
-        """The next trial's way to the first rung."""
+        """The first leg of the next trial; None where all have started."""
         number = len(self.values)
         if number == self.config.num_trials():
             return None
@@ -155,7 +157,7 @@ class SuccessiveHalving(Searcher):
 
 
 def rungs(config: TuneConfig) -> list[int]:
-    """The epochs at which trials wait, and the last."""
+    """The epochs at which trials pause, and the last epoch."""
     found = [config.grace_epochs] if config.early_stopping == "asha" else []
     while found and found[-1] * FACTOR < config.epochs:
         found.append(found[-1] * FACTOR)
@@ -163,9 +165,9 @@ def rungs(config: TuneConfig) -> list[int]:
 
 
 def grid_points(config: TuneConfig) -> list[dict[str, Any]]:
-    """Every combination, in an order drawn from the seed.
+    """Every combination, shuffled by the seed.
 
-    Of a grid in its own order the first are neighbours, all good or all bad, and would be compared with each other only.
+    The first points of a grid in order are neighbours, all good or all bad, and would be compared only with each other.
     """
     points = config.combinations()
     random.Random(config.seed).shuffle(points)

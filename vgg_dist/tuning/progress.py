@@ -1,4 +1,4 @@
-"""What a search says of its trials, and how it hears of signals: Ray Tune's callback, in the search's own process."""
+"""The progress lines of a search, and its stop after a signal: Ray Tune's callback, in the search's own process."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.tracking import TrackedRun, finish_run, read_runs
 from vgg_dist.tuning.trial import leg_training, stopped_key
 
-QUIET_S = 60.0  # after so long without a validation, a line says what is running
+QUIET_S = 60.0  # without a line for so long, one tells which trials are training
 
 
 class SearchProgress(Callback):
-    """In the search's own process: a line for each validation and for each trial's end, and now and then between them.
+    """Prints a line for each validation, for the end of each leg, and every QUIET_S seconds between them.
 
-    After an interruption it tells the scheduler again what every trial has reported, which Ray Tune does not: the trials
-    that are left would be compared with each other only.
+    When a search is resumed, it replays the earlier results of all trials to the scheduler, as Ray Tune does not: the
+    remaining trials would be compared only with each other.
     """
 
     config: ClassVar[TuneConfig]
     run: ClassVar[TrackedRun]
-    """The class's, set at each start: Ray Tune writes down what an object has, and their URLs may hold passwords."""
+    """Both on the class, set at each start: Ray Tune saves the object's attributes, and their URLs may hold passwords."""
     said_at: ClassVar[float] = 0.0
     ending = False
-    """Whether it was told to stop, and Ray Tune to end."""
+    """Whether Ray Tune was told to end, after a signal."""
 
     def __init__(self, scheduler: TrialScheduler) -> None:
         self.scheduler = scheduler
         self.best = math.inf
         self.heard: set[tuple[int, float]] = set()
-        """Trials and epochs of the validations so far."""
+        """Trial and epoch of each validation so far."""
         self.results: list[tuple[str, dict[str, Any]]] = []
         self.untold: list[tuple[str, dict[str, Any]]] = []
 
     def get_state(self) -> dict[str, Any]:
-        """What Ray Tune keeps with its own state."""
+        """Called by Ray Tune to save the state."""
         return {"best": self.best, "heard": self.heard, "results": self.results}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Called before the trials are there."""
+        """Called by Ray Tune on resuming, before it has restored the trials."""
         self.best, self.heard, self.results = state["best"], state["heard"], state["results"]
         self.ending = False
         self.untold = list(self.results)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """The first time after an interruption: the scheduler's memory. And a look for a signal to the command."""
+        """Looks for a signal, replays earlier results to the scheduler after a resumption, and prints what is running."""
         self._look_for_signal(trials)
         known = {trial.trial_id: trial for trial in trials}
         for trial_id, result in self.untold:
@@ -68,28 +68,28 @@ class SearchProgress(Callback):
             self._say_running(trials)
 
     def _say_running(self, trials: list[Any]) -> None:
-        """How far the trials are, where validations are far apart."""
+        """A line that tells how far the running trials are."""
         names = {str(self._training(trial).name) for trial in trials if trial.status == "RUNNING"}
         if names and self.said_at:
             known = {}
-            with contextlib.suppress(ValueError):  # a tracking server that is away
+            with contextlib.suppress(ValueError):  # the tracking server does not answer
                 known = {run.name: run.metrics for run in read_runs(self.run.tracking_uri, self.config.experiment, self.run)}
             print(f"search {self.config.name}: {describe_running(names, known, self.config.epochs)}", flush=True)
         type(self).said_at = time.monotonic()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """A validation, or what a leg returned at its end."""
+        """Called for a validation, and for the result that a leg returns at its end."""
         error = result[self.config.metric]
         self.results.append((trial.trial_id, {"epoch": result["epoch"], self.config.metric: error}))
         validation = trial.config["number"], result["epoch"]
-        if not result["ended"] and validation not in self.heard:  # the next leg begins with the last one's
+        if not result["ended"] and validation not in self.heard:  # a leg first reports the last one's again
             self.heard.add(validation)
             self.best = min(self.best, error)
             epoch = f"epoch {result['epoch']:g}/{self.config.epochs}"
             self._say(trial, f"{epoch}  {self.config.metric} {error:.4g}  (best so far {self.best:.4g})")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A leg came to its end, or the scheduler stopped it."""
+        """Called when a leg has ended, or the scheduler has stopped it."""
         result = trial.last_result
         ended = result.get("ended") or f"stopped early at epoch {result.get('epoch', 0):g}"
         if ended.startswith("stopped"):
@@ -100,12 +100,12 @@ class SearchProgress(Callback):
         self._say(trial, f"{ended}; {len(tried)} of {self.config.num_trials()} trials tried")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial whose process was lost too often."""
+        """Called for a trial whose process was lost too often."""
         finish_run(open_training(self._training(trial), self.run), "FAILED", "its process was lost")
         self._say(trial, "failed: its process was lost")
 
     def _look_for_signal(self, trials: list[Any]) -> None:
-        """Passes it on to the trials; when they have stopped, or there is no more time for them, Ray Tune ends."""
+        """Passes a signal on to the trials. Once they have stopped, or are out of time, ends Ray Tune."""
         if self.ending or signals.caught() is None:
             return
         messages = JobMessages()
@@ -128,7 +128,7 @@ class SearchProgress(Callback):
 
 
 def describe_running(names: Iterable[str], metrics: Mapping[str, Mapping[str, float]], epochs: int) -> str:
-    """How far trials are, by the last metrics of each, for people."""
+    """Such as "1 training: lr0.1_00000 (epoch 1.26/74, 12.3 images/s)". `metrics`: the last ones of each trial."""
     words = []
     for name in sorted(names):
         last = metrics.get(name, {})

@@ -1,9 +1,8 @@
-"""A search: Ray Tune over trainings, each of which is a run of its own (`driver.run_training`) of one or several workers.
+"""Runs a search with Ray Tune. Each trial is a training run (`launch.driver.run_training`) of one or several workers.
 
-What Ray Tune calls a trial is here a leg, a trial's way from one rung to the next (see `halving`). Its process on the
-cluster only waits for Ray Train, so it reserves no CPU: drivers cannot keep workers from starting. As many run at once as
-there is room for their workers. All of a search is in its folder: the trials' runs, and what Ray Tune needs to go on after
-an interruption.
+Each segment between rungs is one Ray Tune trial, called a leg (see `asha`). The driver process of a leg only waits for Ray
+Train, so it reserves no CPU, and cannot keep workers from starting. As many legs run at once as the cluster has room for.
+The search's folder holds the trials' runs, and the state from which Ray Tune resumes.
 """
 
 from __future__ import annotations
@@ -45,29 +44,29 @@ from vgg_dist.tuning.trial import run_leg
 
 @dataclass(frozen=True)
 class Trial:
-    """How a trial ended."""
+    """A trial after the search."""
 
     config: TrainConfig
     error: float
-    """The least of the metric over its epochs; infinite where there is none."""
+    """The smallest value of the metric over its epochs; infinite without a validation."""
     epochs: float
     ended: str
-    """finished, stopped early, or failed: why."""
+    """finished, stopped early, or failed: REASON."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """All trials, the best first, and the run that they are nested in."""
+    """All trials, the best first, and the MLflow run that they are nested in."""
 
     run: TrackedRun
     trials: list[Trial]
 
 
 def run_search(config: TuneConfig) -> SearchResult:
-    """Runs a search, `config` being resolved, to its end, or on from where it was.
+    """Runs or resumes a search to its end; `config` is resolved.
 
-    ValueError for settings, data or a cluster that cannot be; TrainingError where no trial came to a result; Interrupted
-    once all trials have stopped, as they were told.
+    ValueError for settings, data or a cluster that cannot be used; TrainingError where no trial has a result; Interrupted,
+    by a signal, once all trials have stopped.
     """
     check_search(config)
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
@@ -95,7 +94,7 @@ def run_search(config: TuneConfig) -> SearchResult:
                 raise Interrupted(signals.name_of(signum), f"; {resumes(config.name)}, each trial from its last checkpoint")
             trials = sorted(_trials(config, found), key=lambda trial: trial.error)
             if math.isinf(trials[0].error):
-                raise TrainingError(f"no trial came to a result: {'; '.join(sorted({trial.ended for trial in trials}))}")
+                raise TrainingError(f"no trial has a result: {'; '.join(sorted({trial.ended for trial in trials}))}")
             status = "FINISHED"
         finally:
             finish_run(run, status, quick=True)
@@ -115,12 +114,12 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
     run_config = RunConfig(
         name="tune",
         storage_path=config.folder,
-        # A trial is started again where its driver was lost with a node; what it finds wrong itself it reports.
+        # Retries of a leg whose driver was lost with its node. Failures of the training itself are in the leg's result.
         failure_config=FailureConfig(max_failures=config.max_failures),
         callbacks=[SearchProgress(scheduler), JsonLoggerCallback()],
         verbose=0,
     )
-    legs = SuccessiveHalving(TuneConfig.from_dict(config.to_dict()))  # Ray Tune keeps it: without the secrets of URLs
+    legs = SuccessiveHalving(TuneConfig.from_dict(config.to_dict()))  # Ray Tune saves it: without the secrets of URLs
     tune_config = tune.TuneConfig(
         metric=config.metric,
         mode="min",
@@ -134,12 +133,12 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
 def _scheduler(config: TuneConfig) -> TrialScheduler:
     if config.early_stopping != "median":
         return FIFOScheduler()
-    # Where there are too few to compare with, a trial goes on; of itself the rule would let the waiting ones in before it.
+    # While there are too few trials to compare with, a trial trains on; by default the rule would pause it for others.
     return MedianStoppingRule(time_attr="epoch", grace_period=config.grace_epochs, min_time_slice=math.inf)
 
 
 def _trials(config: TuneConfig, legs: Iterable[Any]) -> list[Trial]:
-    """How the trials ended, each of one or several legs."""
+    """The trials, each put together from its legs."""
     found: dict[int, Trial] = {}
     for leg in sorted(legs, key=lambda leg: leg.config["until"]):
         number, last, rows = leg.config["number"], leg.metrics or {}, leg.metrics_dataframe
@@ -148,7 +147,7 @@ def _trials(config: TuneConfig, legs: Iterable[Any]) -> list[Trial]:
         error, epochs = trial.error, trial.epochs
         if rows is not None and config.metric in rows:
             validations = rows[rows["ended"].fillna("") == ""]
-            if validations.empty and ended in ("waits", "finished"):  # there was nothing left to train
+            if validations.empty and ended in ("waits", "finished"):  # nothing was left to train
                 validations = rows
             error, epochs = min([error, *validations[config.metric]]), max([epochs, *validations["epoch"]])
         if ended.startswith("failed"):

@@ -1,4 +1,4 @@
-"""A trial of a search on its way to a rung, in a process of its own: a training whose validations go to Ray Tune."""
+"""One leg of a trial (a segment between two rungs): in its own process, a training that reports validations to Ray Tune."""
 
 from __future__ import annotations
 
@@ -21,49 +21,50 @@ WORST = {"top1_error": 100.0, "top5_error": 100.0, "loss": math.inf}
 
 
 def leg_training(leg: dict[str, Any], search: TuneConfig, parent: TrackedRun) -> TrainConfig:
-    """The whole training that a leg is a part of; its record is in MLflow where the search's is."""
+    """The settings of the trial that a leg belongs to, to its last epoch, with the MLflow server of the search."""
     return replace(search.trial(leg["values"], leg["number"]), tracking_uri=parent.tracking_uri)
 
 
 def stopped_key(name: str) -> str:
-    """The key of the message that a trial has stopped, as its search was told to."""
+    """The key of the message by which a trial says that it has stopped after a signal to its search."""
     return f"stopped/{name}"
 
 
 def run_leg(
     leg: dict[str, Any], search: TuneConfig, parent: TrackedRun, resources: list[dict[str, float]]
 ) -> dict[str, Any]:
-    """Trains as far as `halving.SuccessiveHalving` says, which gets what this returns."""
+    """Trains to the leg's rung, and returns the result that `asha.SuccessiveHalving` expects."""
     trial = leg_training(leg, search, parent)
     part = Part(parent, resources, is_trial=True, until=leg["until"], callbacks=(TrialReport(),))
     try:
         metrics = run_training(trial, part)
-    except Interrupted:  # the search is told to stop, and ends this process once all its trials have stopped
+    except Interrupted:  # by a signal to the search, which ends this process once all its trials have stopped
         JobMessages().put(stopped_key(str(trial.name)), "")
         threading.Event().wait()
         raise
-    except (ValueError, TrainingError) as error:  # the settings' own fault: the next start would end so too
+    except (ValueError, TrainingError) as error:  # the settings are at fault: another start would fail too
         return {**WORST, "epoch": search.epochs, "ended": f"failed: {error}"}
     ended = "waits" if part.waits(trial, metrics) else "finished"
     return errors_of(metrics) | {"epoch": metrics["epoch"], "ended": ended}
 
 
 def errors_of(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The validation metrics by the names of WORST; for five classes or fewer, top-1 in the place of top-5."""
+    """The validation metrics by the names in WORST; for five classes or fewer, top-1 error in place of top-5."""
     return {name: metrics.get(f"val/{name}", metrics["val/top1_error"]) for name in WORST}
 
 
 class TrialReport(ray.train.UserCallback):
-    """On Ray Train's controller: passes each validation on to Ray Tune."""
+    """On Ray Train's controller: reports each validation to Ray Tune."""
 
     def __init__(self) -> None:
         self.to_tune = TuneReportCallback()
         self.epoch = 0.0
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Takes rank 0's records; a validation has the epoch of the record before it.
+        """Reports the validations among rank 0's records; each has the epoch of the record before it.
 
-        What a checkpoint kept Ray Tune may not have heard of. If it has, it hears it twice: no other error, no other rung.
+        Records kept in the checkpoint that this leg resumed from are reported too, as the leg before may not have come to
+        it. Validations that are reported twice are harmless.
         """
         for record in [*metrics[0].get("earlier", []), *metrics[0]["records"]]:
             values = record["metrics"]

@@ -54,7 +54,7 @@ def load_net(location: str, weights_format: str | None = None, checkpoint: str =
             head=config.head,
             image_size=config.image_size or spec.image_size,
             num_classes=len(class_names),
-            train_scale=None if scale is None else (scale[0], scale[-1]),
+            train_scale=None if scale is None else scale.ends,
             class_names=class_names,
             mean=spec.pixel_mean,
             std=spec.pixel_std,

@@ -27,8 +27,9 @@ from vgg_dist.run_folder.best import begin_best, keep_best
 from vgg_dist.run_folder.checkpoints import write_checkpoint
 from vgg_dist.startup_marks import mark
 from vgg_dist.training.memory import explained_memory_errors
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.stopping import AllStop, StopAgreement, training_key
-from vgg_dist.training.trainer import Trainer, Worker
+from vgg_dist.training.trainer import Trainer
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.reporter import Reporter, Store
 from vgg_dist.worker.resume_point import ResumedFrom, ResumePoints, find_resume_points

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vgg_dist.metric_names import telling
+from vgg_dist.metric_names import without_trivial_top5
 from vgg_dist.run_folder.names import checkpoint_name
 from vgg_dist.startup_marks import mark
 from vgg_dist.tracking import SystemSampler
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import Snapshot, TrainState
-from vgg_dist.training.trainer import Trainer, Worker
+from vgg_dist.training.trainer import Trainer
 from vgg_dist.worker.background_writer import BackgroundWriter
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.setup import Node, Prepared
@@ -69,7 +70,7 @@ class Reporter:
         """Called by all workers with the same metrics. ValueError on all of them if the storage takes no checkpoint."""
         assert self.trainer is not None
         mark("first step done")
-        metrics = telling(metrics, len(self.prepared.class_names))
+        metrics = without_trivial_top5(metrics, len(self.prepared.class_names))
         self.validation |= {key: value for key, value in metrics.items() if key.startswith("val/")}
         if metrics:
             record = {"step": self.trainer.state.step, "time": time.time(), "metrics": metrics}
@@ -88,7 +89,7 @@ class Reporter:
         kept = self.prepared.kept
         for record in kept:
             validated = {key: value for key, value in record["metrics"].items() if key.startswith("val/")}
-            self.validation |= telling(validated, len(self.prepared.class_names))
+            self.validation |= without_trivial_top5(validated, len(self.prepared.class_names))
         if kept or self.found is not None:
             found = None if self.worker.rank else self.found
             self.send({"records": [], "earlier": kept, "system": {}, "done": False, "notes": self.notes}, found)

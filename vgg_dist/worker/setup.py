@@ -21,8 +21,8 @@ from vgg_dist.config import TrainConfig
 from vgg_dist.run_folder.digests import DamagedCheckpoint
 from vgg_dist.training.data import check_images, open_loaders
 from vgg_dist.training.memory import default_micro_batch, explained_memory_errors
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import TrainState, build_state
-from vgg_dist.training.trainer import Worker
 from vgg_dist.weights.checkpoint import read_records
 from vgg_dist.worker.copy_progress import telling_progress
 from vgg_dist.worker.exchange import Exchange

@@ -11,10 +11,10 @@ import torch
 from conftest import Outcome
 from support.trees import make_tree, picture
 
-from vgg_dist.config import EvalConfig, TrainConfig
+from vgg_dist.config import EvalConfig, ScaleRange, TrainConfig
 from vgg_dist.evaluation.open import open_images
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
-from vgg_dist.training.trainer import Worker
 from vgg_dist.weights.load import load_net
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.setup import Node, prepare
@@ -50,7 +50,9 @@ def test_commands_that_open_the_data_say_it_on_stderr(
 
 def small(data: Path) -> TrainConfig:
     batches = {"global_batch": 2, "micro_batch": 2, "loader_threads": 1}
-    config = TrainConfig(arch="A", head="linear", image_size=32, train_scale=(36,), max_steps=1, precision="fp32", **batches)
+    config = TrainConfig(
+        arch="A", head="linear", image_size=32, train_scale=ScaleRange(36, 36), max_steps=1, precision="fp32", **batches
+    )
     return replace(config, data=str(data)).resolved()
 
 
@@ -64,7 +66,9 @@ def test_evaluation_says_it_of_val(data: Path, tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err == f"--data {data}: {VAL}\n"
 
     kaggle = make_tree(tmp_path / "kaggle", {"LOC_val_solution.csv": b"-", "train/cat/0.jpg": b"", "val/0.jpg": b""})
-    with pytest.raises(ValueError, match=f"its images are in {kaggle}/LOC_val_solution.csv: --data {kaggle} reads both"):
+    with pytest.raises(
+        ValueError, match=f"its images are in {kaggle}/LOC_val_solution.csv; give --data {kaggle}, which reads both"
+    ):
         open_images(EvalConfig(nets=(str(folder),), data=str(kaggle / "val")), [load_net(str(folder), None)])
 
 

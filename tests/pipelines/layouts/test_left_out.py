@@ -197,7 +197,7 @@ def test_check_refuses_what_training_refuses(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(ValueError, match="without an image in train: c") as refused:
         open_splits(str(root))
     assert main(["check", "--data", str(root)]) == 2
-    assert capsys.readouterr().err == f"prepare: error: {refused.value}\n"
+    assert capsys.readouterr().err == f"pipelines.prepare: {refused.value}\n"
 
     make_tree(root, {"train/c/x.jpg": b"no image"})  # a class that the check itself empties
     assert main(["check", "--data", str(root)]) == 2
@@ -205,4 +205,4 @@ def test_check_refuses_what_training_refuses(tmp_path: Path, capsys: pytest.Capt
     assert "1 unreadable" in written.out
     with pytest.raises(ValueError, match=r"without an image in train: c.*1 quarantined image") as refused:
         open_splits(str(root))
-    assert written.err.splitlines()[-1] == f"prepare: error: {refused.value}"
+    assert written.err.splitlines()[-1] == f"pipelines.prepare: {refused.value}"

@@ -88,7 +88,7 @@ def test_unpack_refuses_damaged_archives(
     assert main(["unpack", "--source", str(source), "--out", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("prepare: error: ")
+    assert last.startswith("pipelines.prepare: ")
     assert re.search(message, last)
 
 
@@ -218,7 +218,7 @@ def test_user_mistake_is_one_line_and_status_2(
     where = {"OUT": str(tmp_path / "OUT"), "FILE": str(tmp_path / "FILE")}
     assert main([where.get(argument, argument) for argument in arguments]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("prepare: error: ")
+    assert error.startswith("pipelines.prepare: ")
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "OUT").exists()
@@ -229,3 +229,23 @@ def test_unknown_commands_and_flags_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["shard", "--data", "x"], ["--out"]),
+        (["shard", "--data", "x", "--out", "y", "--seeds", "3"], ["--seeds"]),
+        (["shrad"], ["shrad"]),
+        ([], ["shard"]),
+    ],
+)
+def test_a_mistake_in_the_command_line_is_one_line(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert (end.value.code, error.count("\n")) == (2, 1)
+    assert error.startswith("pipelines.prepare: ")
+    assert all(word in error for word in words), error

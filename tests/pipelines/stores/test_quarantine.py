@@ -189,7 +189,8 @@ def test_data_behind_a_url_without_leave_to_write(
     cache.rename(tmp_path / "gone")
     cache.write_text("no folder")
     assert main(["check", "--data", url]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"prepare: error: {url}/quarantine.txt cannot be written (")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"pipelines.prepare: {url}/quarantine.txt cannot be written (")
 
 
 def test_bad_images_of_all_names_are_told_in_a_line() -> None:

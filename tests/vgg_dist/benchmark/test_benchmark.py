@@ -34,7 +34,7 @@ from vgg_dist.benchmark.pixels import compare_pixels
 from vgg_dist.benchmark.plain_loop import PlainLoop, accuracy, has_torchvision_net
 from vgg_dist.benchmark.report import paired_ratio, table
 from vgg_dist.benchmark.startup import report, time_phases
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import ScaleRange, TrainConfig
 
 IN_PROCESS = {
     "ours": loaders.ours,
@@ -64,7 +64,9 @@ def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
 @pytest.mark.parametrize("name", IN_PROCESS)
 def test_loaders_get_the_same_crops_flips_and_shifts(name: str, tmp_path: Path) -> None:
     # S is every image's smallest side: nothing is resized, so any difference would be another crop, flip or shift.
-    work = plan_work(small(write_tree(tmp_path, [(48, 64), (64, 48), (48, 48), (48, 70), (66, 48)]), train_scale=(48,)))
+    work = plan_work(
+        small(write_tree(tmp_path, [(48, 64), (64, 48), (48, 48), (48, 70), (66, 48)]), train_scale=ScaleRange(48, 48))
+    )
     assert work.samples.flip.any()
     assert not work.samples.flip.all()
     assert np.abs(work.samples.shift).max() > 1
@@ -241,7 +243,14 @@ def test_evaluation_counts_flops_and_measures_every_way(photographs: Path, tmp_p
 
 def test_train_flags_are_a_command_line_of_the_same_training() -> None:
     config = TrainConfig(
-        arch="D", batch_norm=True, flip=False, train_scale=(256, 512), lr=3e-3, max_steps=4, name="x y", dropout=0.0
+        arch="D",
+        batch_norm=True,
+        flip=False,
+        train_scale=ScaleRange(256, 512),
+        lr=3e-3,
+        max_steps=4,
+        name="x y",
+        dropout=0.0,
     )
     flags = StartupBenchmark(train=config).train_flags()
     assert tyro.cli(TrainConfig, args=flags) == config

@@ -24,13 +24,14 @@ from vgg_dist.benchmark.peers.process import PeerProcess
 from vgg_dist.benchmark.peers.torchvision_v2 import TensorDataset
 from vgg_dist.benchmark.pixels import compare_peer
 from vgg_dist.benchmark.work import Work
+from vgg_dist.config import ScaleRange
 
 # S is the smallest side of the images: nothing is resized.
 UNSCALED = [(48, 64), (64, 48), (48, 48), (48, 70), (66, 48)]
 
 
-def planned(root: Path, shapes: list[tuple[int, int]], scale: tuple[int, ...], subsampling: str = "4:2:0") -> Work:
-    return loader.plan_work(small(write_tree(root, shapes, subsampling), train_scale=scale))
+def planned(root: Path, shapes: list[tuple[int, int]], scale: tuple[int, int], subsampling: str = "4:2:0") -> Work:
+    return loader.plan_work(small(write_tree(root, shapes, subsampling), train_scale=ScaleRange(*scale)))
 
 
 @pytest.mark.slow
@@ -72,7 +73,7 @@ def test_a_peer_that_cannot_be_installed_is_reported_and_the_others_run(
 
 
 def test_a_peer_that_fails_says_why(tmp_path: Path) -> None:
-    work = planned(tmp_path, UNSCALED, (48,))
+    work = planned(tmp_path, UNSCALED, (48, 48))
     with pytest.raises(PeerError, match="exit code 1: no output"):
         PeerProcess("spdl", "/bin/false", [], work, tmp_path / "ends").__enter__()
     with pytest.raises(PeerError, match=r"ModuleNotFoundError: .*peers\.nobody"):
@@ -86,7 +87,7 @@ def test_peers_get_the_same_crops_flips_and_shifts(name: PeerName, bound: float,
     if importlib.util.find_spec(peer.package) is None and not environments.is_complete(environments.environment(name, peer)):
         pytest.skip(f"{peer.package} is not installed")
     # With all chroma, as decoders differ in how they upsample it. A crop one pixel aside would be 7 grey levels off or more.
-    work = planned(tmp_path, UNSCALED, (48,), "4:4:4")
+    work = planned(tmp_path, UNSCALED, (48, 48), "4:4:4")
     try:
         with PeerProcess(name, environments.interpreter(name, peer), [peer.package], work, tmp_path / name) as process:
             difference = compare_peer(work, process.epoch())

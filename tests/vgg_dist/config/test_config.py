@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from vgg_dist.config import Config, EvalConfig, ReproduceConfig, TrainConfig, TuneConfig, check_name
+from vgg_dist.config import Config, EvalConfig, ReproduceConfig, ScaleRange, TrainConfig, TuneConfig, check_name
 from vgg_dist.models.build import build_model
 from vgg_dist.models.specs import MODELS
 
 
 def test_the_papers_recipe_is_the_default() -> None:
     config = TrainConfig(arch="E").resolved()
-    assert (config.image_size, config.train_scale, config.val_scale) == (224, (256, 256), 256)
+    assert (config.image_size, config.train_scale, config.val_scale) == (224, ScaleRange(256, 256), 256)
     assert (config.global_batch, config.lr, config.momentum, config.weight_decay, config.dropout) == (
         256,
         1e-2,
@@ -27,15 +27,15 @@ def test_the_papers_recipe_is_the_default() -> None:
 
 def test_scales_follow_the_image_size() -> None:
     config = TrainConfig(arch="A", image_size=64).resolved()
-    assert (config.train_scale, config.val_scale) == ((73, 73), 73)
-    jitter = TrainConfig(train_scale=(256, 512)).resolved()
+    assert (config.train_scale, config.val_scale) == (ScaleRange(73, 73), 73)
+    jitter = TrainConfig(train_scale=ScaleRange(256, 512)).resolved()
     assert jitter.val_scale == 384
-    assert TrainConfig(train_scale=(384,)).resolved().val_scale == 384
+    assert TrainConfig(train_scale=ScaleRange(384, 384)).resolved().val_scale == 384
 
 
 def test_a_config_survives_json_and_resolving_again() -> None:
     config = TrainConfig(
-        arch="D", batch_norm=True, head="linear", train_scale=(32, 48), image_size=32, pad=4, name="x"
+        arch="D", batch_norm=True, head="linear", train_scale=ScaleRange(32, 48), image_size=32, pad=4, name="x"
     ).resolved()
     again = TrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
@@ -99,10 +99,8 @@ def test_every_arch_is_built_at_its_own_size(arch: Any) -> None:
         ({"image_size": 31}, "--image-size 31: must be at least 32"),
         ({"image_size": 0}, "--image-size 0: must be at least 32"),
         ({"arch": "alexnet", "image_size": 32}, "--image-size 32: must be at least 67"),
-        ({"train_scale": (200,)}, "--train-scale 200: must be at least 224"),
-        ({"train_scale": (512, 256)}, "--train-scale 256: must be at least 512"),
-        ({"train_scale": (256, 384, 512)}, "--train-scale takes one or two numbers, not 3"),
-        ({"train_scale": ()}, "--train-scale takes one or two numbers, not 0"),
+        ({"train_scale": ScaleRange(200, 200)}, "--train-scale 200: must be at least 224"),
+        ({"train_scale": ScaleRange(512, 256)}, "--train-scale 256: must be at least 512"),
         ({"val_scale": 100}, "--val-scale 100: must be at least 224"),
         ({"lr": 0.0}, "--lr 0.0: must be more than 0"),
         ({"lr": float("nan")}, "--lr nan: must be"),

@@ -49,7 +49,7 @@ def test_what_must_stay_is_refused_with_both_values(field: str, run: TrainConfig
     other = dataclasses.replace(run, **{field: OTHER[field]})
     with pytest.raises(ValueError, match=r"^--name first: ") as refused:
         state.restore(checkpoint(run), other, CLASSES)
-    shown = {"False": "off", "True": "on", "None": "none", "(37, 37)": "37 37", "(50, 60)": "50 60"}
+    shown = {"False": "off", "True": "on", "None": "none"}
     old, new = (shown.get(str(value), value) for value in (getattr(run, field), OTHER[field]))
     assert f"--{field.replace('_', '-')} {old}, not {new}" in str(refused.value)
     assert str(refused.value).isprintable()

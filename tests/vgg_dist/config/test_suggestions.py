@@ -41,7 +41,7 @@ TRAIN, EVALUATE, REPRODUCE = "vgg_dist.train", "vgg_dist.evaluate", "vgg_dist.re
         (REPRODUCE, ["--scales", "36", "48"], "--scales 36 48: takes 3 values, not 2 (STR STR STR)"),
         (REPRODUCE, ["--arch", "E"], "for --arch give --only"),
         (REPRODUCE, ["--train-scale", "256"], "for --train-scale give --scales"),
-        (TRAIN, ["--train-scale", "a", "b"], "--train-scale a b: takes [INT [INT ...]]"),
+        (TRAIN, ["--train-scale", "a", "b"], "--train-scale a b: must be a number of pixels, such as 256, or a range"),
         (EVALUATE, ["run", "--views", "dens"], "did you mean dense?"),
         ("vgg_dist.export", ["run", "--format", "onx", "--output", "x"], "did you mean onnx?"),
         ("vgg_dist.tune", ["--search-lrr", "3"], "did you mean --search-lr?"),

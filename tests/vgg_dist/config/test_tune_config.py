@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vgg_dist.config import Choices, Range, TrainConfig, TuneConfig
-from vgg_dist.tune import describe
+from vgg_dist.config import Choices, Range, ScaleRange, TrainConfig, TuneConfig
+from vgg_dist.tuning.description import describe
 
 
 def test_the_default_search_is_over_rate_and_the_papers_scales() -> None:
@@ -14,7 +14,7 @@ def test_the_default_search_is_over_rate_and_the_papers_scales() -> None:
         "train_scale": Choices(("256", "384", "256-512")),
     }
     assert TuneConfig(image_size=32).resolved().space()["train_scale"] == Choices(("37", "55", "37-73"))
-    assert list(TuneConfig(train_scale=(300,)).resolved().space()) == ["lr"]
+    assert list(TuneConfig(train_scale=ScaleRange(300, 300)).resolved().space()) == ["lr"]
 
 
 def test_a_trial_is_the_training_with_its_values_and_a_name_of_them() -> None:
@@ -25,7 +25,7 @@ def test_a_trial_is_the_training_with_its_values_and_a_name_of_them() -> None:
     assert trial.name == "lr0.0123_S36-64_he_00007"
     same = TrainConfig(
         arch="D", image_size=32, epochs=9, data="/data", num_workers=1, storage_path="/runs/s", name=trial.name,
-        lr=0.0123456, train_scale=(36, 64), init="he",
+        lr=0.0123456, train_scale=ScaleRange(36, 64), init="he",
     ).resolved()  # fmt: skip
     assert trial == same
 
@@ -68,7 +68,7 @@ def test_a_search_says_what_it_will_do() -> None:
     assert grid == (
         "search s: 6 trials of A on s3://***@bucket/data (all combinations: --search-lr 0.001 0.1,"
         " --search-train-scale 256 384 256-512); each trains 74 epochs at most;"
-        " only the best quarter goes on after epoch 1, 4, ..."
+        " only the best quarter is trained on after epoch 1, 4, ..."
     )
     drawn = describe(TuneConfig(name="s", epochs=1, search_init=("he", "glorot")).resolved())
     assert drawn == (
@@ -77,4 +77,4 @@ def test_a_search_says_what_it_will_do() -> None:
     )
     median = TuneConfig(name="s", search="bayesian", early_stopping="median", grace_epochs=2, epochs=9).resolved()
     assert "chosen by Optuna" in describe(median)
-    assert describe(median).endswith("9 epochs at most; those above the median are stopped, from epoch 2 on")
+    assert describe(median).endswith("9 epochs at most; those worse than the median are stopped, from epoch 2 on")

@@ -37,9 +37,9 @@ def test_marks_of_both_byte_orders(tmp_path: Path, encoding: str, order: str) ->
         (b"", ": is empty; expected one entry a line"),
         (b"\xef\xbb\xbf\r\n", ": is empty; expected one entry a line"),
         (b"cat\n\ndog\n", ", line 2: is empty; expected one entry a line"),
-        ("cat\ndog\ncaf\u00e9\n".encode("latin-1"), ", line 3: is no UTF-8 text; save the file as UTF-8"),
+        ("cat\ndog\ncaf\u00e9\n".encode("latin-1"), ", line 3: is not UTF-8 text; save the file as UTF-8"),
         (b"cat\ndog\0\n", ", line 2: holds a zero byte"),
-        (b"\xff\xfec\0\n\0d\0o", ", line 2: is no UTF-16-LE text"),
+        (b"\xff\xfec\0\n\0d\0o", ", line 2: is not UTF-16-LE text"),
     ],
 )
 def test_an_error_names_flag_file_and_line(tmp_path: Path, content: bytes | None, message: str) -> None:

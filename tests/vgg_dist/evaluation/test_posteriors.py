@@ -64,7 +64,7 @@ def test_parts_make_the_whole_in_any_order(files: PosteriorFiles) -> None:
     files.write(2, exact[files.indices(2)])
     files.write(0, exact[files.indices(0)])
     assert files.missing() == [1]
-    with pytest.raises(ValueError, match=r"part-00001\.npy is not there"):
+    with pytest.raises(ValueError, match=r"part-00001\.npy is missing"):
         files.read()
     files.write(1, exact[files.indices(1)])
     assert files.missing() == []
@@ -88,7 +88,7 @@ def test_a_damaged_part_and_one_of_another_shape_are_named(files: PosteriorFiles
 def test_posteriors_computed_otherwise_are_not_mixed_in(files: PosteriorFiles, tmp_path: Path) -> None:
     files.missing()
     other = replace(files.manifest, settings={"precision": "bf16"})
-    with pytest.raises(ValueError, match="computed otherwise: settings"):
+    with pytest.raises(ValueError, match="computed with other settings: settings"):
         PosteriorFiles(str(tmp_path), other).missing()
 
 

@@ -1,4 +1,4 @@
-"""The paper's programme: which run starts from which, what it costs, and that its commands are the runs."""
+"""The paper's runs: which run starts from which, what it costs, and that its commands are the runs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import pytest
 import tyro
 
 from vgg_dist.config import ReproduceConfig, TrainConfig
-from vgg_dist.reproduction.run_graph import describe_plan, measure_rate, programme, wants_crops
+from vgg_dist.reproduction.cost import describe_plan, measure_rate
+from vgg_dist.reproduction.run_graph import paper_runs, wants_crops
 
 
 def runs(**options: object) -> dict[str, tuple[str | None, float]]:
     """Name -> what it starts from, and its learning rate."""
     config = ReproduceConfig(data="synthetic", **options).resolved()  # type: ignore[arg-type]
-    return {run.name: (run.after, run.config.lr) for run in programme(config)}
+    return {run.name: (run.depends_on, run.config.lr) for run in paper_runs(config)}
 
 
-def test_the_whole_programme_is_the_papers() -> None:
+def test_the_runs_are_the_papers() -> None:
     assert runs() == {
         "A-256": (None, 1e-2),
         "A-LRN-256": (None, 1e-2),
@@ -40,20 +41,20 @@ def test_what_a_configuration_starts_from_comes_with_it_and_first() -> None:
     assert list(runs(only=("A-LRN", "B"))) == ["A-256", "A-LRN-256", "B-256"]
     for only in ((), ("D",)):
         seen: set[str | None] = {None}
-        for name, (after, _) in runs(only=only).items():
-            assert after in seen
+        for name, (needed, _) in runs(only=only).items():
+            assert needed in seen
             seen.add(name)
 
 
 def test_scales_shrink_with_the_images_or_are_given() -> None:
     assert list(runs(image_size=32, only=("D",))) == ["A-37", "D-37", "D-55", "D-37-73"]
     given = ReproduceConfig(image_size=32, scales=("36", "48", "36-64"), epochs_scale=0.02, only=("D",)).resolved()
-    scales = {run.name: (run.config.train_scale, run.config.val_scale, run.config.epochs) for run in programme(given)}
+    scales = {run.name: (str(run.config.train_scale), run.config.val_scale, run.config.epochs) for run in paper_runs(given)}
     assert scales == {
-        "A-36": ((36, 36), 36, 2),
-        "D-36": ((36, 36), 36, 2),
-        "D-48": ((48, 48), 48, 2),
-        "D-36-64": ((36, 64), 50, 2),
+        "A-36": ("36", 36, 2),
+        "D-36": ("36", 36, 2),
+        "D-48": ("48", 48, 2),
+        "D-36-64": ("36-64", 50, 2),
     }
 
 
@@ -76,7 +77,7 @@ def test_what_cannot_be_names_the_flag(options: dict[str, object], words: str) -
 
 def test_the_commands_are_the_runs() -> None:
     config = ReproduceConfig(image_size=32, flip=False, seed=3, data="synthetic:train=50,val=20", only=("E",)).resolved()
-    for run in programme(config):
+    for run in paper_runs(config):
         words = shlex.split(run.config.command_line())
         assert words[:3] == ["python", "-m", "vgg_dist.train"]
         assert tyro.cli(TrainConfig, args=words[3:]).resolved() == run.config
@@ -84,15 +85,15 @@ def test_the_commands_are_the_runs() -> None:
 
 def test_crops_are_for_the_jittered_d_and_e() -> None:
     config = ReproduceConfig().resolved()
-    assert [run.name for run in programme(config) if wants_crops(config, run.config)] == ["D-256-512", "E-256-512"]
+    assert [run.name for run in paper_runs(config) if wants_crops(config, run.config)] == ["D-256-512", "E-256-512"]
     no_table_5 = ReproduceConfig(upto="table4").resolved()
-    assert not any(wants_crops(no_table_5, run.config) for run in programme(no_table_5))
+    assert not any(wants_crops(no_table_5, run.config) for run in paper_runs(no_table_5))
 
 
 def test_hours_of_the_plan_are_images_by_rate() -> None:
     config = ReproduceConfig(only=("B",)).resolved()
     images = 1_281_167, 50_000
-    text = describe_plan(config, programme(config), images, {"A": 800.0, "B": 400.0}, "GPU")
+    text = describe_plan(config, paper_runs(config), images, {"A": 800.0, "B": 400.0}, "GPU")
     hours = [images[0] * 74 / rate / 3600 for rate in (800, 400)]
     lines = text.splitlines()
     assert f"{hours[0]:.3g}" in next(line for line in lines if line.startswith("A-256")).split()

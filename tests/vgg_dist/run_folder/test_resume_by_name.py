@@ -161,7 +161,7 @@ def test_another_net_by_name_is_refused_in_one_line_and_changes_nothing(
         (["--arch", "alexnet"], "--arch lenet5, not alexnet"),  # for which the run's 32 pixels are too few
         (["--head", "gap"], "--head fc, not gap"),  # which lenet5 has not
         (["--image-size", 48], "--image-size 32, not 48"),  # with which the run's scale does not go
-        (["--train-scale", 40], "--train-scale 37 37, not 40 40"),
+        (["--train-scale", 40], "--train-scale 37, not 40"),
     ):
         refused = call("vgg_dist.train", *place, *flags)
         assert (refused.status, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)

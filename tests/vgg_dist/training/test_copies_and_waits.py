@@ -26,8 +26,9 @@ from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Samples
 from pipelines.loading.loader import Batch, Loader
 from pipelines.loading.preprocessing import Preprocessing
 from vgg_dist.config import TrainConfig
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
-from vgg_dist.training.trainer import Trainer, Worker
+from vgg_dist.training.trainer import Trainer
 
 GPU = torch.device("meta")
 READ, COPY, UPLOAD, LITERAL = "value read: waits", "copy to the device: waits", "copy from pinned memory", "literal"
@@ -131,7 +132,7 @@ def run_training(monkeypatch: pytest.MonkeyPatch, config: TrainConfig) -> list[t
     loader = Resident(store, preprocessing, 1, GPU)
     log = [0.0] * 4, [1.0, 0.0, 0.0, 16.0, 16.0, 0.1, 1.0, 0.0, 0.0, np.inf]  # the drain; sums, counters, no bad step
     validation = "vgg_dist.training.trainer.validate"
-    monkeypatch.setattr(validation, lambda *_: {"loss": 1.0, "top1_error": 1.0, "top5_error": 1.0})
+    monkeypatch.setattr(validation, lambda *_, **__: {"loss": 1.0, "top1_error": 1.0, "top5_error": 1.0})
     seen = []
     with Recorder(monkeypatch, [*log * 100]) as recorder:
         state = build_state(config, 10, GPU)

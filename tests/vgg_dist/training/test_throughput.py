@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vgg_dist.config.base import Interval
-from vgg_dist.training.throughput import DataWait, Pace
+from vgg_dist.training.throughput import DataWait, LogSchedule
 
 
 class Device:
@@ -70,37 +70,37 @@ def test_a_busy_gpu_does_not_wait_for_data() -> None:
         assert seconds < 0.01 if busy else seconds > 0.04
 
 
-def looks(pace: Pace, seconds: list[float]) -> list[int]:
+def logged_steps(schedule: LogSchedule, seconds: list[float]) -> list[int]:
     """After which steps of these durations it logs."""
     steps, last, since = [], 0, 0.0
     for step, took in enumerate(seconds, start=1):
         since += took
-        if pace.log_due(step):
+        if schedule.log_due(step):
             steps.append(step)
-            pace.looked(step, since / (step - last), 0.0)
+            schedule.logged(step, since / (step - last), 0.0)
             last, since = step, 0.0
     return steps
 
 
 def test_logging_by_time_comes_at_once_and_then_as_often_as_asked() -> None:
-    first, *rest = looks(Pace(Interval(seconds=5), Interval(steps=10**6)), [30.0] + [0.1] * 999)
+    first, *rest = logged_steps(LogSchedule(Interval(seconds=5), Interval(steps=10**6)), [30.0] + [0.1] * 999)
     assert first == 1
     assert rest[:4] == [2, 6, 22, 72]  # feeling its way: the first step says nothing of the others
     assert {b - a for a, b in itertools.pairwise(rest[3:])} == {50}
-    assert looks(Pace(Interval(seconds=5), Interval(steps=10**6)), [8.0] * 4) == [1, 2, 3, 4]
+    assert logged_steps(LogSchedule(Interval(seconds=5), Interval(steps=10**6)), [8.0] * 4) == [1, 2, 3, 4]
 
 
 def test_logging_by_steps() -> None:
-    assert looks(Pace(Interval(steps=4), Interval(steps=10**6)), [1.0] * 10) == [4, 8]
+    assert logged_steps(LogSchedule(Interval(steps=4), Interval(steps=10**6)), [1.0] * 10) == [4, 8]
 
 
 def test_checkpoints_by_steps_and_by_time() -> None:
-    pace = Pace(Interval(seconds=5), Interval(steps=3))
-    assert [step for step in range(1, 8) if pace.save_due(step)] == [3, 6]
-    assert not pace.looked(3, 1.0, 1e9)
-    pace = Pace(Interval(seconds=5), Interval(seconds=600))
-    assert not any(pace.save_due(step) for step in range(1, 8))
-    assert [pace.looked(5, 1.0, since) for since in (599.0, 600.0)] == [False, True]
+    schedule = LogSchedule(Interval(seconds=5), Interval(steps=3))
+    assert [step for step in range(1, 8) if schedule.checkpoint_due(step)] == [3, 6]
+    assert not schedule.logged(3, 1.0, 1e9)
+    schedule = LogSchedule(Interval(seconds=5), Interval(seconds=600))
+    assert not any(schedule.checkpoint_due(step) for step in range(1, 8))
+    assert [schedule.logged(5, 1.0, since) for since in (599.0, 600.0)] == [False, True]
 
 
 @pytest.mark.parametrize(

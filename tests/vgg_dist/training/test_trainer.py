@@ -1,9 +1,10 @@
-"""The engine against autograd on whole batches, one worker against two, undisturbed runs against resumed ones."""
+"""The trainer against autograd on whole batches, one worker against two, undisturbed runs against resumed ones."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from support.trainings import SMALL, Run, same
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipelines.loading.epoch_plan import EpochPlan, evaluation_samples
@@ -22,8 +24,9 @@ from pipelines.loading.open import open_loader
 from vgg_dist.config import TrainConfig
 from vgg_dist.errors import NonFinite
 from vgg_dist.training.data import augmentation
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import TrainState, build_state
-from vgg_dist.training.trainer import Worker, validate
+from vgg_dist.training.validation import validate
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -263,7 +266,7 @@ def test_filled_micro_batches_have_one_shape_and_train_the_same(monkeypatch: pyt
         forward(batch, weight)
 
     monkeypatch.setattr(filled.trainer, "_forward_backward", noted)
-    monkeypatch.setattr("vgg_dist.training.trainer.FEW", 4)  # of micro-batches as small as these one image is a fifth
+    monkeypatch.setattr("vgg_dist.training.data.FILLED_SHARE", 4)  # of micro-batches as small as these one image is a fifth
     assert_same_updates(start, filled.run().weights(), plain.run().weights())
     assert shapes == {5}
     timed = {"images_per_second", "data_wait_share", "model_flops_utilization"}
@@ -276,7 +279,7 @@ def test_filled_micro_batches_have_one_shape_and_train_the_same(monkeypatch: pyt
 def test_a_gpu_training_says_once_what_its_loader_and_its_step_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vgg_dist.training.throughput.LOADER_TRIAL_S", 0.0)
     measured, plain = Run(change(epochs=3, micro_batch=4), Worker()), Run(change(epochs=3, micro_batch=4), Worker())
-    measured.trainer.loader_rate = None
+    measured.trainer.throughput.loader_rate = None
     measured.run()
     rates = {"loader_images_per_second", "step_images_per_second"}
     said = [(step, metrics) for step, metrics in measured.reports if rates & metrics.keys()]
@@ -299,3 +302,55 @@ def test_restoring_another_nets_checkpoint_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"{name} is damaged"):
             run.state.restore(tmp_path, run.config, run.classes)
         (tmp_path / name).write_bytes(content)
+
+
+class Squares:
+    """Half the sum of squared logits: an objective whose loss, fields and gradient are known without a net."""
+
+    fields = ("loss", "images")
+    schedule_metric = "loss"
+
+    def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return outputs.square().sum() / 2
+
+    def sums(self, outputs: Tensor, batch: Batch, loss_sum: Tensor) -> Tensor:
+        return torch.stack([loss_sum.detach().double(), loss_sum.new_tensor(len(outputs)).double()])
+
+    def means(self, sums: Sequence[float]) -> dict[str, float]:
+        return {"loss": sums[0] / sums[1]}
+
+
+def test_another_objective_trains_validates_and_drives_the_schedule(tmp_path: Path) -> None:
+    """One step is SGD on its mean over the global batch; its metrics alone are reported; a resume keeps its sums."""
+    config = change(micro_batch=5, momentum=0.0, weight_decay=0.0, lr=1e-6, checkpoint_every="2")
+    run = Run(dataclasses.replace(config, max_steps=1), Worker(), objective=Squares())
+    oracle = build_state(config, 10, torch.device("cpu")).model
+    optimizer = torch.optim.SGD(oracle.parameters(), lr=config.lr)
+    plan = EpochPlan(40, 0, 0, augmentation(config))
+    first = plan.samples[: plan.step_ends(16)[0]]
+    preprocessing, cpu = run.trainer.train_loader.preprocessing, torch.device("cpu")
+    (batch,) = open_loader(run.train, preprocessing, num_threads=1, max_batch=16, device=cpu).batches([first])
+    (oracle(batch.images).square().sum() / 2 / len(first)).backward()
+    optimizer.step()
+    start = run.weights()
+    assert_same_updates(start, run.run().weights(), oracle.state_dict())
+
+    whole = Run(config, Worker(), save_at=(2, tmp_path), objective=Squares()).run()
+    resumed = Run(config, Worker(), restore=tmp_path, objective=Squares()).run()
+    measured = {name for _, metrics in whole.reports for name in metrics if name.startswith(("train/", "val/", "epoch/"))}
+    assert measured == {"train/loss", "val/loss", "epoch/train_loss"}
+    best = min(metrics["val/loss"] for _, metrics in whole.reports if "val/loss" in metrics)
+    assert whole.state.schedule.best == best
+    epochs = [
+        [metrics["epoch/train_loss"] for _, metrics in run.reports if "val/loss" in metrics] for run in (whole, resumed)
+    ]
+    assert epochs[0] == epochs[1]
+
+
+def test_records_of_validations_say_how_many_epochs_are_trained() -> None:
+    for config, expected in ((change(epochs=2), [1.0, 2.0]), (change(max_steps=4), [1.0, 1 + 13 / 40])):
+        run = Run(config, Worker()).run()
+        assert [metrics["epoch"] for _, metrics in run.reports if "val/loss" in metrics] == expected
+        again = Run(config, Worker())
+        again.state.step, again.state.epoch, again.state.samples = run.state.place  # finished, and started once more
+        assert [metrics["epoch"] for _, metrics in again.run().reports] == expected[-1:]

@@ -20,7 +20,7 @@ import torchvision
 from support.networks import build_drawn, build_on_meta
 from torch import Tensor, nn
 
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import ScaleRange, TrainConfig
 from vgg_dist.models.build import build_model
 from vgg_dist.run_folder.digests import write_digests
 from vgg_dist.training.optim import PlateauSchedule, build_optimizer
@@ -199,7 +199,7 @@ def test_a_run_is_what_its_config_says(tmp_path: Path) -> None:
         "batch_norm": True,
         "head": "gap",
         "image_size": 64,
-        "train_scale": (64, 128),
+        "train_scale": ScaleRange(64, 128),
         "data": "synthetic",
     }
     model = write_run(tmp_path / "c-jitter", ["cat", "dog"], **settings)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from support.reported_trainings import SMALL, Training, checkpoint, same, steps
 
+from vgg_dist.config import ScaleRange
 from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.training.state import build_state
 from vgg_dist.weights.checkpoint import RECORDS, read_weights
@@ -139,7 +140,7 @@ def test_a_loss_that_is_not_finite_loses_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_of_three_classes_no_top5_error_is_told(small_tree: Path, tmp_path: Path) -> None:
-    training = Training(tmp_path, replace(SMALL, data=str(small_tree), train_scale=(37, 37), max_steps=1))
+    training = Training(tmp_path, replace(SMALL, data=str(small_tree), train_scale=ScaleRange(37, 37), max_steps=1))
     told = {name for record in training.sent for name in record["metrics"]}
     assert {"train/top1_error", "val/top1_error", "val/loss"} <= told
     assert not [name for name in [*told, *training.outcome["metrics"]] if "top5" in name]

@@ -24,10 +24,11 @@ from pipelines.preparation.shard_writer import write_shards
 from pipelines.remote import fetch
 from pipelines.stores import shards
 from pipelines.stores.open import open_store
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import ScaleRange, TrainConfig
 from vgg_dist.errors import TrainingError
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
-from vgg_dist.training.trainer import Trainer, Worker
+from vgg_dist.training.trainer import Trainer
 from vgg_dist.worker.copy_progress import telling_progress
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.process import train as run
@@ -105,7 +106,7 @@ def in_group(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=timedelta(seconds=5))
     os.chdir(f"{folder}/node{rank}")
     worker, mishap = Worker(rank, 2), rank == 1
-    config = replace(SMALL, train_scale=(36, 36), val_scale=36, data="data")
+    config = replace(SMALL, train_scale=ScaleRange(36, 36), val_scale=36, data="data")
     outcomes = {
         "no data": train(replace(config, data="data" if rank == 0 else "elsewhere"), worker, None),
         "stale": train(config, worker, stale_storage if mishap else None),

@@ -1,0 +1,74 @@
+"""The reproduction from its settings to its report: trains the paper's runs, evaluates them, and records all in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from pipelines import signals
+from pipelines.paths import join
+from vgg_dist.config import EvalConfig, ReproduceConfig
+from vgg_dist.errors import Interrupted
+from vgg_dist.evaluation.run import evaluate
+from vgg_dist.paper import AnyView, single_scale
+from vgg_dist.preflight import check_evaluation
+from vgg_dist.reproduction.run_graph import Run, wants_crops
+from vgg_dist.reproduction.scheduler import run_all
+from vgg_dist.run_folder.outcome import check_earlier
+from vgg_dist.run_folder.settings import PROGRAMME, keep_settings
+from vgg_dist.tracking import TrackedRun, finish_run, open_run, resolve_tracking_uri
+from vgg_dist.weights.net import TrainedNet
+
+
+def reproduce(config: ReproduceConfig, runs: Sequence[Run], class_names: list[str] | None) -> None:
+    """Trains `runs` and evaluates them, or resumes that; `config` is resolved.
+
+    `class_names`: the data's, where they are known. ValueError or OSError, one line, for what stops it, TrainingError for a
+    run that failed.
+    """
+    # Before the record in MLflow is opened: a run that is refused would leave it FAILED.
+    for run in runs:
+        check_earlier(run.config, class_names)
+    uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
+    tags = {"mlflow.source.name": "vgg_dist.reproduce"}
+    with signals.holding():
+        parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
+        keep_settings(config.folder, config, PROGRAMME)
+        status = "FAILED"
+        try:
+            with signals.at_last(partial(finish_run, parent, "KILLED", quick=True)):
+                run_all(config, runs, parent)
+                with signals.raising():
+                    evaluate_all(config, runs, parent)
+            status = "FINISHED"
+        except (Interrupted, signals.Stopped):
+            status = "KILLED"
+            raise
+        finally:
+            finish_run(parent, status, quick=True)
+
+
+def evaluate_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
+    """Computes the posteriors that the tables up to the last wanted one need, and writes the report."""
+    trained = {run.name: run.config for run in runs}
+
+    def needed(net: TrainedNet, view: AnyView, scale: int) -> bool:
+        if view == "crops" and not wants_crops(config, trained[net.name]):
+            return False
+        return config.upto != "table3" or scale == single_scale(net.train_scale or (0, 0))
+
+    evaluation = EvalConfig(
+        nets=tuple(join(config.folder, run.name) for run in runs),
+        views=("dense", "crops") if any(wants_crops(config, run.config) for run in runs) else ("dense",),
+        storage_path=config.folder,
+        name="evaluation",
+        num_workers=config.num_workers,
+        precision=config.precision,
+        loader_threads=config.loader_threads,
+        max_pixels=config.max_pixels,
+        quarantine=config.quarantine,
+        experiment=config.experiment,
+        tracking_uri=parent.tracking_uri,
+    ).resolved()
+    check_evaluation(evaluation)
+    evaluate(evaluation, needed, parent)
