@@ -97,7 +97,7 @@ def judge_between(
         f"configuration E's gradients take {step_s:.1f} s per step"
     )
     if step_s > SLOW_STEP_S and not found:
-        fix = "--compress-gradients halves it; use fewer, larger nodes, or a faster network"
+        fix = "--bf16-gradients halves it; use fewer, larger nodes, or a faster network"
         found.append(Verdict("network", "warn", speed, fix))
     return found or [Verdict("network", "ok", speed)]
 

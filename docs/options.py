@@ -20,18 +20,20 @@ import cluster.__main__
 import cluster.local
 from pipelines import prepare
 from vgg_dist.benchmark import options as benchmark
-from vgg_dist.config import EvalConfig, ReproduceConfig, TrainConfig, TuneConfig
+from vgg_dist.config import EvalConfig, ReproduceConfig, ScaleRange, TrainCommand, TrainFlags, TuneConfig
 from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
+from vgg_dist.runs import RunsConfig
 
 PAGES = Path(__file__).parent / "commands"
 MARKED = re.compile(r"(<!-- options of ([\w. -]+) -->\n).*?(<!-- end -->)", re.S)
 
 SETTINGS: dict[str, Any] = {
-    "train": TrainConfig,
+    "train": TrainCommand,
     "evaluate": EvalConfig,
     "tune": TuneConfig,
     "reproduce": ReproduceConfig,
+    "runs": RunsConfig,
     "report": ReportConfig,
     "export": ExportConfig,
     "benchmark loader": benchmark.LoaderBenchmark,
@@ -64,23 +66,24 @@ def options(settings: Any) -> list[Option]:
     if not inspect.isclass(settings):
         return list(_of_function(settings))
     texts = {name: text for kind in reversed(settings.__mro__) for name, text in _field_docstrings(kind).items()}
-    shared = {field.name for field in dataclasses.fields(TrainConfig)} if settings is not TrainConfig else set()
-    inherits = issubclass(settings, TrainConfig)
+    inherits = issubclass(settings, TrainFlags) and settings not in (TrainCommand, TrainFlags)
+    shared = {field.name for field in dataclasses.fields(TrainFlags)} if inherits else set()
     hints = get_type_hints(settings, include_extras=True)
     found = []
     for field in dataclasses.fields(settings):
-        hint = _plain(hints[field.name])
-        if dataclasses.is_dataclass(hint):
-            continue  # all flags of another command, which its own page has
-        markers = [str(marker) for marker in getattr(hints[field.name], "__metadata__", ())]
-        if any("Suppress" in marker for marker in markers) or (inherits and field.name in shared):
+        hint, markers = _plain(hints[field.name]), getattr(hints[field.name], "__metadata__", ())
+        metavar = next((marker.metavar for marker in markers if isinstance(getattr(marker, "metavar", None), str)), "")
+        if any("Suppress" in str(marker) for marker in markers) or (inherits and field.name in shared):
             continue
-        positional = any("Positional" in marker for marker in markers)
-        named = [match[1] for marker in markers if (match := re.search(r"metavar='(\w+)'", marker))]
-        takes = "" if named else _takes(hint)
-        name = (named or [field.name.upper()])[0] if positional else _flag(field.name, hint)
-        default = field.default if field.default is not dataclasses.MISSING else None
+        if dataclasses.is_dataclass(hint) and not metavar:
+            continue  # all flags of another command, which its own page has
+        if any("Positional" in str(marker) for marker in markers):
+            name, takes = metavar or field.name.upper(), "" if metavar else _takes(hint)
+        else:
+            words = ", ".join(f"`{word}`" for word in metavar.split("|"))
+            name, takes = _flag(field.name, hint), words if metavar else _takes(hint)
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        default = None if field.default is dataclasses.MISSING else field.default
         found.append(Option(name, takes, "required" if required else _default(default), texts.get(field.name, "")))
     return found
 
@@ -131,7 +134,8 @@ def _takes(hint: Any) -> str:
         return f"{count}{_takes(items[0])}{' ...' if items[-1] is Ellipsis else ''}"
     if get_origin(hint) is list:
         return f"{_takes(get_args(hint)[0])} ..."
-    return {bool: "", str: "text", int: "whole number", float: "number", Path: "path"}.get(hint, hint.__name__)
+    words = {bool: "", str: "text", int: "whole number", float: "number", Path: "path", ScaleRange: "`256` or `256-512`"}
+    return words.get(hint, hint.__name__)
 
 
 def _default(value: Any) -> str:
@@ -146,8 +150,9 @@ def table(settings: Any) -> str:
     """The options as a Markdown table."""
     rows = ["| option | takes | default | meaning |", "|---|---|---|---|"]
     for option in options(settings):
-        text = " ".join(option.text.split()).replace("|", "\\|").replace("<", "&lt;")
-        rows.append(f"| {option.name} | {option.takes} | {option.default} | {text} |")
+        text = " ".join(option.text.split()).replace("<", "&lt;")
+        cells = [cell.replace("|", "\\|") for cell in (option.name, option.takes, option.default, text)]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -59,8 +59,8 @@ def test_option_tables_have_the_flags_that_the_command_line_takes(
     beginnings = [re.match(r"[│| ]*((?:--[a-z][\w-]*(?:, )?)+)", line) for line in capsys.readouterr().out.splitlines()]
     taken = {flag for found in beginnings if found for flag in found[1].split(", ") if flag} - {"--help"}
     tables = options.table(DATACLASSES[name])
-    if issubclass(DATACLASSES[name], options.TrainConfig) or name == "benchmark startup":
-        tables += "\n" + options.table(options.TrainConfig)
+    if issubclass(DATACLASSES[name], options.TrainFlags) or name == "benchmark startup":
+        tables += "\n" + options.table(options.TrainFlags)
     told = set(re.findall(r"`(--[\w-]+)`", "\n".join(line.split("|")[1] for line in tables.splitlines())))
     hidden = {"--arch", "--train-scale", "--init-from"} if name == "reproduce" else set()
     assert told - hidden == taken
@@ -113,6 +113,16 @@ def test_links_within_the_checkout_lead_somewhere(page: str) -> None:
         path = ((ROOT / page).parent / file) if file else ROOT / page
         assert path.exists(), f"{page}: {target}"
         assert not anchor or anchor in anchors(path), f"{page}: {target}"
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
+    sources = "".join(path.read_text() for room in ("vgg_dist", "pipelines") for path in (ROOT / room).rglob("*.py"))
+    sources = re.sub(r'"\s*\n\s*f?"', "", sources)  # strings that go on in the next line
+    seen = [line.split("|")[1] for line in (DOCS / "troubleshooting.md").read_text().splitlines() if line.startswith("| ")]
+    quoted = {words for cell in seen for words in re.findall(r"`([^`]+)`", cell) if " " in words}
+    assert len(quoted) > 5
+    for words in quoted:
+        assert words in sources, words
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import io
 import re
 import subprocess
@@ -130,6 +132,14 @@ def test_labels_of_other_classes_are_refused(tmp_path: Path) -> None:
     store.labels = np.where(store.labels == 3, 10, store.labels)
     with pytest.raises(ValueError, match="labels from 0 to 10; net has classes 0 to 9"):
         vgg_dist.evaluate_net(net, store)
+
+
+def test_the_documentation_lists_the_models_and_the_arguments() -> None:
+    text = (ROOT / "docs" / "python.md").read_text()
+    (models,) = re.findall(r"list_models\(\) *# (\[.*\])", text)
+    assert ast.literal_eval(models) == vgg_dist.list_models()
+    arguments = set(inspect.signature(vgg_dist.evaluate_net).parameters) - {"net"}
+    assert set(re.findall(r"^\| `(\w+)` \|", text.partition("## evaluate_net")[2], re.M)) == arguments
 
 
 def test_the_readmes_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

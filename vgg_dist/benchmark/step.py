@@ -130,7 +130,7 @@ def trainer(
     options: StepBenchmark, arch: Arch, precision: Precision, batch: tuple[Tensor, Tensor], report: Report
 ) -> Trainer:
     """A trainer on this batch, with one untimed round and the timed rounds in `options`."""
-    config = options.train_config(arch, precision).resolved()
+    config = options.train_config(arch, precision).resolved().with_micro_batch(options.batch)
     device = batch[0].device
     # Ten batches more than are used, so that the epoch does not end. The validation, untimed, has ten images.
     train = ResidentLoader(*batch, options.batch * ((config.max_steps or 0) + 10))

@@ -18,6 +18,7 @@ from vgg_dist.evaluation.compute import Evaluation, ViewFilter, compute, plan_ev
 from vgg_dist.evaluation.posteriors import PosteriorFiles
 from vgg_dist.paper import AnyView
 from vgg_dist.reporting.paper_tables import EvaluatedNet, Report, build_report, mean_posteriors, write_submission
+from vgg_dist.run_folder.settings import keep_config
 from vgg_dist.storage import replace_file
 from vgg_dist.tracking import TrackedRun, finish_run, log_report, open_run, resolve_tracking_uri, ui_hint
 
@@ -43,6 +44,7 @@ def evaluate(config: EvalConfig, only: ViewFilter | None = None, parent: Tracked
         try:
             with signals.at_last(partial(finish_run, run, "KILLED", quick=True)), signals.raising():
                 compute(evaluation, config)
+                keep_config(evaluation.folder, config, "vgg_dist.evaluate")
                 if config.submission is not None:
                     submit(evaluation, config)
                 report = write_report(evaluation, run) if config.report and labelled else None
@@ -73,14 +75,15 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
         for number, (net, name, files) in enumerate(zip(evaluation.nets, names, evaluation.files, strict=True))
     ]
     used = [f"{net.name}: {net.checkpoint}" for net in evaluation.nets if net.checkpoint]
-    report = build_report(nets, evaluation.labels, evaluation.images.class_names, used)
-    texts = {"report.md": report.to_markdown(), "report.html": report.to_html(evaluation.store.read)}
+    report = build_report(nets, evaluation.labels, evaluation.images.class_names, used, evaluation.store.name)
+    texts = report.files(evaluation.store.read)
     # Names of files and classes may hold bytes that are not valid Unicode.
     files = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
     for name, content in files.items():
         replace_file(join(evaluation.folder, name), content)
     log_report(run, report.metrics, files)
     print(f"{report.to_text()}\nreport: {masked(join(evaluation.folder, 'report.html'))}")
+    print(f"what every image was taken for: {masked(join(evaluation.folder, 'predictions.csv'))}")
     print(ui_hint(run, "artifacts/report.html"))
     return report
 
