@@ -1,4 +1,4 @@
-"""The doctor's all-reduces: which are planned, what is said of their outcomes, and some done by real processes."""
+"""The all-reduces of `doctor`: how they are planned and judged, and some that real processes run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_gpu_and_every_node_is_in_a_leg(nodes: int, gpus: int) -> None:
     plan = plan_all_reduces(dict.fromkeys(names, gpus), dict.fromkeys(names, gpus))
     assert len(set(plan.members)) == nodes * gpus
     assert len(plan.within()) == (nodes if gpus > 1 else 0)
-    # A ring: each node is with two others, as far as there are so many; nobody twice with the same.
+    # A ring: each node is paired with two others if there are enough nodes, and never twice with the same one.
     neighbours = [frozenset(group.nodes) for group in plan.between()]
     assert len(set(neighbours)) == len(neighbours) == {1: 0, 2: 1}.get(nodes, nodes)
     for name in names:
@@ -72,7 +72,7 @@ def test_every_gpu_and_every_node_is_in_a_leg(nodes: int, gpus: int) -> None:
 
 
 def test_only_gpus_that_ray_and_the_driver_have_take_part() -> None:
-    # b's driver shows none, c's Ray counts fewer: the verdict on GPUs says so, and the others are tested all the same.
+    # b's driver shows no GPUs, and Ray counts fewer on c: the verdict on GPUs reports that, and the others are still tested.
     plan = plan_all_reduces({"a": 2, "b": 2, "c": 1}, {"a": 2, "b": 0, "c": 8})
     assert plan == Plan("nccl", (Member("a", 0, True), Member("a", 1, True), Member("c", 0, True)))
 
@@ -128,7 +128,7 @@ def test_gpus_of_a_node_that_use_sockets_are_told() -> None:
     assert bad(judge_within(GPUS, outcomes, 32, {})) == [
         "warn: within c: 1000 MB/s between its 8 GPUs, about the speed of sockets"
     ]
-    # On CPUs that is what there is.
+    # On CPUs this speed is normal.
     cpus = plan_all_reduces({"a": 2}, {"a": 0})
     assert bad(judge_within(cpus, {cpus.within()[0]: 0.032}, 32, {})) == []
 
@@ -188,7 +188,7 @@ def free_port() -> int:
 
 @pytest.mark.slow
 def test_two_processes_take_the_time_and_one_alone_says_that_nobody_came(processes: ProcessPoolExecutor) -> None:
-    """What runs on the nodes, on this one: gloo here, NCCL where there are GPUs."""
+    """Runs the nodes' code on this machine, with gloo; with NCCL if there are GPUs."""
     with processes:
         address = ("127.0.0.1", free_port())
         took = [processes.submit(AllReduceWorker().seconds, address, rank, 2, "gloo", 1, 60.0) for rank in range(2)]
@@ -199,7 +199,7 @@ def test_two_processes_take_the_time_and_one_alone_says_that_nobody_came(process
 
 @pytest.mark.gpu
 def test_gpus_of_this_machine_do_one_by_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them, a process each that sees its own, as Ray has it; with one GPU it is NCCL's start that is shown."""
+    """One process per GPU, which sees only that GPU, as in Ray. With a single GPU this only tests that NCCL starts."""
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
     context, address = multiprocessing.get_context("spawn"), ("127.0.0.1", free_port())
@@ -208,7 +208,7 @@ def test_gpus_of_this_machine_do_one_by_nccl(monkeypatch: pytest.MonkeyPatch) ->
         for device in visible:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", device)
             pools.append(stack.enter_context(ProcessPoolExecutor(1, context)))
-            pools[-1].submit(int).result(60)  # started, with this environment
+            pools[-1].submit(int).result(60)  # starts the process, with this environment
         asked = [
             pool.submit(AllReduceWorker().seconds, address, rank, count, "nccl", 32, 60.0) for rank, pool in enumerate(pools)
         ]

@@ -1,4 +1,4 @@
-"""The doctor's verdicts on what nodes said of themselves; the doctor itself is in test_doctor_on_hosts.py."""
+"""The verdicts of `doctor` on the reports of nodes; test_doctor_on_hosts.py runs the command itself."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ AFAR = READ | {"images_per_second": 3.0, "to_fetch": 10**11, "free": 2 * 10**11,
 
 
 def nodes(**changes: Any) -> dict[str, Any]:
-    """Three nodes, of which c differs."""
+    """The reports of three nodes, of which c differs."""
     facts = {name: copy.deepcopy(FACT) | {"host": f"host-{name}", "machine": f"boot-{name}"} for name in "abc"}
     facts["c"] |= changes
     return facts
@@ -166,7 +166,7 @@ def test_what_is_wrong_is_named_with_its_fix(found: list[Verdict], expected: str
 
 
 def test_gpus_that_only_ray_counts_are_no_clean_bill() -> None:
-    """Not "none; training runs on CPUs": Ray would place workers there, and they would find no GPU."""
+    """It is bad, because Ray would place workers there that find no GPU; not "none; training runs on CPUs"."""
     facts = {name: fact | {"gpus": []} for name, fact in nodes().items()}
     assert bad(verdicts.judge_gpus(facts, dict.fromkeys("abc", 0))) == []
     found = verdicts.judge_gpus(facts, {"a": 0, "b": 4, "c": 0})
@@ -175,14 +175,14 @@ def test_gpus_that_only_ray_counts_are_no_clean_bill() -> None:
 
 
 def test_nodes_that_an_autoscaler_took_away_are_not_lost() -> None:
-    """By Ray's numbers: 1 stopped, 2 failed, 3 preempted or stopped by SIGTERM, 4 idle; 0 unknown."""
+    """Ray's death reasons: 0 unknown, 1 stopped, 2 failed, 3 preempted or stopped by SIGTERM, 4 idle."""
     gone = [{"Alive": False, "NodeID": str(reason), "DeathReason": reason} for reason in range(5)]
     up = [{"Alive": True, "NodeID": "up", "DeathReason": 0}]
     assert [node["NodeID"] for node in lost_nodes([*up, *gone])] == ["0", "1", "2", "3"]
 
 
 def test_nodes_of_one_host_may_share_its_gpus_out() -> None:
-    """As `python -m cluster up --gpus 1 --nodes 3` does: NVML shows each all of them; NCCL sees one host."""
+    """As with `python -m cluster up --gpus 1 --nodes 3`: NVML shows all GPUs to each node, and NCCL sees one host."""
     facts = {name: fact | {"gpus": [GPU] * 3, "host": "here", "machine": "boot"} for name, fact in nodes().items()}
     assert bad(verdicts.judge_gpus(facts, dict.fromkeys("abc", 1))) == []
 
@@ -202,7 +202,7 @@ def test_a_probe_tells_what_the_verdicts_ask_for(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("user", [0, 65534])
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root")
 def test_locked_memory_is_told_as_the_kernel_allows_it(user: int) -> None:
-    """Root may lock any number of bytes whatever the limit, where it has CAP_IPC_LOCK; nobody else may."""
+    """Root with CAP_IPC_LOCK may lock any amount of memory, whatever the limit; others may not."""
     script = (
         "import mmap, os, resource, ctypes; from cluster import probes;"
         f"resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536)); os.setuid({user});"
@@ -212,7 +212,7 @@ def test_locked_memory_is_told_as_the_kernel_allows_it(user: int) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     told, locked = done.stdout.split()
-    assert (told, locked) in (("None", "True"), ("65536", "False"))  # root of a container may not have it either
+    assert (told, locked) in (("None", "True"), ("65536", "False"))  # root in a container may lack the capability
     assert user == 0 or locked == "False"
 
 

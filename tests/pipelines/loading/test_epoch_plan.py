@@ -1,4 +1,4 @@
-"""The epoch plan against what it promises: every image once, the same draws for any number of workers."""
+"""The epoch plan: every image once, and the same random choices for any number of workers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_draws_depend_on_seed_and_epoch_only() -> None:
 
 
 def test_the_stream_is_the_one_that_runs_were_begun_with() -> None:
-    """A change of these numbers would break the resume of every run that was ever interrupted."""
+    """If these numbers changed, no interrupted run could be resumed correctly."""
     samples = EpochPlan(1000, 7, 1, JITTER).samples
     assert samples.index[:5].tolist() == PINNED_INDEX
     assert samples.scale[:5].tolist() == PINNED_SCALE
@@ -88,7 +88,7 @@ def test_distributions() -> None:
     assert abs(samples.position.mean() - 0.5) < 0.005
     assert samples.position.max() < 1
     assert abs(samples.flip.mean() - 0.5) < 0.01
-    # Krizhevsky: the shift's covariance is 0.1^2 P diag(l^2) P^T, here in grey levels of 255.
+    # Krizhevsky: the shift's covariance is 0.1^2 P diag(l^2) P^T, here on the 0-255 scale.
     expected = (25.5**2) * (RGB_EIGENVECTORS * RGB_EIGENVALUES**2) @ RGB_EIGENVECTORS.T
     np.testing.assert_allclose(np.cov(samples.shift.T), expected, rtol=0.05, atol=0.05)
     assert abs(samples.shift.mean(axis=0)).max() < 0.1

@@ -1,4 +1,4 @@
-"""The prepare command: ILSVRC-2012 archives unpacked, restarts, the built-in set, and its errors."""
+"""The prepare command: unpacking the ILSVRC-2012 archives, resuming, the built-in data, and errors."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_unpack_again_changes_nothing(ilsvrc: Path, tmp_path: Path, form: str) -
 
 
 class Failing(FolderStore):
-    """A store whose disk fails after so many reads."""
+    """A store whose disk fails after a number of reads."""
 
     reads_left = 0
 
@@ -170,7 +170,7 @@ def test_interrupted_tree_does_not_look_whole_and_is_gone_on_with(ilsvrc: Path, 
 
 @pytest.mark.slow
 def test_killed_command_is_gone_on_with(tmp_path: Path) -> None:
-    """SIGKILL once two shards are there: the second run ends with the same files as one run."""
+    """SIGKILL after two shards: the resumed run writes the same files as an uninterrupted one."""
     arguments = ["shard", "--data", "synthetic:train=1500,val=20", "--shard-size", "1", "--out"]
     command = [sys.executable, "-m", "pipelines.prepare", *arguments]
     process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""The benchmarks: what is compared is the same work, figures are complete, and mistakes are one line. Nothing is timed."""
+"""The benchmarks: all compared loops do the same work, results are complete, and mistakes are one line. No timed asserts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    """The one line of a command that must fail."""
+    """The one-line error of a command that must fail."""
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
     with pytest.raises(SystemExit) as exit:
         main()
@@ -58,12 +58,12 @@ def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
     return line
 
 
-# The loader's benchmark
+# The loader benchmark
 
 
 @pytest.mark.parametrize("name", IN_PROCESS)
 def test_loaders_get_the_same_crops_flips_and_shifts(name: str, tmp_path: Path) -> None:
-    # S is every image's smallest side: nothing is resized, so any difference would be another crop, flip or shift.
+    # S is every image's smallest side: nothing is resized, so any difference would come from another crop, flip or shift.
     work = plan_work(
         small(write_tree(tmp_path, [(48, 64), (64, 48), (48, 48), (48, 70), (66, 48)]), train_scale=ScaleRange(48, 48))
     )
@@ -115,7 +115,7 @@ def test_loader_measures_all_and_writes_what_it_belongs_to(
     ]
     assert all(len(each["images_per_second"]) == 2 and min(each["images_per_second"]) > 0 for each in loaders.values())
     assert loaders["torchvision DataLoader"]["difference_worst"] < 1e-3
-    assert loaders["torchvision v2"]["difference_worst"] < 0.5  # it rounds otherwise where it resizes
+    assert loaders["torchvision v2"]["difference_worst"] < 0.5  # its resize rounds differently
     assert loaders["this loader"]["difference_mean"] < 1
     assert "difference_mean" not in loaders["floor: decoding alone"]
     assert record["settings"]["batch"] == 3
@@ -153,7 +153,7 @@ def test_children_are_held_to_the_same_cores() -> None:
         pass
 
 
-# The step's benchmark
+# The step benchmark
 
 
 def test_step_counts_flops_and_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,7 +225,7 @@ def test_accuracy_counts_hits() -> None:
     assert [round(value.item() * 40 / 100) for value in accuracy(output, target, (1, 5))] == hits
 
 
-# The start's benchmark
+# The startup benchmark
 
 
 def test_evaluation_counts_flops_and_measures_every_way(photographs: Path, tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def test_tables_are_aligned() -> None:
 @pytest.mark.slow
 def test_loader_on_a_gpu(photographs: Path) -> None:
     figures = measure(small(photographs, device="cuda"))
-    assert figures["this loader"]["difference_mean"] < 2  # nvJPEG rounds otherwise than libjpeg
+    assert figures["this loader"]["difference_mean"] < 2  # nvJPEG rounds differently from libjpeg
     assert figures["stock DALI chain"]["difference_mean"] < 8
     assert figures["torchvision DataLoader"]["difference_mean"] < 1e-3
 

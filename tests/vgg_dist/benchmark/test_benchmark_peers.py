@@ -1,4 +1,4 @@
-"""The loaders of other packages: the same work in a process of their own, and a reason where one cannot be measured."""
+"""The loaders of other packages: the same work in a separate process, and a reason if one cannot be measured."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_peers_get_the_same_crops_flips_and_shifts(name: PeerName, bound: float,
     peer = PEERS[name]
     if importlib.util.find_spec(peer.package) is None and not environments.is_complete(environments.environment(name, peer)):
         pytest.skip(f"{peer.package} is not installed")
-    # With all chroma, as decoders differ in how they upsample it. A crop one pixel aside would be 7 grey levels off or more.
+    # Without chroma subsampling, because decoders upsample differently. A crop off by one pixel would give 7 or more.
     work = planned(tmp_path, UNSCALED, (48, 48), "4:4:4")
     try:
         with PeerProcess(name, environments.interpreter(name, peer), [peer.package], work, tmp_path / name) as process:
