@@ -37,7 +37,7 @@ CROPS_SHARE = 8  # crops are measured on 1/8 of the images, because they take 14
 ONE, PADDED = "dense, one image at a time", "dense, padded batches"
 
 
-class Bench:
+class EvaluationWays:
     """The ways to evaluate, each a method that takes the indices of the images."""
 
     def __init__(self, options: EvaluationBenchmark, device: torch.device) -> None:
@@ -105,7 +105,7 @@ def flops(model: torch.nn.Module, channels: int, shape: tuple[int, ...]) -> int:
 def run_evaluation(options: EvaluationBenchmark) -> None:
     """Measures, prints and saves. Raises ValueError, one line, for data that cannot be read."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bench = Bench(options, device)
+    bench = EvaluationWays(options, device)
     indices = np.arange(min(options.images, len(bench.store)))
     operations = bench.operations(indices)
     ways: dict[str, tuple[Callable[[NDArray[np.int64]], None], NDArray[np.int64]]] = {

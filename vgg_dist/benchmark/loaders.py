@@ -34,9 +34,26 @@ def ours(work: Work) -> Epoch:
 
 def stock_dali(work: Work) -> Epoch:
     """DALI as in NVIDIA's ImageNet examples: decoders.image, resize, crop_mirror_normalize, DALIGenericIterator."""
-    from nvidia.dali import fn, pipeline_def, types
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+    pipeline, outputs = _stock_pipeline(work), ["images", "labels"]
+    iterator = DALIGenericIterator(pipeline, outputs, last_batch_policy=LastBatchPolicy.PARTIAL, prepare_first_batch=False)
+    started = False
+
+    def epoch() -> Iterator[Tensor]:
+        nonlocal started
+        if started:
+            iterator.reset()  # not at the end of the last epoch, because a reset starts the next one at once
+        started = True
+        for (batch,) in iterator:
+            yield batch["images"]
+
+    return epoch
+
+
+def _stock_pipeline(work: Work) -> Any:
+    from nvidia.dali import fn, pipeline_def, types
 
     on_cpu, size = work.device.type == "cpu", work.preprocessing.image_size
     # As a fraction of the range of possible corners, because DALI rounds the longer side and torchvision truncates it.
@@ -60,34 +77,12 @@ def stock_dali(work: Work) -> Epoch:
         )
         images = fn.decoders.image(encoded, adjust_orientation=False, device="cpu" if on_cpu else "mixed")
         images = fn.resize(images, resize_shorter=scale, interp_type=types.INTERP_TRIANGULAR)
-        images = fn.crop_mirror_normalize(
-            images,
-            crop=(size, size),
-            crop_pos_x=x,
-            crop_pos_y=y,
-            mirror=mirror,
-            mean=mean,
-            std=list(work.preprocessing.std),
-            dtype=types.FLOAT,
-            output_layout="CHW",
-        )
-        return images, labels
+        crop = {"crop": (size, size), "crop_pos_x": x, "crop_pos_y": y, "mirror": mirror}
+        std = list(work.preprocessing.std)
+        return fn.crop_mirror_normalize(images, **crop, mean=mean, std=std, dtype=types.FLOAT, output_layout="CHW"), labels
 
     device_id = None if on_cpu else work.device.index or 0
-    pipeline = chain(batch_size=work.batch, num_threads=work.threads, device_id=device_id)
-    outputs = ["images", "labels"]
-    iterator = DALIGenericIterator(pipeline, outputs, last_batch_policy=LastBatchPolicy.PARTIAL, prepare_first_batch=False)
-    started = False
-
-    def epoch() -> Iterator[Tensor]:
-        nonlocal started
-        if started:
-            iterator.reset()  # not at the end of the last epoch, because a reset starts the next one at once
-        started = True
-        for (batch,) in iterator:
-            yield batch["images"]
-
-    return epoch
+    return chain(batch_size=work.batch, num_threads=work.threads, device_id=device_id)
 
 
 class PilDataset(Dataset[tuple[Tensor, int]]):

@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from pipelines.loading.epoch_plan import RGB_EIGENVALUES, RGB_EIGENVECTORS, Augmentation, EpochPlan, Samples, filled
+from pipelines.loading.epoch_plan import RGB_EIGENVALUES, RGB_EIGENVECTORS, Augmentation, EpochPlan, Samples, pad_samples
 
 JITTER = Augmentation(scale=(256, 512))
 PINNED_INDEX = [263, 328, 538, 900, 254]
@@ -116,7 +116,7 @@ def test_the_largest_micro_batch_is_the_largest_of_all_workers_steps(num_samples
 
 def test_filling_adds_fillers_behind() -> None:
     samples = EpochPlan(10, 0, 0, Augmentation()).samples[2:7]
-    longer = filled(samples, 8)
+    longer = pad_samples(samples, 8)
     assert longer.index.tolist() == [*samples.index.tolist(), -1, -1, -1]
     assert np.array_equal(longer[:5].shift, samples.shift)
-    assert len(filled(samples, 5)) == len(filled(samples, 3)) == 5
+    assert len(pad_samples(samples, 5)) == len(pad_samples(samples, 3)) == 5

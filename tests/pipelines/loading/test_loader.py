@@ -30,7 +30,7 @@ from support.loaders import (
 )
 
 from pipelines.loading.dali_loader import DaliLoader
-from pipelines.loading.epoch_plan import FILLER, Augmentation, EpochPlan, Samples, evaluation_samples
+from pipelines.loading.epoch_plan import DUMMY_SAMPLE, Augmentation, EpochPlan, Samples, evaluation_samples
 from pipelines.loading.loader import IGNORED_LABEL
 from pipelines.loading.open import open_loader
 from pipelines.loading.preprocessing import Preprocessing
@@ -144,7 +144,7 @@ def test_a_batch_of_nothing_but_bad_images_and_fillers(kind: str) -> None:
     loader = make(kind, store, Preprocessing(64, MEAN, (1.0, 1.0, 1.0)))
     whole = evaluation_samples(np.array(sorted(bad)), 64)
     last = evaluation_samples(np.array([0]), 64)
-    labels = [batch.labels.tolist() for batch in loader.batches([FILLER, whole, last, FILLER])]
+    labels = [batch.labels.tolist() for batch in loader.batches([DUMMY_SAMPLE, whole, last, DUMMY_SAMPLE])]
     assert labels == [[IGNORED_LABEL], [IGNORED_LABEL] * len(bad), [0], [IGNORED_LABEL]]
     assert set(loader.bad_images) == bad
 
