@@ -151,7 +151,8 @@ def test_a_second_one_is_refused(up: tuple[Path, dict[str, str]]) -> None:
     second = command(up[0], "up")
     assert second.returncode == 2
     assert (
-        second.stderr == "cluster: a cluster is up on this machine; `python -m cluster status` shows it, `down` stops it\n"
+        second.stderr == "cluster: a cluster is already running on this machine; "
+        "`python -m cluster status` shows it, `down` stops it\n"
     )
 
 
