@@ -124,7 +124,7 @@ class DaliLoader(Loader):
         return self._pipeline
 
     def _recovered(self, error: RuntimeError, readers: Readers) -> Pipeline:
-        """A new pipeline, after a corrupt image broke the last one. It gets the batches in flight again, without the image."""
+        """Replaces a pipeline that a corrupt image broke. The batches in flight are submitted again, without the image."""
         self._pipeline = None
         first = next(k for k, prepared in enumerate(self._in_flight) if len(prepared.rows))
         self._in_flight[first] = self._inputs.without_corrupt(self._in_flight[first], error, readers)
