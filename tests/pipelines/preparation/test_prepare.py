@@ -130,7 +130,7 @@ def test_interrupted_shards_do_not_look_whole_and_are_gone_on_with(
     for reads in (25, 20):
         with pytest.raises(OSError, match="Input/output error"):
             write_shards(failing(store, reads), "train", out, shard_bytes=30_000, seed=0, threads=1)
-        with pytest.raises(ValueError, match="has shards of an interrupted run: repeat the same command"):
+        with pytest.raises(ValueError, match="has shards of an interrupted prepare run: repeat the same command"):
             open_store(str(out), "train")
     finished = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     assert len(finished) >= 2
