@@ -96,7 +96,7 @@ def judge_between(
         f"configuration E's gradients take {step_s:.1f} s a step"
     )
     if step_s > SLOW_STEP_S and not found:
-        slower = "--compress-gradients halves it; fewer, larger nodes; a faster network"
+        slower = "--bf16-gradients halves it; fewer, larger nodes; a faster network"
         found.append(Verdict("network", "warn", speed, slower))
     return found or [Verdict("network", "ok", speed)]
 

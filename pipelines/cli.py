@@ -72,12 +72,25 @@ def one_line_errors(command: str, improve: Callable[[str], str] = str) -> Iterat
     except SystemExit as stop:
         if not stop.code:
             raise
-        # The box's title, the message, and under a rule where to find help.
-        message = re.split(r"^│ ─+", boxes.getvalue(), maxsplit=1, flags=re.MULTILINE)[0].splitlines()[1:]
-        text = " ".join(line.strip("│╭╮╰╯─ ") for line in message).strip()
-        fail(command, f"{improve(text)} (--help explains all flags)")
+        fail(command, f"{improve(_message(boxes.getvalue()))} (--help explains all flags)")
     else:
         sys.stderr.write(boxes.getvalue())  # such as a warning about a flag's old name
+
+
+def _message(output: str) -> str:
+    """The message in a box of tyro's: a title, the message, and under a rule where to find help.
+
+    Where stdout is not UTF-8, the box has no frame, and a rule under its title. Lines before the box are kept.
+    """
+    before, *box = re.split(r"^(?=╭)|^(?=.*\n -+ *$)", output, maxsplit=1, flags=re.MULTILINE)
+    message: list[str] = []
+    for line in "".join(box).splitlines()[1:]:
+        text = line.strip("│╰╯ ")
+        if not re.fullmatch("[─-]+", text):
+            message.append(text)
+        elif message:
+            break
+    return " ".join([*before.splitlines(), *message]).strip()
 
 
 @contextlib.contextmanager

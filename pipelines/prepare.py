@@ -7,7 +7,9 @@ are never mistaken for complete ones.
 
 from __future__ import annotations
 
+import difflib
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -150,7 +152,18 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipelines.pr
         end_with("; the same command resumes from here")
         return call()
 
-    return run_command(prog, parse, work)
+    return run_command(prog, parse, work, improve=_suggested)
+
+
+def _suggested(message: str) -> str:
+    """tyro's message about an unknown word, with the subcommand or flag that is spelled most like it."""
+    flags = {
+        f"--{name.replace('_', '-')}" for command in COMMANDS.values() for name in inspect.signature(command).parameters
+    }
+    known = [*COMMANDS, *sorted(flags)]
+    word = message.removeprefix("Unrecognized options: ").split(",")[0]
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.7) if word != message else []
+    return f"{message}; did you mean {close[0]}?" if close else message
 
 
 def _parsed_only(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:

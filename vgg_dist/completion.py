@@ -11,13 +11,13 @@ import tyro
 import cluster.__main__
 from pipelines import prepare
 from vgg_dist.benchmark.options import Benchmark
-from vgg_dist.config import EvalConfig, ReproduceConfig, TrainConfig, TuneConfig
+from vgg_dist.config import EvalConfig, ReproduceConfig, TrainCommand, TuneConfig
 from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
 from vgg_dist.runs import RunsConfig
 
 SETTINGS: dict[str, Any] = {
-    "train": TrainConfig,
+    "train": TrainCommand,
     "tune": TuneConfig,
     "evaluate": EvalConfig,
     "reproduce": ReproduceConfig,

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import sys
 
-import tyro
-
 from pipelines.cli import run_command
 from pipelines.signals import end_with
 from vgg_dist.config import EvalConfig
+from vgg_dist.config.command_line import parse
 from vgg_dist.config.suggestions import suggestions
 
 
@@ -25,7 +24,7 @@ def main(prog: str = "python -m vgg_dist.evaluate") -> None:
     """The command line."""
     status = run_command(
         prog,
-        lambda: tyro.cli(EvalConfig, prog=prog, description=__doc__),
+        lambda: parse(EvalConfig, prog, __doc__),
         evaluate_or_predict,
         improve=suggestions(EvalConfig),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from pipelines.paths import is_remote
-from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig, flag
+from vgg_dist.config import EvalConfig, TrainSettings, TuneConfig, flag
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.ray_cluster.nodes import check_cluster
 from vgg_dist.run_folder.choice import find_checkpoints
@@ -18,7 +18,7 @@ from vgg_dist.storage import check_storage
 from vgg_dist.tracking import check_store, resolve_tracking_uri
 
 
-def check_training(config: TrainConfig, class_names: list[str] | None = None) -> Earlier | None:
+def check_training(config: TrainSettings, class_names: list[str] | None = None) -> Earlier | None:
     """What there is of the run already. `class_names`: the data's, where they are known.
 
     ValueError, one line that names the flag: for settings that the run cannot be resumed with, or an --init-from that is no

@@ -1,6 +1,6 @@
 """Reproduce the paper: train its networks one from another, evaluate them, and print its tables beside ours.
 
-    python -m vgg_dist.reproduce --data /data/imagenet --plan
+    python -m vgg_dist.reproduce --data /data/imagenet --dry-run
     python -m vgg_dist.reproduce --data /data/imagenet --num-workers 8
     ray job submit -- python -m vgg_dist.reproduce --data s3://bucket/imagenet --storage-path s3://bucket/runs
 
@@ -46,18 +46,18 @@ def reproduce_or_plan(config: ReproduceConfig) -> None:
     """
     config = config.resolved()
     end_with(f"; the same command with --name {config.name} resumes it")
-    splits = open_splits(config.data, quarantine=config.quarantine) if config.plan or not cluster_named() else None
+    splits = open_splits(config.data, quarantine=config.quarantine) if config.dry_run or not cluster_named() else None
     if splits is not None:
         print_notes(config.data, train=splits[0], val=splits[1])
     # Imported here, so that neither --help nor the message of a mistake waits for torch.
     from vgg_dist.preflight import check_place
 
-    if not config.plan:
+    if not config.dry_run:
         check_place(config.storage_path, config.tracking_uri, config.num_workers)
     from vgg_dist.reproduction.run_graph import paper_runs
 
     runs = paper_runs(config)
-    if config.plan:
+    if config.dry_run:
         from vgg_dist.reproduction.cost import measured_plan
 
         assert splits is not None

@@ -1,5 +1,6 @@
 """Train a network on a Ray cluster, or on this machine where there is none (paper, section 3.1).
 
+    python -m vgg_dist.train --arch E --data /data/imagenet --dry-run
     python -m vgg_dist.train --arch E --data /data/imagenet
     ray job submit -- python -m vgg_dist.train --arch E --data s3://bucket/imagenet --storage-path s3://bucket/runs
 
@@ -7,6 +8,10 @@ The same --storage-path and --name again resume a run from its last checkpoint. 
 values:
 
     python -m vgg_dist.train --name first
+
+Every run has its settings in its folder, as config.yaml. They train another run like it:
+
+    python -m vgg_dist.train --config runs/first/config.yaml --name second --seed 1
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from pipelines.cli import run_command
 from pipelines.signals import end_with
 from pipelines.stores.class_checks import print_notes
 from pipelines.stores.open import open_splits
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainCommand, TrainConfig, TrainSettings
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
 from vgg_dist.errors import TrainingError
@@ -32,13 +37,34 @@ def main(prog: str = "python -m vgg_dist.train") -> None:
     mark("Python started")
     status = run_command(
         prog,
-        lambda: parse_resuming(TrainConfig, prog, __doc__, find_run),
-        train,
-        improve=suggestions(TrainConfig),
+        lambda: parse_resuming(TrainCommand, prog, __doc__, find_run),
+        train_or_plan,
+        improve=suggestions(TrainCommand),
         stopping=stoppable_runs,
         errors=(ValueError, TrainingError),
     )
     sys.exit(status)
+
+
+def train_or_plan(config: TrainCommand) -> None:
+    """Trains, or prints what would be trained. Raises as `train`."""
+    if config.dry_run:
+        print(plan(config.resolved()))
+    else:
+        train(config)
+
+
+def plan(settings: TrainSettings) -> str:
+    """What would be trained, for people. Writes nothing and starts no Ray.
+
+    ValueError, one line, for data that cannot be used, or a run of that name which these settings cannot resume.
+    """
+    train_images, val_images = open_splits(settings.data, quarantine=settings.quarantine)
+    from vgg_dist.run_folder.outcome import check_earlier
+    from vgg_dist.training.cost import describe_training
+
+    check_earlier(settings, train_images.class_names)
+    return describe_training(settings, (len(train_images), len(val_images)), len(train_images.class_names))
 
 
 def train(config: TrainConfig) -> dict[str, float]:

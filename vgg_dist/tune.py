@@ -18,7 +18,7 @@ from pipelines.cli import run_command
 from pipelines.signals import end_with
 from pipelines.stores.class_checks import print_notes
 from pipelines.stores.open import open_splits
-from vgg_dist.config import TrainConfig, TuneConfig
+from vgg_dist.config import TrainSettings, TuneConfig
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
 from vgg_dist.errors import TrainingError
@@ -41,7 +41,7 @@ def main(prog: str = "python -m vgg_dist.tune") -> None:
     sys.exit(status)
 
 
-def search(config: TuneConfig) -> TrainConfig:
+def search(config: TuneConfig) -> TrainSettings:
     """Runs a search to its end and returns the best trial's settings.
 
     ValueError for settings or data that cannot be used, before anything is started; TrainingError for a search in which no

@@ -191,7 +191,7 @@ MUTATIONS: list[tuple[str, str, str, Change, str]] = [
     ("GPUs that are not limited as they are requested", JOB, f"{WORKER}{BOX}.resources.requests",
      put({"cpu": "64", "memory": "268Gi", "nvidia.com/gpu": 4}), "requests and limits of nvidia.com/gpu must be alike"),
     ("a search wider than the cluster grows", "RayJob/lr-a", "spec.entrypoint",
-     text("--trials-at-once 8", "--trials-at-once 17"), "RayJob/lr-a spec.entrypoint: 17 workers at once"),
+     text("--max-concurrent-trials 8", "--max-concurrent-trials 17"), "RayJob/lr-a spec.entrypoint: 17 workers at once"),
     ("more workers than GPUs", JOB, "spec.entrypoint", text("--arch E", "--arch E --num-workers 17"), "17 workers at once"),
     ("a queue of Kueue with too few GPUs", "ClusterQueue/vgg-dist",
      "spec.resourceGroups.0.flavors.0.resources.2.nominalQuota", put(7), "8 of nvidia.com/gpu in all, and the queue has 7"),

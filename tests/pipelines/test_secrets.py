@@ -18,7 +18,7 @@ from pipelines.cli import fail
 from pipelines.paths import last_part
 from pipelines.secrets import masked
 from pipelines.stores.open import open_splits
-from vgg_dist.config import EvalConfig, TrainConfig, TuneConfig
+from vgg_dist.config import EvalConfig, TrainConfig, TrainSettings, TuneConfig
 from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
 from vgg_dist.evaluation.open import open_images
 from vgg_dist.launch.driver import _say
@@ -161,7 +161,7 @@ def test_a_run_is_resumed_with_its_secret_or_a_new_one(tmp_path: Path) -> None:
 
 def test_the_workers_have_the_secret(tmp_path: Path) -> None:
     config = begun(tmp_path)
-    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict(secrets=True)))) == config
+    assert TrainSettings.from_dict(json.loads(json.dumps(config.to_dict(secrets=True)))) == config
 
 
 def test_a_masked_url_given_again_is_refused_by_its_flag(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_a_training_told_to_stop_saves_what_it_has_trained(cluster: dict[str, st
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_search_told_to_stop_stops_its_trials(cluster: dict[str, str], start: Start, tmp_path: Path) -> None:
-    flags = [*FLAGS, "--search", "grid", "--search-lr", "0.001", "0.002", "0.003", "--trials-at-once", "2"]
+    flags = [*FLAGS, "--search", "grid", "--search-lr", "0.001", "0.002", "0.003", "--max-concurrent-trials", "2"]
     flags += ["--storage-path", str(tmp_path), "--name", "search"]
     search = start("-m", "vgg_dist.tune", *flags, env=driver(cluster))
     search.await_line(r"trial .*: epoch 1/")

@@ -24,7 +24,7 @@ from vgg_dist.tracking.connection import connect
 
 SMALL = """
     --head linear --image-size 32 --data synthetic:train=96,val=20,size=48 --global-batch 32 --precision fp32 --epochs 20
-    --epochs-scale 0.05 --only B --upto table3 --scales 36 48 36-64 --name small
+    --epochs-scale 0.05 --only B --through table3 --scales 36 48 36-64 --name small
 """.split()  # noqa: SIM905
 
 
@@ -58,7 +58,7 @@ def test_nets_start_from_their_shallower_ones_and_end_in_the_tables(cluster: dic
     [
         (["--scales", "31", "48", "36-64"], ["--scales 31", "32"]),
         (["--only", "F"], ["--only", "A-LRN"]),
-        (["--upto", "table9"], ["--upto", "table6"]),
+        (["--through", "table9"], ["--through", "table6"]),
         (["--arch", "D"], ["--arch"]),
         (["--data", "/nowhere"], ["/nowhere"]),
         (["--tracking-uri", "http://127.0.0.1:9"], ["--tracking-uri http://127.0.0.1:9"]),
@@ -101,7 +101,7 @@ def test_runs_beside_each_other_do_not_end_with_the_longest_alone(from_shallow: 
 
 
 def test_the_plan_is_printed_without_running(tmp_path: Path, call: Callable[..., Outcome]) -> None:
-    done = call("vgg_dist.reproduce", *SMALL, "--storage-path", tmp_path, "--plan")
+    done = call("vgg_dist.reproduce", *SMALL, "--storage-path", tmp_path, "--dry-run")
     assert done.status == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines[-2:]] == [["python", "-m"], ["python", "-m"]]

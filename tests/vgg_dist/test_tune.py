@@ -45,7 +45,17 @@ def test_a_killed_search_goes_on_and_a_diverging_trial_does_not_end_it(
 ) -> None:
     """By successive halving: what waits at epoch 1 when the search is killed goes on to epoch 2 from its checkpoint."""
     env = driver(cluster)
-    flags = ["--search", "grid", "--search-lr", "0.02", "1e12", "--trials-at-once", "1", "--storage-path", str(tmp_path)]
+    flags = [
+        "--search",
+        "grid",
+        "--search-lr",
+        "0.02",
+        "1e12",
+        "--max-concurrent-trials",
+        "1",
+        "--storage-path",
+        str(tmp_path),
+    ]
 
     # What keeps the gauges of all runs would be there from an earlier test; on a new cluster the first trial starts it.
     end_keeper = "import ray; ray.init(); ray.kill(ray.get_actor('gauges', 'vgg_dist'))"
@@ -89,7 +99,18 @@ def test_a_killed_search_goes_on_and_a_diverging_trial_does_not_end_it(
 @pytest.mark.ray
 def test_a_trial_that_falls_behind_those_before_a_kill_is_stopped(cluster: dict[str, str], tmp_path: Path) -> None:
     # In the order that seed 0 draws, the one that falls behind is last, when there are three to compare it with.
-    flags = ["--batch-norm", "--search", "grid", "--search-lr", "0.001", "0.0009", "0.0011", "1", "--trials-at-once", "1"]
+    flags = [
+        "--batch-norm",
+        "--search",
+        "grid",
+        "--search-lr",
+        "0.001",
+        "0.0009",
+        "0.0011",
+        "1",
+        "--max-concurrent-trials",
+        "1",
+    ]
     flags += ["--early-stopping", "median", "--metric", "loss", "--storage-path", str(tmp_path)]
     env = driver(cluster)
     kill_once(command(*flags), lambda: first_has_ended(tmp_path), tmp_path / "killed.log", env | EVERY_SECOND)

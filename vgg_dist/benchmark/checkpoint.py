@@ -18,7 +18,7 @@ from pipelines.paths import join
 from pipelines.progress import Progress
 from vgg_dist.benchmark.options import CheckpointBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, table, write_json
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.storage import open_storage, write_folder
 from vgg_dist.training.state import Snapshot, TrainState, build_state
 from vgg_dist.weights.checkpoint import CONFIG
@@ -63,7 +63,7 @@ def run_checkpoint(options: CheckpointBenchmark) -> None:
         write_json(options.json, options, {"device": device.type, "seconds": figures})
 
 
-def _write(snapshot: Snapshot, store: Callable[..., None], config: TrainConfig, names: list[str]) -> bool:
+def _write(snapshot: Snapshot, store: Callable[..., None], config: TrainSettings, names: list[str]) -> bool:
     snapshot.to_cpu()
     store("by-thread", lambda part: snapshot.write(part, config, names))
     return True

@@ -132,7 +132,7 @@ def trainer(
     options: StepBenchmark, arch: Arch, precision: Precision, batch: tuple[Tensor, Tensor], report: Report
 ) -> Trainer:
     """A training on this batch, of one untimed round and those that `options` say."""
-    config = options.train_config(arch, precision).resolved()
+    config = options.train_config(arch, precision).resolved().with_micro_batch(options.batch)
     device = batch[0].device
     # Ten batches more than are trained, so that no epoch ends; validation, untimed, has ten images.
     train = ResidentLoader(*batch, options.batch * ((config.max_steps or 0) + 10))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from pipelines.paths import absolute, is_remote, last_part, parent
 from pipelines.secrets import MASK, masked
 from pipelines.stores.quarantine import find_list
+from vgg_dist.config.names import flag, with_current_names
 from vgg_dist.config.scale_range import ScaleRange
 
 
@@ -29,10 +31,11 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_dict`, also after JSON made lists of the tuples; what was masked stays so."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        if isinstance(scale := fields.get("train_scale"), tuple):
-            fields["train_scale"] = ScaleRange.of(scale)
-        return cls(**fields)
+        return cls(**_field_values(values))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickles, also what an earlier version pickled (Ray Tune's state of a search)."""
+        self.__dict__.update(_field_values(state))
 
     def refuse_masked(self) -> None:
         """ValueError, one line that names the flag, for a URL in which *** stands for a secret, as it is shown and kept."""
@@ -42,15 +45,17 @@ class Config:
                     raise ValueError(f"{flag(field)} {masked(text)}: {MASK} stands for a secret that is not kept; give it")
 
 
+def _field_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """From JSON, or from an earlier version: by the fields' names of now, lists as tuples, and numbers as a scale."""
+    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in with_current_names(values).items()}
+    if isinstance(scale := fields.get("train_scale"), tuple):
+        fields["train_scale"] = ScaleRange.of(scale)
+    return fields
+
+
 def _json_value(value: Any) -> Any:
     """A field's value as JSON holds it: a scale is its two numbers, as in the files of earlier versions."""
     return value.ends if isinstance(value, ScaleRange) else value
-
-
-def at_least(field: str, value: float | None, least: float, what: str = "") -> None:
-    """ValueError, one line that names the flag, if the value is smaller."""
-    if value is None or not value >= least:  # not `<`: NaN is refused too
-        raise ValueError(f"{flag(field)} {value}: must be at least {least}{f', {what}' if what else ''}")
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,3 @@ def quarantine_list(data: str | None, quarantine: str | None) -> str | None:
     if quarantine is not None:
         return absolute(quarantine)
     return None if data is None else find_list(data_location(data), None)
-
-
-def flag(field: str) -> str:
-    """The command line's name of a field."""
-    return "--" + field.replace("_", "-")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from pipelines.paths import absolute
 from pipelines.pixels import MAX_PIXELS
-from vgg_dist.config.base import LAST, Config, at_least, check_checkpoint, check_name, data_location, quarantine_list
+from vgg_dist.config.base import LAST, Config, check_checkpoint, check_name, data_location, quarantine_list
+from vgg_dist.config.bounds import AtLeast, at_least, check_bounds
 from vgg_dist.config.scale_range import OptionalScaleFlag
 
 
@@ -19,56 +20,60 @@ class EvalConfig(Config):
     """Evaluate trained nets as the paper does, and print its tables beside ours."""
 
     nets: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Runs (or checkpoints), weights files, or torchvision://VGG19_Weights.IMAGENET1K_V1; several are fused too."""
+    """Nets to evaluate: runs, checkpoints, weights files, or torchvision://VGG19_Weights.IMAGENET1K_V1. Of several, the
+    mean of the posteriors is evaluated too."""
     weights_format: Literal["torchvision", "caffe", "safetensors"] | None = None
-    """What the weights files are, where they do not say it themselves."""
+    """Format of weights files that do not record it."""
     checkpoint: str = LAST
-    """Of runs: last, best (by validation error; optimistic on the images that chose it), or the number of a step.
-    RUN/best among the nets is the best of that run alone."""
+    """Which checkpoint of each run: last, best (by validation error, so optimistic on the validation images), or the number
+    of a step. RUN/best in place of RUN takes the best of that run alone."""
     class_names: str | None = None
-    """File with the classes of weights that carry none, one a line in the order of its outputs. Needed where
-    the classes of the data are neither the numbers from 0 nor ImageNet's WordNet ids, of which the order is known."""
+    """File with one class name a line, in the order of the net's outputs, for weights that record none. Not needed if the
+    classes of the data are the numbers from 0, or ImageNet's WordNet ids."""
     train_scale: OptionalScaleFlag = None
     """Training scale of weights that do not record it, such as 256 or 256-512. It decides the test scales, and the row of
     the tables that the net is in."""
 
     data: str | None = None
-    """Folder (or URL) as for training, of which val/ is taken; or a folder of images. Default: that of the first run."""
+    """Folder or URL with val/, as for training; or a folder of images. Default: the data of the first run."""
     labels: str | None = None
-    """File with the class of each image of a folder of images, one a line, by name (with --devkit: by number)."""
+    """File with the class of each image of a folder of images, one a line: by name, or with --devkit by number."""
     devkit: str | None = None
-    """ILSVRC2012_devkit_t12.tar.gz: the official numbers of the classes, for --labels and --submission."""
-    test_scales: tuple[int, ...] | None = None  # Q
-    """Smallest sides Q of the images. Default: the paper's, all that its tables 3 and 4 need."""
+    """ImageNet's ILSVRC2012_devkit_t12.tar.gz, which has the official class numbers, for --labels and --submission."""
+    test_scales: Annotated[tuple[int, ...] | None, AtLeast(1)] = None
+    """Test scales Q: smaller sides of the images, in pixels. Default: those that the paper's Tables 3 and 4 need."""
     views: tuple[Literal["dense", "crops", "center"], ...] = ("dense",)
-    """What a net sees: the whole image, 5 x 5 crops (both with the mirror image), or the central crop alone."""
+    """What a net sees of an image: dense, the whole image; crops, 5 x 5 crops (both mirrored too); center, one crop."""
     report: bool = True
-    """Print the paper's tables and write them, as report.md and report.html, beside the posteriors and to MLflow."""
+    """Print the paper's tables, and write them as report.md and report.html beside the posteriors and to MLflow."""
     submission: str | None = None
-    """File for the ILSVRC test server: the five best classes of each image of a folder of images; needs --devkit."""
+    """File to write for the ILSVRC test server: the five best classes of each of a folder of images. Needs --devkit."""
     predict: tuple[str, ...] = ()
-    """Pictures: print the five best classes of each, and nothing else. Files, folders of them, URLs; - is standard input."""
+    """Pictures to classify: files, folders, URLs, or - for standard input. Prints the five best classes of each, and does
+    nothing else."""
 
-    micro_batch: int = 32
-    """Crops, or as many pixels of whole images, that a worker handles at once."""
+    micro_batch: Annotated[int, AtLeast(1)] = 32
+    """Crops that a worker handles at once; of whole images, as many as have the same number of pixels."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """bf16 autocast, or fp32. auto: bf16 where the hardware multiplies bf16 matrices."""
-    num_workers: int | None = None
-    """Evaluating processes. Default: one for each GPU of the cluster, or one where there is no GPU."""
-    max_pixels: int = MAX_PIXELS
-    """Images of more pixels are not decoded; bad images, that is."""
+    """Number format of the matrix products: bf16 (autocast), tf32 (GPUs only), or fp32. auto: bf16 where the hardware
+    multiplies bf16 matrices, otherwise fp32."""
+    num_workers: Annotated[int | None, AtLeast(1)] = None
+    """Evaluating processes. Default: one for each GPU of the cluster, or one if it has none."""
+    max_pixels: Annotated[int, AtLeast(1)] = MAX_PIXELS
+    """Images with more pixels than this are not decoded, and count as bad images."""
     quarantine: str | None = None
-    """List (file or URL) of images to leave out besides those in quarantine.txt beside the data, as check was given it."""
-    loader_threads: int | None = None
-    """Threads that decode images, per worker. Default: the CPUs of a worker."""
+    """File or URL that lists images to leave out, as `pipelines.prepare check` writes it. The list quarantine.txt beside
+    the data always counts."""
+    loader_threads: Annotated[int | None, AtLeast(1)] = None
+    """Threads that decode images, in each worker. Default: the worker's CPUs."""
     storage_path: str = "runs"
-    """Folder or URL for the posteriors and the report; on several nodes one that all of them see."""
+    """Folder or URL for the posteriors and the report. With several nodes, one that all of them can reach."""
     name: str = "evaluation"
-    """Name of the evaluation. The same --storage-path and --name again go on with it, with these nets or more."""
+    """Name of the evaluation, and of its folder in --storage-path. If it is there, what is missing is computed."""
     experiment: str = "vgg_dist"
-    """MLflow experiment."""
+    """MLflow experiment in which the evaluation is recorded."""
     tracking_uri: str | None = None
-    """MLflow server. Default: an sqlite file in --storage-path."""
+    """MLflow server. Default: an SQLite file in --storage-path."""
 
     def resolved(self) -> EvalConfig:
         """With absolute paths. ValueError, one line that names the flag, for what cannot be."""
@@ -81,15 +86,10 @@ class EvalConfig(Config):
         )
         if not self.nets:
             raise ValueError("no net given: name one or several runs, checkpoints or weights files")
-        at_least("max_pixels", self.max_pixels, 1)
-        for field in ("micro_batch", "num_workers", "loader_threads"):
-            if (value := getattr(self, field)) is not None:
-                at_least(field, value, 1)
+        check_bounds(self)
         if self.train_scale is not None:
             at_least("train_scale", self.train_scale.low, 1)
             at_least("train_scale", self.train_scale.high, self.train_scale.low, "S_min")
-        for scale in self.test_scales or ():
-            at_least("test_scales", scale, 1)
         if not self.views:
             raise ValueError("--views: at least one of dense, crops, center")
         if self.submission is not None and self.devkit is None:

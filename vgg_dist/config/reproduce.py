@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from pipelines.paths import absolute, join
-from vgg_dist.config.base import at_least, check_name, data_location, quarantine_list
+from pipelines.paths import join
+from vgg_dist.config.base import check_name
+from vgg_dist.config.bounds import MoreThan, check_bounds
 from vgg_dist.config.scale_range import OptionalScaleFlag, ScaleRange
-from vgg_dist.config.train import TrainConfig
+from vgg_dist.config.train import TrainConfig, TrainSettings
+from vgg_dist.config.train_flags import TrainFlags
 from vgg_dist.config.tune import PAPER_SCALES
 from vgg_dist.models.specs import MODELS
 
@@ -20,7 +22,7 @@ PaperArch = Literal["A", "A-LRN", "B", "C", "D", "E"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReproduceConfig(TrainConfig):
+class ReproduceConfig(TrainFlags):
     """Run the paper's programme: its networks, trained one from another, and every evaluation of its tables.
 
     What vgg_dist.train takes holds for every run; --arch, --train-scale and --init-from follow from the programme.
@@ -30,50 +32,45 @@ class ReproduceConfig(TrainConfig):
     train_scale: tyro.conf.Suppress[OptionalScaleFlag] = None
     init_from: tyro.conf.Suppress[str | None] = None
 
-    plan: bool = False
-    """Print the runs with their images, epochs and estimated hours, from steps that are measured now, and run nothing."""
+    dry_run: bool = False
+    """Print the runs with their images, epochs and estimated hours, from training steps measured here, and run nothing."""
     only: tuple[PaperArch, ...] = ()
-    """Only these configurations, and those that they start from."""
-    upto: Literal["table3", "table4", "table5", "table6"] = "table6"
-    """The last table that is wanted: one test scale, several, multi-crop too, nets fused."""
+    """Train only these nets, and those that they start from."""
+    through: Literal["table3", "table4", "table5", "table6"] = "table6"
+    """Last table of the paper to reproduce: table3 (one test scale), table4 (several), table5 (multi-crop evaluation), or
+    table6 (fused nets)."""
     scales: tuple[str, str, str] | None = None
-    """The two fixed train scales and the jittered one. Default: 256 384 256-512, as image size / 224."""
+    """The two fixed train scales and the range. Default: 256 384 256-512, times image size / 224."""
     from_shallow: bool = True
-    """B to E begin with the layers of A, as in the paper; otherwise as --init says."""
-    epochs_scale: float = 1.0
-    """Multiplies --epochs of every run, rounded up."""
+    """Start B to E from the layers of A, as the paper does; otherwise they start as --init says."""
+    epochs_scale: Annotated[float, MoreThan(0)] = 1.0
+    """Factor for --epochs of every run; the result is rounded up."""
 
     def resolved(self) -> ReproduceConfig:
         """With absolute paths and the default scales. ValueError, one line that names the flag, for what cannot be."""
-        size = (self.image_size or MODELS["A"].image_size) / 224
-        first, second, jittered = (str(scale.scaled(size)) for scale in PAPER_SCALES)
-        scales = self.scales or (first, second, jittered)
-        if not self.epochs_scale > 0:
-            raise ValueError(f"--epochs-scale {self.epochs_scale}: must be more than 0")
-        at_least("epochs", self.epochs, 1)
+        check_bounds(self)
         config = dataclasses.replace(
             self,
-            scales=scales,
+            scales=self.three_scales(),
             epochs=math.ceil(self.epochs * self.epochs_scale),
             epochs_scale=1.0,
             name="reproduction" if self.name is None else self.name,
-            storage_path=absolute(self.storage_path),
-            data=data_location(self.data),
-            quarantine=quarantine_list(self.data, self.quarantine),
+            **self.located(),
         )
-        check_name(config.name or "", config.storage_path)
-        for word in scales:
-            ScaleRange.parse(word, "--scales")
+        check_name(str(config.name), config.storage_path)
         return config
 
-    @property
-    def folder(self) -> str:
-        """Where the programme keeps its runs and its evaluation."""
-        return join(self.storage_path, self.name or "")
+    def three_scales(self) -> tuple[str, str, str]:
+        """The two fixed train scales and the jittered one. ValueError, one line, for a --scales that is no scale."""
+        for word in self.scales or ():
+            ScaleRange.parse(word, "--scales")
+        size = (self.image_size or MODELS["A"].image_size) / 224
+        first, second, jittered = (str(scale.scaled(size)) for scale in PAPER_SCALES)
+        return self.scales or (first, second, jittered)
 
-    def run(self, arch: PaperArch, scale: str, init_from: str | None, lr: float) -> TrainConfig:
+    def run(self, arch: PaperArch, scale: str, init_from: str | None, lr: float) -> TrainSettings:
         """A run of the programme, resolved, in its folder. ValueError, one line that names the flag."""
-        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)}
+        settings = self.training_fields()
         settings |= {
             "arch": arch,
             "train_scale": ScaleRange.parse(scale, "--scales"),

@@ -1,6 +1,6 @@
 """Which settings of a training may change when it is resumed, and how a change is told.
 
-Every field of TrainConfig is in one of the three tables. What may change takes effect from the step that the run goes on
+Every field of TrainFlags is in one of the three tables. What may change takes effect from the step that the run goes on
 from: the checkpoint's config.json and MLflow (tags `resumed.*`) have the new value. What must stay is refused.
 """
 
@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.secrets import masked
-from vgg_dist.config.base import flag, origin_name
+from vgg_dist.config.base import origin_name
+from vgg_dist.config.names import flag, with_current_names
 from vgg_dist.config.scale_range import ScaleRange
-from vgg_dist.config.train import TrainConfig
+from vgg_dist.config.train_flags import TrainFlags
 
 PLACE = frozenset({"name", "storage_path"})
 """Where the run is: by these it is found, and its folder may have been moved."""
@@ -41,7 +42,7 @@ MAY_CHANGE = frozenset({
     # How far it is trained. Where the schedule had ended the run, it is asked again.
     "epochs", "max_steps", "patience", "lr_drops",
     # How, and on what, it is computed.
-    "precision", "compile", "deterministic", "compress_gradients", "num_workers", "loader_threads",
+    "precision", "compile", "deterministic", "bf16_gradients", "num_workers", "loader_threads",
     # What is tolerated, kept and told.
     "max_bad_images", "max_pixels", "quarantine", "max_failures", "checkpoint_every", "log_every", "experiment",
     "tracking_uri",
@@ -57,11 +58,12 @@ Changes = dict[str, tuple[Any, Any]]
 """Old and new value, by field."""
 
 
-def changed_settings(before: Mapping[str, Any], config: TrainConfig) -> Changes:
+def changed_settings(before: Mapping[str, Any], config: TrainFlags) -> Changes:
     """What differs from the settings `before`, as JSON holds them; what they lack, an older version did not have.
 
     Secrets in URLs may differ: checkpoints have none, and the values returned have none.
     """
+    before = with_current_names(before)
     found: Changes = {}
     for field, value in config.to_dict().items():
         old: Any = masked(before.get(field))
@@ -76,7 +78,7 @@ def changed_settings(before: Mapping[str, Any], config: TrainConfig) -> Changes:
     return found
 
 
-def refuse_changes(before: Mapping[str, Any], config: TrainConfig) -> None:
+def refuse_changes(before: Mapping[str, Any], config: TrainFlags) -> None:
     """ValueError, one line with the flags, old and new values, where a setting differs that must stay."""
     wrong = {field: values for field, values in changed_settings(before, config).items() if field in MUST_STAY}
     if wrong:

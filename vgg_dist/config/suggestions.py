@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
-from vgg_dist.config.base import flag
+from vgg_dist.config.base import Config
+from vgg_dist.config.names import BY_LAYERS, flag
 
 BATCH = "over all workers; --micro-batch is what one of them holds at once"
 SAME_NAME = "the same --name and --storage-path again resume a run"
@@ -66,7 +67,6 @@ OTHER_NAMES: Sequence[tuple[str, dict[str, str]]] = (
     ("--device --gpu --no-cuda --accelerator", {"": "no flag: GPUs are used where there are some"}),
 )  # fmt: skip
 
-ARCHS = {"11": "A", "13": "B", "16": "D", "19": "E"}
 BOOLEAN_WORDS = {"true", "false", "yes", "no", "on", "off", "0", "1"}
 COLOURS = "red|green|yellow|blue|cyan|magenta|white|black"
 MARKUP = re.compile(rf"\[/?(?:bold|italic|dim|underline|(?:bright_)?(?:{COLOURS}))\b[^\]]*\]")
@@ -77,14 +77,26 @@ def suggestions(settings: Any) -> Callable[[str], str]:
 
     `settings`: a dataclass, or a union of them annotated with the names of subcommands.
     """
+    known, switches = _known_words(settings)
+    return lambda message: _improved(message, known, switches)
+
+
+def hint_for_key(name: str, settings: Any) -> str:
+    """What may be meant by a key of a config file that is no field of the dataclass `settings`; empty where nothing is."""
+    return _hint_for_flag(flag(name), *_known_words(settings))
+
+
+def _known_words(settings: Any) -> tuple[list[str], list[str]]:
+    """The flags and subcommands of a command, and those of its flags that take no value."""
     of_commands = [] if dataclasses.is_dataclass(settings) else [get_args(each) for each in get_args(settings)]
     commands = [word.name for _, *words in of_commands for word in words]
     kinds = [kind for kind, *_ in of_commands] or [settings]
     fields = [each for kind in kinds for each in dataclasses.fields(kind)]
     flags = [flag(each.name) for each in fields if "Suppress" not in str(each.type)]
     switches = [flag(each.name) for each in fields if str(each.type) == "bool"]
-    known = [*flags, *(f"--no-{name[2:]}" for name in switches), *commands]
-    return lambda message: _improved(message, known, switches)
+    if any(issubclass(kind, Config) for kind in kinds if isinstance(kind, type)):
+        flags += ["--config", "--version"]
+    return [*flags, *(f"--no-{name[2:]}" for name in switches), *commands], switches
 
 
 def _improved(message: str, known: Sequence[str], switches: Sequence[str]) -> str:
@@ -93,7 +105,7 @@ def _improved(message: str, known: Sequence[str], switches: Sequence[str]) -> st
         hints = [_hint_for_flag(word, known, switches) for word in found[1].split(", ")]
         return "; ".join([message, *dict.fromkeys(hint for hint in hints if hint)])
     if found := re.match(r"invalid choice '(.*?)' for argument '(.*?)'\. Expected one of \((.*)\)", message):
-        hint = _hint_for_choice(found[1], found[2], re.findall(r"'(.*?)'", found[3]))
+        hint = hint_for_choice(found[1], found[2], re.findall(r"'(.*?)'", found[3]))
         return f"{message.rstrip('.')}; {hint}" if hint else message
     if found := re.match(r"Error parsing (--\S+): no type matching (.*?) could be instantiated from (\[.*?\])\.", message):
         return _of_union(found[1], found[2], found[3], message)
@@ -127,10 +139,10 @@ def _hint_for_value(word: str, known: Sequence[str], switches: Sequence[str]) ->
     return f"did you mean {close[0]}?" if close else ""
 
 
-def _hint_for_choice(value: str, name: str, allowed: Sequence[str]) -> str:
+def hint_for_choice(value: str, name: str, allowed: Sequence[str]) -> str:
     """The choice that is meant: VGG16 by its letter in the paper, and what is spelled alike."""
     vgg = re.fullmatch(r"vgg[-_]?(\d+|[a-e])[-_]?(bn)?", value.lower())
-    letter = ARCHS.get(vgg[1], vgg[1].upper()) if vgg else ""
+    letter = BY_LAYERS.get(vgg[1], vgg[1].upper()) if vgg else ""
     if vgg and letter in allowed:
         return f"{value} is {letter}{' with --batch-norm' if vgg[2] and name == '--arch' else ''}"
     lower = {each.lower(): each for each in allowed}

@@ -6,12 +6,14 @@ import dataclasses
 import itertools
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pipelines.paths import absolute, join
-from vgg_dist.config.base import at_least, check_name, data_location, flag, quarantine_list
+from vgg_dist.config.base import check_name
+from vgg_dist.config.bounds import AtLeast, check_bounds
+from vgg_dist.config.names import flag
 from vgg_dist.config.scale_range import ScaleRange
-from vgg_dist.config.train import TrainConfig
+from vgg_dist.config.train import TrainConfig, TrainSettings
+from vgg_dist.config.train_flags import TrainFlags
 from vgg_dist.models.specs import MODELS
 
 PAPER_SCALES = ScaleRange(256, 256), ScaleRange(384, 384), ScaleRange(256, 512)  # at 224 pixels
@@ -36,7 +38,7 @@ class Choices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneConfig(TrainConfig):
+class TuneConfig(TrainFlags):
     """Search the settings of a training. What vgg_dist.train takes holds for every trial; --search-... vary.
 
     Two numbers after --search-lr, --search-weight-decay or --search-dropout are the ends of a range; with --search grid, and
@@ -44,31 +46,34 @@ class TuneConfig(TrainConfig):
     """
 
     search_lr: tuple[float, ...] = (1e-3, 1e-1)
-    """Learning rates (a range is searched in its logarithm)."""
+    """Learning rates. Two numbers are the ends of a range, which is searched on a logarithmic scale."""
     search_train_scale: tuple[str, ...] | None = None
-    """Train scales: words like 256, or 256-512 for a range to jitter in. Default: 256 384 256-512, as image size / 224."""
+    """Train scales, such as 256 384 256-512. Default: these three, times image size / 224."""
     search_weight_decay: tuple[float, ...] = ()
-    """Weight decays (a range is searched in its logarithm)."""
+    """Weight decays. Two numbers are the ends of a range, which is searched on a logarithmic scale."""
     search_dropout: tuple[float, ...] = ()
-    """Dropout rates."""
+    """Dropout rates. Two numbers are the ends of a range."""
     search_init: tuple[Literal["glorot", "gaussian", "he"], ...] = ()
     """Initialisations."""
 
     search: Literal["random", "grid", "bayesian"] = "random"
-    """How settings are chosen: drawn, all combinations in random order, or by Optuna's tree-structured Parzen estimator."""
-    trials: int = 16
-    """How many settings are tried (a grid has as many as it has combinations)."""
+    """How settings are chosen: random draws them; grid tries all combinations, in random order; bayesian uses Optuna's
+    tree-structured Parzen estimator."""
+    trials: Annotated[int, AtLeast(1)] = 16
+    """Number of settings to try. A grid has as many trials as combinations."""
     metric: Literal["top1_error", "top5_error", "loss"] = "top1_error"
-    """The validation metric that is to be small."""
+    """Validation metric to minimise."""
     early_stopping: Literal["asha", "median", "none"] = "asha"
-    """asha: only the best quarter goes on after epochs 1, 4, 16, ...; median: those above the median are stopped."""
-    grace_epochs: int = 1
-    """Epochs that every trial trains: the first of those at which ASHA, or the median, decides."""
-    trials_at_once: int | None = None
-    """Trials that run beside each other. Default: as many as the cluster has GPUs, or CPUs, for."""
+    """Which trials are stopped early. asha: after epochs 1, 4, 16, ... only the best quarter is promoted; median: trials
+    worse than the median of the others are stopped; none: all trials train to the end."""
+    grace_epochs: Annotated[int, AtLeast(1)] = 1
+    """Epochs that every trial trains before --early-stopping may stop it."""
+    max_concurrent_trials: Annotated[int | None, AtLeast(1)] = None
+    """Trials that run at the same time, at most. Default: as many as the GPUs, or CPUs, of the cluster allow."""
 
     def resolved(self) -> TuneConfig:
         """With absolute paths and the default scales. ValueError, one line that names the flag, for what cannot be."""
+        check_bounds(self)
         scales = self.search_train_scale
         if scales is None:
             size = (self.image_size or MODELS[self.arch].image_size) / 224
@@ -78,19 +83,11 @@ class TuneConfig(TrainConfig):
             self,
             search_train_scale=scales,
             name=f"tune-{self.arch.lower()}-{time.strftime('%Y%m%d-%H%M%S')}" if self.name is None else self.name,
-            storage_path=absolute(self.storage_path),
-            data=data_location(self.data),
-            quarantine=quarantine_list(self.data, self.quarantine),
-            init_from=None if self.init_from is None else absolute(self.init_from),
             num_workers=self.num_workers or 1,
+            **self.located(),
         )
         config._check_search()
         return config
-
-    @property
-    def folder(self) -> str:
-        """Where a search keeps its trials, each a run of its own."""
-        return join(self.storage_path, self.name or "")
 
     def space(self) -> dict[str, Range | Choices]:
         """What is searched, by the name of the training's setting."""
@@ -113,9 +110,9 @@ class TuneConfig(TrainConfig):
         ends = [values.values if isinstance(values, Choices) else (values.low, values.high) for values in space.values()]
         return [dict(zip(space, combination, strict=True)) for combination in itertools.product(*ends)]
 
-    def trial(self, values: dict[str, Any], number: int = 0) -> TrainConfig:
+    def trial(self, values: dict[str, Any], number: int = 0) -> TrainSettings:
         """The training of a trial, resolved; it is named by what differs, and its number."""
-        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)} | values
+        settings = self.training_fields() | values
         if "train_scale" in values:
             settings["train_scale"] = ScaleRange.parse(values["train_scale"], flag("search_train_scale"))
         named = [LETTERS[field] + (f"{v:.3g}" if isinstance(v, float) else str(v)) for field, v in values.items()]
@@ -127,12 +124,8 @@ class TuneConfig(TrainConfig):
         space = self.space()
         if not space:
             raise ValueError("nothing to search: give at least one of " + ", ".join(flag(f"search_{f}") for f in LETTERS))
-        at_least("trials", self.trials, 1)
-        at_least("grace_epochs", self.grace_epochs, 1)
-        if self.trials_at_once is not None:
-            at_least("trials_at_once", self.trials_at_once, 1)
-        check_name(self.name or "", self.storage_path)
-        defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+        check_name(str(self.name), self.storage_path)
+        defaults = {field.name: field.default for field in dataclasses.fields(TrainFlags)}
         for field, values in space.items():
             name = flag(f"search_{field}")
             if getattr(self, field) != defaults[field]:

@@ -137,41 +137,57 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
     if _is_flat(data):
         if names is None:
             raise ValueError(f"--data {data}: is a folder without class folders, so --class-names is needed")
-        store: SampleStore = open_image_folder(data, names)
-        print_notes(data, images=store)
-        folder = Path(os.path.abspath(data))
-        if config.labels is None and config.submission is None and (classes := find_label_list(str(folder))) is not None:
-            raise ValueError(
-                f"--data {data}: the classes of its images are in {classes}; give --data {folder.parent}, which reads both"
-            )
-        if config.labels is not None:
-            store.labels = _label_numbers(config, names, len(store))
-        return store, names
+        return _open_flat(config, data, names), names
     if config.labels is not None:
         raise ValueError(f"--labels: is for a folder of images without class folders; {data} has class folders")
     store = open_store(data, "val", quarantine=quarantine_list(data, config.quarantine))
     print_notes(data, val=store)
     if names is None:
-        if len(store.class_names) != nets[0].num_classes:
-            raise ValueError(
-                f"--data {data}: has {len(store.class_names)} classes, {nets[0].name} {nets[0].num_classes}, without names;"
-                " give --class-names FILE, with one name a line"
-            )
-        names = output_order(nets[0], store.class_names)
-        if names != sorted(names):
-            print(
-                f"{nets[0].name}: its output k is taken for class k; if it was trained with the folders in the order"
-                f" {_some(sorted(names))}, give that order by --class-names FILE",
-                file=sys.stderr,
-            )
+        names = _names_in_data(nets[0], data, store.class_names)
+    _renumber(store, names, f"--data {data}: classes that {nets[0].name} does not know")
+    return store, names
+
+
+def _open_flat(config: EvalConfig, data: str, names: list[str]) -> SampleStore:
+    """A folder of images without class folders, with the labels of --labels where that is given."""
+    store = open_image_folder(data, names)
+    print_notes(data, images=store)
+    folder = Path(os.path.abspath(data))
+    if config.labels is None and config.submission is None and (classes := find_label_list(str(folder))) is not None:
+        raise ValueError(
+            f"--data {data}: the classes of its images are in {classes}; give --data {folder.parent}, which reads both"
+        )
+    if config.labels is not None:
+        store.labels = _label_numbers(config, names, len(store))
+    return store
+
+
+def _names_in_data(net: TrainedNet, data: str, class_names: list[str]) -> list[str]:
+    """The data's class names in the order of the outputs of a net that records none; see `output_order`."""
+    if len(class_names) != net.num_classes:
+        raise ValueError(
+            f"--data {data}: has {len(class_names)} classes, {net.name} {net.num_classes}, without names;"
+            " give --class-names FILE, with one name a line"
+        )
+    names = output_order(net, class_names)
+    if names != sorted(names):
+        print(
+            f"{net.name}: its output k is taken for class k; if it was trained with the folders in the order"
+            f" {_some(sorted(names))}, give that order by --class-names FILE",
+            file=sys.stderr,
+        )
+    return names
+
+
+def _renumber(store: SampleStore, names: list[str], unknown_classes: str) -> None:
+    """Makes the store's labels indices into `names`. ValueError that begins with `unknown_classes` for others."""
     known = ClassNumbers(names)
     numbers = [known.get(name) for name in store.class_names]
     if unknown := [name for name, number in zip(store.class_names, numbers, strict=True) if number is None]:
-        raise ValueError(f"--data {data}: classes that {nets[0].name} does not know: {', '.join(unknown[:5])}")
+        raise ValueError(f"{unknown_classes}: {', '.join(unknown[:5])}")
     own_names = {number: name for name, number in zip(store.class_names, numbers, strict=True)}
     store.labels = np.array(numbers, np.int64)[store.labels]
     store.class_names = [own_names.get(number, name) for number, name in enumerate(names)]  # the store finds files by them
-    return store, names
 
 
 def _is_flat(data: str) -> bool:

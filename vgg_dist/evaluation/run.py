@@ -18,6 +18,7 @@ from vgg_dist.evaluation.compute import Evaluation, ViewFilter, compute, plan_ev
 from vgg_dist.evaluation.posteriors import PosteriorFiles
 from vgg_dist.paper import AnyView
 from vgg_dist.reporting.paper_tables import EvaluatedNet, Report, build_report, mean_posteriors, write_submission
+from vgg_dist.run_folder.settings import keep_config
 from vgg_dist.storage import replace_file
 from vgg_dist.tracking import TrackedRun, finish_run, log_report, open_run, resolve_tracking_uri, ui_hint
 
@@ -43,6 +44,7 @@ def evaluate(config: EvalConfig, only: ViewFilter | None = None, parent: Tracked
         try:
             with signals.at_last(partial(finish_run, run, "KILLED", quick=True)), signals.raising():
                 compute(evaluation, config)
+                keep_config(evaluation.folder, config, "vgg_dist.evaluate")
                 if config.submission is not None:
                     submit(evaluation, config)
                 report = write_report(evaluation, run) if config.report and labelled else None

@@ -10,7 +10,7 @@ from ray.train import Checkpoint
 
 from pipelines.failures import what_failed
 from pipelines.secrets import masked
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.errors import TrainingError
 from vgg_dist.launch.best_so_far import BestSoFar
 from vgg_dist.launch.prometheus import Gauges
@@ -27,7 +27,7 @@ SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server th
 class Monitor(ray.train.UserCallback):
     """Lives on Ray Train's controller: prints what is reported and passes it to MLflow and Prometheus."""
 
-    def __init__(self, run: TrackedRun, config: TrainConfig, prefix: str | None, gauges: Gauges) -> None:
+    def __init__(self, run: TrackedRun, config: TrainSettings, prefix: str | None, gauges: Gauges) -> None:
         """`prefix`: of each line; None for a trial, which prints none."""
         self.config = config
         self.gauges = gauges
@@ -68,7 +68,7 @@ class Monitor(ray.train.UserCallback):
         run at once: the other workers, which may wait for that one in a collective, are ended too.
         """
         self.gauges.add("worker_failures", len(worker_exceptions))
-        JobMessages().remove(training_key(str(self.config.name)))
+        JobMessages().remove(training_key(self.config.name))
         for error in worker_exceptions.values():
             if isinstance(error, TrainingError):
                 raise ray.train.ControllerError(error)

@@ -28,9 +28,8 @@ from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipelines import signals
-from pipelines.paths import join
 from pipelines.secrets import masked
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.errors import Interrupted, NonFinite
 from vgg_dist.launch.controller import Monitor
 from vgg_dist.launch.fitting import BEFORE, fit, refuse_stopped, resumes
@@ -63,14 +62,14 @@ class Part:
     until: int | None = None
     """The epoch at which a trial waits; it may go on later, with a later one."""
 
-    def waits(self, config: TrainConfig, metrics: dict[str, float]) -> bool:
+    def waits(self, config: TrainSettings, metrics: dict[str, float]) -> bool:
         """Whether a training that has come so far has more to train."""
         return self.until is not None and metrics["epoch"] == self.until < config.epochs
 
     callbacks: tuple[ray.train.UserCallback, ...] = ()
 
 
-def run_training(config: TrainConfig, part: Part | None = None, class_names: list[str] | None = None) -> dict[str, float]:
+def run_training(config: TrainSettings, part: Part | None = None, class_names: list[str] | None = None) -> dict[str, float]:
     """Runs a training, `config` being resolved, to its end; returns the last validation metrics, and the epoch.
 
     One that has come to its end before is not run again. `class_names`: the data's, where they are known. ValueError for a
@@ -94,7 +93,7 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
     with signals.holding():  # from here on there is something to end in order
         run = open_training(replace(config, epochs=whole.epochs), part.parent if part else None)
         mark("MLflow run open")
-        keep_settings(join(config.storage_path, str(config.name)), asked)
+        keep_settings(config.folder, asked)
         signals.end_with(f"; {resumes(config.name)} from its last checkpoint")
         try:
             with signals.at_last(partial(finish_run, run, "KILLED", quick=True)):
@@ -112,12 +111,12 @@ def run_training(config: TrainConfig, part: Part | None = None, class_names: lis
 
 
 def _train(
-    config: TrainConfig, resources: list[dict[str, float]], run: TrackedRun, messages: JobMessages, part: Part | None
+    config: TrainSettings, resources: list[dict[str, float]], run: TrackedRun, messages: JobMessages, part: Part | None
 ) -> dict[str, Any]:
     """Trains, with `run` as the record; returns what `worker.train` does, and where the last checkpoint is."""
     silent = part is not None and part.is_trial
     prefix = None if silent else f"{config.name}  " if part else ""
-    gauges = Gauges(str(config.name))
+    gauges = Gauges(config.name)
     filesystem, path = open_storage(config.storage_path)
     trainer = TorchTrainer(
         # The settings travel with the function: Ray shows train_loop_config on its dashboard, and writes it to its logs.
@@ -165,7 +164,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     from vgg_dist.worker.process import run_worker  # in here: DALI takes seconds to import, and only workers need it
 
     mark("worker imports done")
-    return run_worker(TrainConfig.from_dict(settings))
+    return run_worker(TrainSettings.from_dict(settings))
 
 
 def _say(silent: bool, line: str) -> None:
@@ -173,7 +172,7 @@ def _say(silent: bool, line: str) -> None:
         print(f"vgg_dist.train: {masked(line)}", flush=True)
 
 
-def _of_earlier(config: TrainConfig, earlier: Earlier) -> str:
+def _of_earlier(config: TrainSettings, earlier: Earlier) -> str:
     """What there is to say of a run that was begun before."""
     changes = earlier.changes(config)
     if earlier.outcome is None or not earlier.is_all(config):

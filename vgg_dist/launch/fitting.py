@@ -13,7 +13,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from pipelines import signals
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.errors import Interrupted, NonFinite, TrainingError
 from vgg_dist.launch.controller import root_cause
 from vgg_dist.ray_cluster.job_messages import JobMessages
@@ -47,7 +47,7 @@ def resumes(name: str | None, verb: str = "resumes") -> str:
     return f"the same command with --name {name} {verb} it"
 
 
-def fit(trainer: TorchTrainer, config: TrainConfig, messages: JobMessages, silent: bool) -> ray.train.Result:
+def fit(trainer: TorchTrainer, config: TrainSettings, messages: JobMessages, silent: bool) -> ray.train.Result:
     """The training's result. TrainingError for a failure; Interrupted once the training has stopped as it was told."""
     ended = threading.Event()
     results: list[ray.train.Result] = []
@@ -61,7 +61,7 @@ def fit(trainer: TorchTrainer, config: TrainConfig, messages: JobMessages, silen
         finally:
             ended.set()
 
-    messages.remove(training_key(str(config.name)))  # of another start
+    messages.remove(training_key(config.name))  # of another start
     threading.Thread(target=run, name="ray-train", daemon=True).start()
     try:
         while not ended.wait(POLL_S):
@@ -86,10 +86,10 @@ def fit(trainer: TorchTrainer, config: TrainConfig, messages: JobMessages, silen
     return result
 
 
-def _await_end(ended: threading.Event, config: TrainConfig, messages: JobMessages, by: str, silent: bool) -> None:
+def _await_end(ended: threading.Event, config: TrainSettings, messages: JobMessages, by: str, silent: bool) -> None:
     """Waits for workers that train to stop. Interrupted where there are none, or they do not come to it in time."""
     limit = max(0.0, signals.left_s() - CLOSING_S)
-    if messages.get(training_key(str(config.name))) is None:
+    if messages.get(training_key(config.name)) is None:
         raise Interrupted(by, BEFORE + resumes(config.name))
     if not silent:
         signals.say(
@@ -103,7 +103,7 @@ def _await_end(ended: threading.Event, config: TrainConfig, messages: JobMessage
         )
 
 
-def _how_stopped(config: TrainConfig, value: dict[str, int | str]) -> str:
+def _how_stopped(config: TrainSettings, value: dict[str, int | str]) -> str:
     step = value["stopped"]
     if value["unsaved"]:
         return f" at step {step}; {value['unsaved']}; {resumes(config.name)} from its last checkpoint"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ray.train import Checkpoint
 
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.config.base import origin_name
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.controller import SERVER_WAIT_S
@@ -25,7 +25,7 @@ TRACKING_WAIT_S = 600.0  # for a tracking server that is away when a run has com
 STOP_WAIT_S = 3.0  # and when its command was told to stop: the next start sends the rest
 
 
-def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> TrackedRun:
+def open_training(config: TrainSettings, parent: TrackedRun | None = None) -> TrackedRun:
     """The MLflow run of a training, with the tags by which runs are told apart."""
     origin = None if config.init_from is None else origin_name(config.init_from)
     tags = {
@@ -37,7 +37,7 @@ def open_training(config: TrainConfig, parent: TrackedRun | None = None) -> Trac
     # and of a path it would show the first letters.
     params = {name: value for name, value in config.to_dict().items() if name != "name"} | {"init_from": origin}
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
-    return open_run(uri, config.experiment, config.storage_path, config.name or "", params, tags, parent)
+    return open_run(uri, config.experiment, config.storage_path, config.name, params, tags, parent)
 
 
 def log_the_rest(run: TrackedRun) -> None:
@@ -59,7 +59,7 @@ def end_record(run: TrackedRun, error: BaseException) -> None:
     finish_run(run, "KILLED" if stopped else "FAILED", " ".join(str(error).split())[:500], quick=stopped)
 
 
-def keep_model(run: TrackedRun, config: TrainConfig, checkpoint: Checkpoint, step: int) -> None:
+def keep_model(run: TrackedRun, config: TrainSettings, checkpoint: Checkpoint, step: int) -> None:
     """The last checkpoint as a model in MLflow: the net whose errors are val/... there."""
     import torch
 
@@ -77,5 +77,5 @@ def keep_model(run: TrackedRun, config: TrainConfig, checkpoint: Checkpoint, ste
             image_size=config.image_size,
         )
         model.load_state_dict(read_weights(Path(folder)))
-    size = config.image_size or 0
+    size = config.image_size
     log_model(run, model.eval(), torch.zeros(1, MODELS[config.arch].in_channels, size, size), step)

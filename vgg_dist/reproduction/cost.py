@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import replace
-
-import torch
-from torch.nn.functional import cross_entropy
 
 from pipelines.progress import Progress
 from vgg_dist import paper
-from vgg_dist.config import ReproduceConfig, TrainConfig
-from vgg_dist.models.precision import (
-    apply_precision,
-    autocast,
-    autocast_dtype,
-    choose_kernels,
-    memory_format,
-    resolve_precision,
-)
-from vgg_dist.models.specs import MODELS
+from vgg_dist.config import ReproduceConfig
 from vgg_dist.reporting.text import aligned
 from vgg_dist.reproduction.run_graph import Run, image_macs, wants_crops
-from vgg_dist.training.memory import default_micro_batch
-from vgg_dist.training.state import build_state
+from vgg_dist.training.cost import device_name, measure_rate
 
 
 def measured_plan(config: ReproduceConfig, runs: Sequence[Run], images: tuple[int, int], num_classes: int) -> str:
@@ -36,41 +21,9 @@ def measured_plan(config: ReproduceConfig, runs: Sequence[Run], images: tuple[in
     rates = {
         arch: measure_rate(of_arch, num_classes) for arch, of_arch in Progress(archs.items(), desc="measuring", leave=False)
     }
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({torch.get_num_threads()} threads)"
+    device = device_name()
     commands = "\n".join(run.config.command_line() for run in runs)
     return f"{describe_plan(config, runs, images, rates, device)}\n\n{commands}"
-
-
-def measure_rate(config: TrainConfig, num_classes: int, steps: int = 2) -> float:
-    """Images/s of training steps of this net on this machine's GPU, or its CPU: forward, backward, optimizer."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batch = min(config.micro_batch or default_micro_batch(config, num_classes, device, 1), config.global_batch)
-    batch = batch if device.type == "cuda" else min(8, batch)
-    state = build_state(replace(config, init_from=None), num_classes, device)
-    precision = resolve_precision(config.precision, device)
-    apply_precision(precision)
-    choose_kernels(config.deterministic)
-    dtype = autocast_dtype(precision, device)
-    size = config.image_size or 0
-    images = torch.randn(batch, MODELS[config.arch].in_channels, size, size, device=device)
-    images = images.contiguous(memory_format=memory_format(dtype, device))
-    labels = torch.zeros(batch, dtype=torch.long, device=device)
-    start = 0.0
-    for step in range(-1, steps):
-        if step == 0:
-            start = _now(device)
-        with autocast(device, dtype):
-            logits = state.model(images)
-        cross_entropy(logits.float(), labels).backward()
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-    return steps * batch / (_now(device) - start)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def describe_plan(
@@ -98,7 +51,7 @@ def describe_plan(
     return (
         f"{aligned(headings, rows, {0, 1})}\n"
         f"Training: {_hours(total)} hours of one {device}, {_hours(max(finish.values()))} along the longest chain;"
-        f" evaluation up to {config.upto}, by arithmetic from the same steps: {_hours(evaluation)} hours.\n"
+        f" evaluation up to {config.through}, by arithmetic from the same steps: {_hours(evaluation)} hours.\n"
         f"images/s: training steps measured now on one {device}, without loading and validation."
         " A training ends earlier where its error stalls."
     )
@@ -106,11 +59,10 @@ def describe_plan(
 
 def _evaluation_passes(config: ReproduceConfig, run: Run) -> float:
     """The cost of all views of an image, in forward passes at the net's own size; for an image with sides 3 to 4."""
-    size = run.config.image_size or 0
-    assert run.config.train_scale is not None
+    size = run.config.image_size
     scale = run.config.train_scale.ends
     scales = {paper.single_scale(scale)}
-    if config.upto != "table3":
+    if config.through != "table3":
         scales |= set(paper.several_scales(scale, size))
     dense = sum(2 * (4 / 3) * Q**2 / size**2 for Q in scales)
     crops = 50 * len(scales) if wants_crops(config, run.config) else 0

@@ -32,7 +32,7 @@ def reproduce(config: ReproduceConfig, runs: Sequence[Run], class_names: list[st
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     tags = {"mlflow.source.name": "vgg_dist.reproduce"}
     with signals.holding():
-        parent = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
+        parent = open_run(uri, config.experiment, config.storage_path, str(config.name), config.to_dict(), tags)
         keep_settings(config.folder, config, PROGRAMME)
         status = "FAILED"
         try:
@@ -55,7 +55,7 @@ def evaluate_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRu
     def needed(net: TrainedNet, view: AnyView, scale: int) -> bool:
         if view == "crops" and not wants_crops(config, trained[net.name]):
             return False
-        return config.upto != "table3" or scale == single_scale(net.train_scale or (0, 0))
+        return config.through != "table3" or scale == single_scale(net.train_scale or (0, 0))
 
     evaluation = EvalConfig(
         nets=tuple(join(config.folder, run.name) for run in runs),

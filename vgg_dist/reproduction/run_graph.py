@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vgg_dist.config import PaperArch, ReproduceConfig, TrainConfig
+from vgg_dist.config import PaperArch, ReproduceConfig, TrainSettings
 from vgg_dist.models.build import build_model, macs
 
 DEEP: tuple[PaperArch, ...] = "C", "D", "E"  # trained at all three scales
@@ -25,14 +25,14 @@ DEEP: tuple[PaperArch, ...] = "C", "D", "E"  # trained at all three scales
 class Run:
     """One of the paper's runs."""
 
-    config: TrainConfig
+    config: TrainSettings
     depends_on: str | None
     """The name of the run whose weights it starts from."""
 
     @property
     def name(self) -> str:
         """The run's name, and that of its folder."""
-        return self.config.name or ""
+        return self.config.name
 
 
 def paper_runs(config: ReproduceConfig) -> list[Run]:
@@ -40,8 +40,7 @@ def paper_runs(config: ReproduceConfig) -> list[Run]:
 
     ValueError, one line, for settings that cannot be used.
     """
-    assert config.scales is not None
-    first, second, jittered = config.scales
+    first, second, jittered = config.three_scales()
     runs: dict[str, Run] = {}
 
     def add(arch: PaperArch, scale: str, depends_on: str | None, lr: float) -> str:
@@ -70,9 +69,8 @@ def _selected(runs: dict[str, Run], only: Sequence[str]) -> set[str]:
     return selected
 
 
-def is_jittered(config: TrainConfig) -> bool:
+def is_jittered(config: TrainSettings) -> bool:
     """Whether S is drawn from a range."""
-    assert config.train_scale is not None
     return not config.train_scale.is_fixed
 
 
@@ -86,13 +84,13 @@ def longest_first(runs: Sequence[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: -chain[run.name])
 
 
-def image_macs(config: TrainConfig) -> int:
+def image_macs(config: TrainSettings) -> int:
     """Multiply-accumulates of a forward pass of one image."""
-    size = config.image_size or 0
+    size = config.image_size
     with torch.device("meta"):
         return macs(build_model(config.arch, head=config.head, image_size=size), size)
 
 
-def wants_crops(config: ReproduceConfig, run: TrainConfig) -> bool:
+def wants_crops(config: ReproduceConfig, run: TrainSettings) -> bool:
     """Whether this net is evaluated on crops: only D and E with jittered scale are, for Tables 5 and 6."""
-    return config.upto in ("table5", "table6") and run.arch in ("D", "E") and is_jittered(run)
+    return config.through in ("table5", "table6") and run.arch in ("D", "E") and is_jittered(run)

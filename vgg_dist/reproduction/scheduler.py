@@ -11,7 +11,7 @@ from functools import partial
 import ray
 
 from pipelines import signals
-from vgg_dist.config import ReproduceConfig, TrainConfig
+from vgg_dist.config import ReproduceConfig, TrainSettings
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY, Part, run_training
 from vgg_dist.launch.fitting import LEAVING_S, POLL_S, resumes, told_by
@@ -33,71 +33,89 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) ->
     print("vgg_dist.reproduce: starting Ray", flush=True)
     start_ray()
     with watched_cluster("vgg_dist.reproduce", partial(finish_run, parent, "FAILED")):
-        _run_all(config, runs, parent)
+        _Scheduler(config, runs, parent).run()
 
 
-def _run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
-    at_once = groups_at_once(config.num_workers) if config.num_workers else 1
-    resources = worker_resources(None if config.num_workers is None else config.num_workers * at_once)
-    resources = resources[: len(resources) // at_once]
-    # The driver of each run is a Ray task that only waits for Ray Train, so it reserves no CPU. Where its node is lost, Ray
-    # starts the task again, and the training resumes.
-    train = ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=config.max_failures)(run_training)
-    waiting = longest_first(runs) if at_once > 1 else list(runs)
-    running: dict[ray.ObjectRef, Run] = {}
-    done: set[str | None] = {None}
-    failures: dict[str, str] = {}
-    stop = _Stop()
-    while (waiting and not stop.signal) or running:
-        ready = [] if stop.signal else [run for run in waiting if run.depends_on in done]
-        for run in ready[: at_once - len(running)]:
-            waiting.remove(run)
-            running[train.remote(_with_uri(run.config, parent.tracking_uri), Part(parent, resources))] = run
-            print(f"vgg_dist.reproduce: {run.name} (run {len(runs) - len(waiting)} of {len(runs)})", flush=True)
-        if not running:  # the waiting ones depend on runs that failed
-            break
-        finished, _ = ray.wait(list(running), timeout=POLL_S)
-        if stop.out_of_time():
-            break
-        for run, reference in [(running.pop(reference), reference) for reference in finished]:
-            try:
-                ray.get(reference)
-                done.add(run.name)
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, Interrupted):
-                    stop.ended.append(f"{run.name}{error.cause.how.partition(';')[0]}")
-                    continue
-                if not isinstance(error.cause, ValueError | TrainingError):
-                    raise
-                failures[run.name] = str(error.cause)
-                print(f"vgg_dist.reproduce: {run.name} failed: {error.cause}", flush=True)
-            except ray.exceptions.RayError as error:
-                failures[run.name] = describe_loss(error, "its process", f"--name {config.name}")
-                print(f"vgg_dist.reproduce: {run.name} failed: {failures[run.name]}", flush=True)
-    if stop.signal:
-        for run in running.values():  # they did not stop in time
-            record = open_training(_with_uri(run.config, parent.tracking_uri), parent)
-            finish_run(record, "KILLED", "the reproduction was stopped", quick=True)
-        raise Interrupted(stop.signal, "".join(f", {ended}" for ended in stop.ended) + f"; {resumes(config.name)}")
-    if failures:
-        raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in failures.items()))
+class _Scheduler:
+    """Starts runs while there is room for their workers, and keeps how each of them ended."""
 
-
-class _Stop:
-    """A signal to stop, passed on to the runs, which then have a limited time to stop in order."""
-
-    def __init__(self) -> None:
+    def __init__(self, config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
+        self.config, self.parent, self.num_runs = config, parent, len(runs)
+        self.at_once = groups_at_once(config.num_workers) if config.num_workers else 1
+        resources = worker_resources(None if config.num_workers is None else config.num_workers * self.at_once)
+        self.resources = resources[: len(resources) // self.at_once]
+        # The driver of each run is a Ray task that only waits for Ray Train, so it reserves no CPU. Where its node is lost,
+        # Ray starts the task again, and the training resumes.
+        self.train = ray.remote(num_cpus=0, memory=DRIVER_MEMORY, max_retries=config.max_failures)(run_training)
+        self.waiting = longest_first(runs) if self.at_once > 1 else list(runs)
+        self.running: dict[ray.ObjectRef, Run] = {}
+        self.finished: set[str | None] = {None}
+        """Names; None stands for what the runs depend on that start from random weights."""
+        self.failures: dict[str, str] = {}
+        """The reason for each run that failed."""
+        self.stopped: list[str] = []
+        """Where each run stopped, after a signal."""
         self.signal = ""
-        """Its name; empty until it comes."""
-        self.ended: list[str] = []
-        """The runs that have stopped, and where."""
+        """The name of the signal to stop; empty until it comes."""
 
-    def out_of_time(self) -> bool:
+    def run(self) -> None:
+        """Trains all runs; see `run_all` for the exceptions."""
+        while (self.waiting and not self.signal) or self.running:
+            if not self.signal:
+                self._start_ready()
+            if not self.running:  # the waiting ones depend on runs that failed
+                break
+            ended, _ = ray.wait(list(self.running), timeout=POLL_S)
+            if self._out_of_time():
+                break
+            for reference in ended:
+                self._collect(self.running.pop(reference), reference)
+        if self.signal:
+            raise self._interrupted()
+        if self.failures:
+            raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in self.failures.items()))
+
+    def _start_ready(self) -> None:
+        """Starts the waiting runs whose dependency is finished, as many as there is room for."""
+        ready = [run for run in self.waiting if run.depends_on in self.finished]
+        for run in ready[: self.at_once - len(self.running)]:
+            self.waiting.remove(run)
+            part = Part(self.parent, self.resources)
+            self.running[self.train.remote(_with_uri(run.config, self.parent.tracking_uri), part)] = run
+            number = self.num_runs - len(self.waiting)
+            print(f"vgg_dist.reproduce: {run.name} (run {number} of {self.num_runs})", flush=True)
+
+    def _collect(self, run: Run, reference: ray.ObjectRef) -> None:
+        """Records how a run has ended. Raises what is neither its failure nor a loss of its process."""
+        try:
+            ray.get(reference)
+            self.finished.add(run.name)
+            return
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, Interrupted):
+                self.stopped.append(f"{run.name}{error.cause.how.partition(';')[0]}")
+                return
+            if not isinstance(error.cause, ValueError | TrainingError):
+                raise
+            self.failures[run.name] = str(error.cause)
+        except ray.exceptions.RayError as error:
+            self.failures[run.name] = describe_loss(error, "its process", f"--name {self.config.name}")
+        print(f"vgg_dist.reproduce: {run.name} failed: {self.failures[run.name]}", flush=True)
+
+    def _out_of_time(self) -> bool:
         """Looks for a signal and passes it on; returns whether the time for the runs to stop is over."""
         self.signal = self.signal or told_by(JobMessages()) or ""
         return bool(self.signal) and signals.left_s() < LEAVING_S
 
+    def _interrupted(self) -> Interrupted:
+        """What to raise after a signal; ends the MLflow records of the runs that did not stop in time."""
+        for run in self.running.values():
+            record = open_training(_with_uri(run.config, self.parent.tracking_uri), self.parent)
+            finish_run(record, "KILLED", "the reproduction was stopped", quick=True)
+        where = "".join(f", {each}" for each in self.stopped)
+        return Interrupted(self.signal, f"{where}; {resumes(self.config.name)}")
 
-def _with_uri(config: TrainConfig, tracking_uri: str) -> TrainConfig:
+
+def _with_uri(config: TrainSettings, tracking_uri: str) -> TrainSettings:
     """With the MLflow server of the reproduction; the default would be a database in the run's own --storage-path."""
     return dataclasses.replace(config, tracking_uri=tracking_uri)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pipelines.layouts.image_files import class_of
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 
 MODEL, STATE, CONFIG, RECORDS = "model.safetensors", "state.pt", "config.json", "records.json"
 PREFIX = "checkpoint-"
@@ -26,7 +26,7 @@ def step_of(name: str) -> int:
     return int(name.removeprefix(PREFIX).partition("-")[0])
 
 
-def refuse_classes(saved: list[str], config: TrainConfig, class_names: list[str]) -> None:
+def refuse_classes(saved: list[str], config: TrainSettings, class_names: list[str]) -> None:
     """ValueError, one line, where the data's classes are not those that the run began with."""
     if list(map(class_of, saved)) != list(map(class_of, class_names)):  # earlier versions took macOS's decomposed names
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.paths import join
 from pipelines.secrets import masked
-from vgg_dist.config import TrainConfig, changed_settings, check_name, describe_changes, refuse_changes
+from vgg_dist.config import TrainConfig, TrainSettings, changed_settings, check_name, describe_changes, refuse_changes
 from vgg_dist.config.base import BEST
 from vgg_dist.config.command_line import Recorded
 from vgg_dist.config.resume import EXTENT, FOUND_OUT, PLACE
@@ -35,13 +35,13 @@ class Earlier:
     outcome: dict[str, Any] | None
     """How it ended (metrics, step, checkpoint, and the best of them), and with which settings; None if it has not."""
 
-    def check(self, config: TrainConfig, class_names: list[str] | None = None) -> None:
+    def check(self, config: TrainSettings, class_names: list[str] | None = None) -> None:
         """ValueError, one line, for settings, or classes where they are known, with which the run cannot be resumed."""
         refuse_changes(self.settings, config)
         if class_names is not None and self.class_names is not None:
             refuse_classes(self.class_names, config, class_names)
 
-    def is_all(self, config: TrainConfig) -> bool:
+    def is_all(self, config: TrainSettings) -> bool:
         """Whether the run came to its end, and `config` leaves it nothing more to train."""
         if self.outcome is None:
             return False
@@ -49,15 +49,15 @@ class Earlier:
         stepped = config.max_steps is not None and self.outcome["step"] >= config.max_steps
         return reached or stepped or not changed_settings(self.outcome["settings"], config).keys() & set(EXTENT)
 
-    def changes(self, config: TrainConfig) -> str:
+    def changes(self, config: TrainSettings) -> str:
         """What differs from the settings that the run ended with, or has been trained with so far; empty if nothing does."""
         ended = self.outcome if self.is_all(config) else None
         return describe_changes(changed_settings(ended["settings"] if ended else self.settings, config))
 
 
-def read_earlier(config: TrainConfig) -> Earlier | None:
+def read_earlier(config: TrainSettings) -> Earlier | None:
     """What there is of the run that `config` names; None if there is nothing. OSError where the storage does not answer."""
-    folder = join(config.storage_path, config.name or "")
+    folder = config.folder
     outcome = _parsed(read_file(join(folder, OUTCOME)))
     last = _last_description(folder)
     if outcome is None and last is None:
@@ -79,7 +79,7 @@ def find_run(storage_path: str, name: str) -> Recorded | None:
     try:
         check_name(name, storage_path)
         check_storage(storage_path)  # in seconds, where it does not answer
-        earlier = read_earlier(TrainConfig(storage_path=storage_path, name=name))
+        earlier = read_earlier(TrainConfig(storage_path=storage_path, name=name).resolved())
         settings = kept_settings(join(storage_path, name))
     except OSError as error:
         raise ValueError(f"--storage-path {masked(storage_path)}: cannot be read: {error}") from None
@@ -89,7 +89,7 @@ def find_run(storage_path: str, name: str) -> Recorded | None:
     return None if settings is None else Recorded(settings, trained=earlier is not None)
 
 
-def check_earlier(config: TrainConfig, class_names: list[str] | None = None) -> None:
+def check_earlier(config: TrainSettings, class_names: list[str] | None = None) -> None:
     """ValueError, one line, where the run that `config` names is there and cannot be resumed so. See `Earlier.check`."""
     if (earlier := read_earlier(config)) is not None:
         earlier.check(config, class_names)
@@ -117,11 +117,11 @@ def describe_outcome(outcome: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_outcome(config: TrainConfig, outcome: dict[str, Any]) -> None:
+def write_outcome(config: TrainSettings, outcome: dict[str, Any]) -> None:
     """Says that a run trained by `config` has come to its end."""
     settings = {field: value for field, value in config.to_dict().items() if field not in {*PLACE, "tracking_uri"}}
     content = json.dumps(outcome | {"settings": settings}, indent=1)
-    replace_file(join(join(config.storage_path, config.name or ""), OUTCOME), content.encode())
+    replace_file(join(config.folder, OUTCOME), content.encode())
 
 
 def _last_description(folder: str) -> tuple[dict[str, Any], list[str] | None] | None:

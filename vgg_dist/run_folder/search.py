@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 
-from vgg_dist.config import ScaleRange, TuneConfig
+from vgg_dist.config import ScaleRange, TuneConfig, with_current_names
 from vgg_dist.run_folder.settings import SEARCH, kept_settings
 
-MAY_CHANGE = {"storage_path", "tracking_uri", "experiment", "trials_at_once", "num_workers", "max_failures"}
+MAY_CHANGE = {"storage_path", "tracking_uri", "experiment", "max_concurrent_trials", "num_workers", "max_failures"}
 
 
 def refuse_other_search(config: TuneConfig) -> None:
     """ValueError, one line, where the folder holds another search."""
     settings = json.loads(json.dumps(config.to_dict()))
-    earlier = kept_settings(config.folder, SEARCH) or settings
+    earlier = with_current_names(kept_settings(config.folder, SEARCH) or settings)
     if isinstance(scale := earlier.get("train_scale"), list):  # one number or two, in searches of earlier versions
         earlier["train_scale"] = list(ScaleRange.of(scale).ends)
     if changed := sorted(name for name in settings.keys() - MAY_CHANGE if earlier.get(name) != settings[name]):

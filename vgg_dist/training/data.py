@@ -12,7 +12,7 @@ from pipelines.loading.loader import Loader
 from pipelines.loading.open import loader_threads, open_loader
 from pipelines.loading.preprocessing import Preprocessing
 from pipelines.stores.sample_store import SampleStore
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings, WorkerSettings
 from vgg_dist.models.precision import autocast_dtype
 from vgg_dist.models.specs import MODELS
 from vgg_dist.training.parallelism import Worker
@@ -20,32 +20,29 @@ from vgg_dist.training.parallelism import Worker
 FILLED_SHARE = 8  # a micro-batch that lacks at most an eighth of the images is padded to the common shape
 
 
-def augmentation(config: TrainConfig) -> Augmentation:
+def augmentation(config: WorkerSettings) -> Augmentation:
     """The scales, flips and colour shifts that the plan of an epoch draws."""
-    assert config.train_scale is not None
     return Augmentation(config.train_scale.ends, config.flip, config.color_shift)
 
 
-def check_images(config: TrainConfig, num_train: int, num_val: int, world_size: int) -> None:
+def check_images(config: TrainSettings, num_train: int, num_val: int, world_size: int) -> None:
     """ValueError, one line, if the data has fewer images than there are workers."""
     for split, count in (("train", num_train), ("val", num_val)):
         if count < world_size:
             raise ValueError(f"--data {config.data}: {count} images in {split} for {world_size} workers; at least one each")
 
 
-def open_loaders(config: TrainConfig, worker: Worker, train: SampleStore, val: SampleStore) -> tuple[Loader, Loader]:
+def open_loaders(config: WorkerSettings, worker: Worker, train: SampleStore, val: SampleStore) -> tuple[Loader, Loader]:
     """The loader of training images, which are cropped at random, and that of validation images, cropped at the centre."""
     spec = MODELS[config.arch]
 
     def loader(store: SampleStore, center: bool, pad: int) -> Loader:
-        preprocessing = Preprocessing(
-            config.image_size or 0, spec.pixel_mean, spec.pixel_std, center, pad, config.max_pixels
-        )
+        preprocessing = Preprocessing(config.image_size, spec.pixel_mean, spec.pixel_std, center, pad, config.max_pixels)
         return open_loader(
             store,
             preprocessing,
             num_threads=loader_threads(config.loader_threads),
-            max_batch=config.micro_batch or 0,
+            max_batch=config.micro_batch,
             device=worker.device,
             dtype=autocast_dtype(config.precision, worker.device) or torch.float32,
             deterministic=config.deterministic,
@@ -57,7 +54,7 @@ def open_loaders(config: TrainConfig, worker: Worker, train: SampleStore, val: S
 class EpochPlans:
     """The plan of each epoch. The next one is drawn in the background, as a million images take seconds."""
 
-    def __init__(self, config: TrainConfig, num_images: int) -> None:
+    def __init__(self, config: WorkerSettings, num_images: int) -> None:
         self.config = config
         self.num_images = num_images
         self._next: tuple[int, Future[EpochPlan]] | None = None
@@ -76,13 +73,13 @@ class EpochPlans:
 
 
 def worker_steps(
-    plan: EpochPlan, config: TrainConfig, worker: Worker, samples: int, first_step: int, one_shape: bool
+    plan: EpochPlan, config: WorkerSettings, worker: Worker, samples: int, first_step: int, one_shape: bool
 ) -> Iterator[Step]:
     """This worker's part of the rest of an epoch, of which `samples` images are used, from optimizer step `first_step` on.
 
     `one_shape`: micro-batches are padded to one size, because kernels are tuned per shape.
     """
-    micro_batch = config.micro_batch or 0
+    micro_batch = config.micro_batch
     size = plan.largest_micro_batch(config.global_batch, worker.world_size, micro_batch)
     steps = plan.steps(samples, config.global_batch, worker.rank, worker.world_size, micro_batch)
     for number, step in enumerate(steps, start=first_step):

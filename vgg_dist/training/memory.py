@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
 
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.errors import TrainingError
 from vgg_dist.models.build import build_model
 from vgg_dist.models.precision import autocast, autocast_dtype
@@ -45,9 +45,9 @@ class Footprint:
         return int(usable // (self.image + INPUT_COPIES * self.input))
 
 
-def footprint(config: TrainConfig, num_classes: int, dtype: torch.dtype | None) -> Footprint:
+def footprint(config: TrainSettings, num_classes: int, dtype: torch.dtype | None) -> Footprint:
     """Of a training with autocast to `dtype`, None for fp32."""
-    return _footprint(config.arch, config.batch_norm, config.head, config.image_size or 0, num_classes, dtype)
+    return _footprint(config.arch, config.batch_norm, config.head, config.image_size, num_classes, dtype)
 
 
 @cache
@@ -79,7 +79,7 @@ def saved_bytes(model: nn.Module, images: Tensor, dtype: torch.dtype | None) -> 
     return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in own)
 
 
-def fitting_micro_batch(config: TrainConfig, num_classes: int, total_bytes: int, dtype: torch.dtype | None) -> int:
+def fitting_micro_batch(config: TrainSettings, num_classes: int, total_bytes: int, dtype: torch.dtype | None) -> int:
     """The most images at once, up to 256, for a GPU of so much memory; 0 if not even one fits.
 
     A multiple of 32, below that of 8, below that a power of two.
@@ -95,7 +95,7 @@ def _rounded_down(images: int) -> int:
     return 0
 
 
-def default_micro_batch(config: TrainConfig, num_classes: int, device: torch.device, world_size: int) -> int:
+def default_micro_batch(config: TrainSettings, num_classes: int, device: torch.device, world_size: int) -> int:
     """What this worker can take where --micro-batch is not given; the other workers may have other GPUs."""
     fits = ON_CPU
     if device.type == "cuda":
@@ -104,13 +104,15 @@ def default_micro_batch(config: TrainConfig, num_classes: int, device: torch.dev
     return min(fits, share(config, world_size))
 
 
-def share(config: TrainConfig, world_size: int) -> int:
+def share(config: TrainSettings, world_size: int) -> int:
     """Images of the largest part of a step that a worker has."""
     return -(-config.global_batch // world_size)
 
 
 @contextmanager
-def explained_memory_errors(config: TrainConfig, num_classes: int, device: torch.device, world_size: int) -> Iterator[None]:
+def explained_memory_errors(
+    config: TrainSettings, num_classes: int, device: torch.device, world_size: int
+) -> Iterator[None]:
     """Raises a TrainingError for an error that comes of too little memory: it says what would fit."""
     try:
         yield
@@ -138,7 +140,7 @@ def _memory(device: torch.device) -> tuple[str, int, int]:
 
 
 def describe_shortage(
-    config: TrainConfig, num_classes: int, dtype: torch.dtype | None, at_once: int, kind: str, total: int, others: int
+    config: TrainSettings, num_classes: int, dtype: torch.dtype | None, at_once: int, kind: str, total: int, others: int
 ) -> str:
     """The line for a training that ran out of memory with `at_once` images; `kind`, `total`, `others`: see `_memory`."""
     foot = footprint(config, num_classes, dtype)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+def build_optimizer(model: nn.Module, config: TrainSettings) -> torch.optim.SGD:
     """SGD with momentum and weight decay on all parameters; on a GPU as one fused kernel."""
     fused = next(model.parameters()).device.type == "cuda" or None
     return torch.optim.SGD(

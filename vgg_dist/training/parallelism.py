@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.models.precision import autocast, autocast_dtype, memory_format
 
 # The argument's name since torch 2.15, and before.
@@ -36,7 +36,7 @@ class ParallelModel:
     The model may be any module; how it is parallelised is decided here only.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, worker: Worker) -> None:
+    def __init__(self, model: nn.Module, config: TrainSettings, worker: Worker) -> None:
         self.device = worker.device
         self.dtype = autocast_dtype(config.precision, worker.device)
         self.memory_format = memory_format(self.dtype, worker.device)
@@ -52,7 +52,7 @@ class ParallelModel:
         return nullcontext() if self.ddp is None or last else self.ddp.no_sync()
 
 
-def wrap(model: nn.Module, config: TrainConfig, world_size: int) -> tuple[nn.Module, DistributedDataParallel | None]:
+def wrap(model: nn.Module, config: TrainSettings, world_size: int) -> tuple[nn.Module, DistributedDataParallel | None]:
     """The callable that trains, and the DDP in it if there are several workers. A collective call.
 
     From the second step on DDP's buckets are in the order of the backward pass, so the gradients of the FC layers, which are
@@ -63,7 +63,7 @@ def wrap(model: nn.Module, config: TrainConfig, world_size: int) -> tuple[nn.Mod
     if world_size > 1:
         options: dict[str, Any] = {"gradient_as_bucket_view": True, _SYNC_BUFFERS: False}
         net = ddp = DistributedDataParallel(model, **options)
-        if config.compress_gradients:
+        if config.bf16_gradients:
             ddp.register_comm_hook(None, default_hooks.bf16_compress_hook)
     if config.compile:
         net = cast(nn.Module, torch.compile(net))

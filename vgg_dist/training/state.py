@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vgg_dist.config import TrainConfig, refuse_changes
+from vgg_dist.config import TrainSettings, refuse_changes
 from vgg_dist.models.build import build_model, initialize
 from vgg_dist.models.precision import autocast_dtype, memory_format
 from vgg_dist.models.warm_start import init_from_shallower
@@ -51,7 +51,7 @@ class TrainState:
         """Where in the run it is. At the end of an epoch, before and after its validation are two places."""
         return self.step, self.epoch, self.samples
 
-    def save(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
+    def save(self, folder: Path, config: TrainSettings, class_names: list[str]) -> None:
         """Writes the checkpoint's files into an existing folder."""
         Snapshot(dict(self.model.state_dict()), self._rest()).write(folder, config, class_names)
 
@@ -78,7 +78,7 @@ class TrainState:
         counters = {name: getattr(self, name) for name in self.COUNTERS}
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "counters": counters}
 
-    def restore(self, folder: Path, config: TrainConfig, class_names: list[str]) -> None:
+    def restore(self, folder: Path, config: TrainSettings, class_names: list[str]) -> None:
         """Takes over a checkpoint of the same run, except what `config` may change (see config.resume).
 
         ValueError, one line, for a setting that must stay, or for other classes; DamagedCheckpoint.
@@ -117,7 +117,7 @@ class Snapshot:
             self.weights, self.rest = _mapped((self.weights, self.rest), Tensor.cpu)
 
     def write(
-        self, folder: Path, config: TrainConfig, class_names: list[str], records: Sequence[dict[str, Any]] | None = None
+        self, folder: Path, config: TrainSettings, class_names: list[str], records: Sequence[dict[str, Any]] | None = None
     ) -> None:
         """Writes the checkpoint's files into an existing folder. `records`: what was measured since the one before."""
         safetensors.torch.save_file({key: value.contiguous() for key, value in self.weights.items()}, folder / MODEL)
@@ -155,7 +155,7 @@ def _copied(value: Any, spare: list[Tensor]) -> Any:
     return _mapped(value, lambda tensor: next(into).copy_(tensor))
 
 
-def build_state(config: TrainConfig, num_classes: int, device: torch.device) -> TrainState:
+def build_state(config: TrainSettings, num_classes: int, device: torch.device) -> TrainState:
     """A run at step 0: the net, initialised as the config says, and its optimizer. ValueError for a bad --init-from."""
     model = build_model(
         config.arch,

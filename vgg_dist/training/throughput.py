@@ -17,7 +17,7 @@ from torch import nn
 
 from pipelines.loading.epoch_plan import Step
 from pipelines.loading.loader import Loader
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.config.base import Interval
 from vgg_dist.metric_names import (
     DATA_WAIT_SHARE,
@@ -38,9 +38,9 @@ TUNED_AFTER_LOGS = 4  # by then kernels are tuned: this log compares the rates o
 class Throughput:
     """The clock of this worker between two logs, and what the clocks of all workers say."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, worker: Worker) -> None:
+    def __init__(self, model: nn.Module, config: TrainSettings, worker: Worker) -> None:
         self.world_size = worker.world_size
-        self.flops_per_image = 6.0 * macs(model, config.image_size or 0)  # forward, and twice that backward
+        self.flops_per_image = 6.0 * macs(model, config.image_size)  # forward, and twice that backward
         self.peak = matmul_peak(worker.device, resolve_precision(config.precision, worker.device)) * worker.world_size
         self.data_wait = DataWait(worker.device)
         self.loader_rate: float | None = None if worker.device.type == "cuda" else 0.0

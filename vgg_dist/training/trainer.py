@@ -16,7 +16,7 @@ import torch
 
 from pipelines.loading.epoch_plan import Step
 from pipelines.loading.loader import Batch, Loader
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import WorkerSettings
 from vgg_dist.config.base import Interval
 from vgg_dist.errors import NonFinite
 from vgg_dist.metric_names import (
@@ -50,7 +50,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: WorkerSettings,
         state: TrainState,
         train_loader: Loader,
         val_loader: Loader,
@@ -186,7 +186,7 @@ class Trainer:
             LR: self._lr(),
             EPOCH: self._epochs_trained(),
             WORLD_SIZE: float(self.worker.world_size),
-            MICRO_BATCH: float(self.config.micro_batch or 0),
+            MICRO_BATCH: float(self.config.micro_batch),
         }
         self.interval_sums = MetricSums(self.objective, self.worker.device)
         seconds_per_step = seconds / self.worker.world_size / (state.step - self.logged_step)

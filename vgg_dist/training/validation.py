@@ -11,7 +11,7 @@ from torch import nn
 
 from pipelines.loading.epoch_plan import Samples, evaluation_samples, filled
 from pipelines.loading.loader import Loader
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import WorkerSettings
 from vgg_dist.models.precision import autocast, autocast_dtype
 from vgg_dist.training.bad_images import describe_bad
 from vgg_dist.training.metrics import MetricSums
@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 def validate(
     model: nn.Module,
     loader: Loader,
-    config: TrainConfig,
+    config: WorkerSettings,
     worker: Worker,
     stop: StopAgreement | None = None,
     objective: Objective | None = None,
@@ -43,10 +43,10 @@ def validate(
     first, last = (count * r // worker.world_size for r in (worker.rank, worker.rank + 1))
     sums = MetricSums(objective, worker.device)
     dtype = autocast_dtype(config.precision, worker.device)
-    samples = evaluation_samples(np.arange(first, last), config.val_scale or 0)
+    samples = evaluation_samples(np.arange(first, last), config.val_scale)
     model.eval()
     with torch.no_grad():
-        size = config.micro_batch or 0
+        size = config.micro_batch
         for batch in loader.batches(_micro_batches(samples, size, 0 if worker.device.type == "cpu" else size)):
             stop.check()
             with autocast(worker.device, dtype):

@@ -14,7 +14,7 @@ from ray.tune import Callback
 from ray.tune.schedulers import TrialScheduler
 
 from pipelines import signals
-from vgg_dist.config import TrainConfig, TuneConfig
+from vgg_dist.config import TrainSettings, TuneConfig
 from vgg_dist.launch.fitting import CLOSING_S, told_by
 from vgg_dist.launch.run_record import open_training
 from vgg_dist.ray_cluster.job_messages import JobMessages
@@ -119,7 +119,7 @@ class SearchProgress(Callback):
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
             signal.raise_signal(signal.SIGUSR1)  # Ray Tune saves its state and ends
 
-    def _training(self, trial: Any) -> TrainConfig:
+    def _training(self, trial: Any) -> TrainSettings:
         return leg_training(trial.config, self.config, self.run)
 
     def _say(self, trial: Any, what: str) -> None:

@@ -27,7 +27,7 @@ from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialSchedule
 
 from pipelines import signals
 from pipelines.paths import join
-from vgg_dist.config import TrainConfig, TuneConfig
+from vgg_dist.config import TrainSettings, TuneConfig
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY
 from vgg_dist.launch.fitting import resumes
@@ -46,7 +46,7 @@ from vgg_dist.tuning.trial import run_leg
 class Trial:
     """A trial after the search."""
 
-    config: TrainConfig
+    config: TrainSettings
     error: float
     """The smallest value of the metric over its epochs; infinite without a validation."""
     epochs: float
@@ -74,7 +74,7 @@ def run_search(config: TuneConfig) -> SearchResult:
     start_ray()
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
     workers = config.num_workers or 1
-    at_once = min(config.trials_at_once or groups_at_once(workers), config.num_trials())
+    at_once = min(config.max_concurrent_trials or groups_at_once(workers), config.num_trials())
     resources = worker_resources(workers * at_once)[:workers]
     keep_settings(config.folder, config, SEARCH)
     several = "s" * (at_once > 1)
@@ -82,7 +82,7 @@ def run_search(config: TuneConfig) -> SearchResult:
     tags = {"mlflow.source.name": "vgg_dist.tune", "arch": config.arch}
     status = "FAILED"
     with signals.holding():
-        run = open_run(uri, config.experiment, config.storage_path, config.name or "", config.to_dict(), tags)
+        run = open_run(uri, config.experiment, config.storage_path, str(config.name), config.to_dict(), tags)
         try:
             with (
                 signals.at_last(partial(finish_run, run, "KILLED", quick=True)),

@@ -11,7 +11,7 @@ from typing import Any
 import ray.train
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from vgg_dist.config import TrainConfig, TuneConfig
+from vgg_dist.config import TrainSettings, TuneConfig
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import Part, run_training
 from vgg_dist.ray_cluster.job_messages import JobMessages
@@ -20,7 +20,7 @@ from vgg_dist.tracking import TrackedRun
 WORST = {"top1_error": 100.0, "top5_error": 100.0, "loss": math.inf}
 
 
-def leg_training(leg: dict[str, Any], search: TuneConfig, parent: TrackedRun) -> TrainConfig:
+def leg_training(leg: dict[str, Any], search: TuneConfig, parent: TrackedRun) -> TrainSettings:
     """The settings of the trial that a leg belongs to, to its last epoch, with the MLflow server of the search."""
     return replace(search.trial(leg["values"], leg["number"]), tracking_uri=parent.tracking_uri)
 

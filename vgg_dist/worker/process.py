@@ -19,7 +19,7 @@ import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from pipelines.secrets import masked
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings
 from vgg_dist.errors import NonFinite, TrainingError
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.ray_cluster.job_messages import JobMessages
@@ -36,7 +36,7 @@ from vgg_dist.worker.resume_point import ResumedFrom, ResumePoints, find_resume_
 from vgg_dist.worker.setup import Node, Prepared, prepare
 
 
-def run_worker(config: TrainConfig) -> dict[str, Any]:
+def run_worker(config: TrainSettings) -> dict[str, Any]:
     """Trains this worker's part. See `driver.train_worker`.
 
     Raises TrainingError for what a restart does not mend, where it has happened to this worker and not to all.
@@ -80,7 +80,7 @@ def run_worker(config: TrainConfig) -> dict[str, Any]:
         reporter.found = Checkpoint(resumed.path, storage.storage_filesystem)
     memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size)
     try:
-        with memory, stop.watching(training_key(str(config.name))):
+        with memory, stop.watching(training_key(config.name)):
             return train(prepared, worker, reporter, stop)
     except TrainingError:  # the driver says it in one line; Ray Train would print its traceback
         logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipelines.loading.loader import Loader
 from pipelines.stores.class_checks import notes
 from pipelines.stores.open import open_splits
 from pipelines.stores.sample_store import SampleStore
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import TrainSettings, WorkerSettings
 from vgg_dist.run_folder.digests import DamagedCheckpoint
 from vgg_dist.training.data import check_images, open_loaders
 from vgg_dist.training.memory import default_micro_batch, explained_memory_errors
@@ -47,7 +47,7 @@ class Prepared:
     for each later checkpoint, which is damaged. `remarks`: what of the data is left out.
     """
 
-    config: TrainConfig
+    config: WorkerSettings
     state: TrainState
     train_loader: Loader
     val_loader: Loader
@@ -58,7 +58,7 @@ class Prepared:
 
 
 def prepare(
-    config: TrainConfig,
+    config: TrainSettings,
     worker: Worker,
     node: Node,
     exchange: Exchange,
@@ -77,7 +77,7 @@ def prepare(
         return train, val, config.micro_batch or fits
 
     train, val, fits = exchange.together(data_and_room)
-    agreed = replace(config, micro_batch=min(exchange.gather(fits)))
+    agreed = config.with_micro_batch(min(exchange.gather(fits)))
 
     known = earlier or {}
     listed = exchange.gather(list(known))  # a storage may show one worker more than another
@@ -108,7 +108,7 @@ def prepare(
     return exchange.together(build)
 
 
-def _open_data(config: TrainConfig, worker: Worker, node: Node) -> tuple[SampleStore, SampleStore]:
+def _open_data(config: TrainSettings, worker: Worker, node: Node) -> tuple[SampleStore, SampleStore]:
     train, val = open_splits(config.data, quarantine=config.quarantine)
     check_images(config, len(train), len(val), worker.world_size)
     # Batches are of images from all over: the first would wait for almost every shard.
@@ -128,7 +128,7 @@ class _Restored:
 
 
 def _restore(
-    config: TrainConfig, worker: Worker, class_names: list[str], saved: SavedFolder | None, last: bool
+    config: TrainSettings, worker: Worker, class_names: list[str], saved: SavedFolder | None, last: bool
 ) -> _Restored:
     """`last`: there is no other checkpoint, so that a damaged one is an error."""
     state = build_state(config, len(class_names), worker.device)

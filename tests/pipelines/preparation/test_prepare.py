@@ -235,8 +235,8 @@ def test_unknown_commands_and_flags_are_refused(arguments: list[str]) -> None:
     ("arguments", "words"),
     [
         (["shard", "--data", "x"], ["--out"]),
-        (["shard", "--data", "x", "--out", "y", "--seeds", "3"], ["--seeds"]),
-        (["shrad"], ["shrad"]),
+        (["shard", "--data", "x", "--out", "y", "--seeds", "3"], ["--seeds", "mean --seed?"]),
+        (["shrad"], ["shrad", "mean shard?"]),
         ([], ["shard"]),
     ],
 )

@@ -128,6 +128,6 @@ def worker_faults(job: Object) -> Iterator[str]:
     room = pods * (worker_gpus(cluster) or cpus)
     words = shlex.split(job["spec"]["entrypoint"])
     config: Any = parsed(COMMANDS[words[2].removeprefix("vgg_dist.")], tuple(words[3:]))
-    wanted = (config.num_workers or 1) * (getattr(config, "trials_at_once", None) or 1)
+    wanted = (config.num_workers or 1) * (getattr(config, "max_concurrent_trials", None) or 1)
     if wanted > room:
         yield f"{wanted} workers at once; at most {pods} pods have room for {room}"

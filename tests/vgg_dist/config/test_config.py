@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from vgg_dist.config import Config, EvalConfig, ReproduceConfig, ScaleRange, TrainConfig, TuneConfig, check_name
+from vgg_dist.config import (
+    Config,
+    EvalConfig,
+    ReproduceConfig,
+    ScaleRange,
+    TrainConfig,
+    TrainSettings,
+    TuneConfig,
+    check_name,
+)
 from vgg_dist.models.build import build_model
 from vgg_dist.models.specs import MODELS
 
@@ -37,7 +46,7 @@ def test_a_config_survives_json_and_resolving_again() -> None:
     config = TrainConfig(
         arch="D", batch_norm=True, head="linear", train_scale=ScaleRange(32, 48), image_size=32, pad=4, name="x"
     ).resolved()
-    again = TrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    again = TrainSettings.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again.resolved() == config
 
@@ -79,7 +88,7 @@ def test_names_that_can_be() -> None:
     for name in ("50%", "a?b", "a#b"):
         with pytest.raises(ValueError, match="which ends or escapes a part of a URL"):
             check_name(name, "s3://bucket/runs")
-    assert (TrainConfig().resolved().name or "").startswith("a-2")
+    assert TrainConfig().resolved().name.startswith("a-2")
 
 
 @pytest.mark.parametrize("arch", MODELS)
@@ -89,7 +98,7 @@ def test_every_arch_is_built_at_its_own_size(arch: Any) -> None:
     config = TrainConfig(arch=arch).resolved()
     with torch.device("meta"):
         model = build_model(config.arch, num_classes=7, image_size=config.image_size)
-        images = torch.empty(1, MODELS[arch].in_channels, config.image_size or 0, config.image_size or 0)
+        images = torch.empty(1, MODELS[arch].in_channels, config.image_size, config.image_size)
         assert model(images).shape == (1, 7)
 
 

@@ -50,7 +50,7 @@ def test_a_grid_has_every_combination() -> None:
         ({"lr": 0.5}, "--lr 0.5: is searched by --search-lr"),
         ({"trials": 0}, "--trials 0"),
         ({"grace_epochs": 0}, "--grace-epochs 0"),
-        ({"trials_at_once": 0}, "--trials-at-once 0"),
+        ({"max_concurrent_trials": 0}, "--max-concurrent-trials 0"),
         ({"name": "a/b"}, "--name a/b"),
         ({"batch_norm": True, "arch": "A-LRN"}, "--batch-norm"),
     ],

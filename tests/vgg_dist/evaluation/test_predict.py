@@ -69,7 +69,7 @@ def test_bad_pictures_do_not_keep_good_ones_from_their_answer(
     for start in starts:
         assert [line for line in failed if line.startswith(f"vgg_dist.evaluate: --predict {start}: ")], start
     assert "No such file or directory" in next(line for line in failed if "missing.jpg" in line)
-    assert "a folder without pictures" in next(line for line in failed if "/none" in line)
+    assert "has no images (" in next(line for line in failed if "/none" in line)
     status, answers, failed = answered(names[0], names[1])
     assert (status, answers, len(failed)) == (1, [], 2)
     fsspec.filesystem("memory").pipe_file("/here/p.png", good.read_bytes())

@@ -86,7 +86,7 @@ def test_the_commands_are_the_runs() -> None:
 def test_crops_are_for_the_jittered_d_and_e() -> None:
     config = ReproduceConfig().resolved()
     assert [run.name for run in paper_runs(config) if wants_crops(config, run.config)] == ["D-256-512", "E-256-512"]
-    no_table_5 = ReproduceConfig(upto="table4").resolved()
+    no_table_5 = ReproduceConfig(through="table4").resolved()
     assert not any(wants_crops(no_table_5, run.config) for run in paper_runs(no_table_5))
 
 

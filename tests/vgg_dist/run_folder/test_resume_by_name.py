@@ -140,7 +140,7 @@ def test_a_search_and_a_programme_go_on_by_name(tmp_path: Path, monkeypatch: pyt
         "storage_path": str(tmp_path),
         "num_workers": 2,
     }
-    search = TuneConfig(name="s", search="grid", search_lr=(0.1, 0.2, 0.3), trials_at_once=1, **fields).resolved()
+    search = TuneConfig(name="s", search="grid", search_lr=(0.1, 0.2, 0.3), max_concurrent_trials=1, **fields).resolved()
     programme = ReproduceConfig(name="p", only=("B",), scales=("36", "48", "36-64"), epochs_scale=0.5, **fields).resolved()
     for config, file in ((search, SEARCH), (programme, PROGRAMME)):
         keep_settings(str(tmp_path / str(config.name)), config, file)

@@ -70,7 +70,7 @@ def test_validation_counts_every_image_once(device: str) -> None:
     worker = Worker(device=torch.device(device))
     run = Run(change(micro_batch=7), worker)
     model, loader = run.state.model.eval(), run.trainer.val_loader
-    samples = evaluation_samples(np.arange(25), run.config.val_scale or 0)
+    samples = evaluation_samples(np.arange(25), run.config.val_scale)
     everything = open_loader(run.val, loader.preprocessing, num_threads=1, max_batch=25, device=worker.device)
     (whole,) = everything.batches([samples])
     with torch.no_grad():
@@ -98,7 +98,7 @@ def test_validation_counts_what_it_leaves_out_each_time(caplog: pytest.LogCaptur
     model, loader = run.state.model, run.trainer.val_loader
     others = np.setdiff1d(np.arange(25), DAMAGED)
     everything = open_loader(run.val, loader.preprocessing, num_threads=1, max_batch=25, device=run.worker.device)
-    (whole,) = everything.batches([evaluation_samples(others, run.config.val_scale or 0)])
+    (whole,) = everything.batches([evaluation_samples(others, run.config.val_scale)])
     with torch.no_grad():
         wrong = (model.eval()(whole.images).argmax(1) != whole.labels).float().mean().item() * 100
     for _ in range(2):  # the loader notes a bad image once; every validation leaves it out

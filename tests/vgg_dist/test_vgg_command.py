@@ -145,3 +145,15 @@ done
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert [set(line.split()) for line in done.stdout.splitlines()] == [*asked.values()]
+
+
+@pytest.mark.parametrize(("shell", "only_parse"), [("zsh", "-n"), ("fish", "--no-execute")])
+def test_other_shells_can_parse_their_completions(shell: str, only_parse: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell}")
+    command = [sys.executable, "-m", "vgg_dist", "--completion", shell]
+    (tmp_path / "completion").write_text(
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
+    done = subprocess.run([shell, only_parse, str(tmp_path / "completion")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
