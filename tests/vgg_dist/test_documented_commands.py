@@ -15,14 +15,14 @@ import cluster.__main__
 from pipelines import prepare
 from vgg_dist.benchmark.options import Benchmark
 from vgg_dist.cli import SUBCOMMANDS
-from vgg_dist.config import EvalConfig, ReproduceConfig, TrainConfig, TuneConfig
+from vgg_dist.config import EvalConfig, ReproduceConfig, TrainCommand, TrainConfig, TuneConfig
 from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
 from vgg_dist.runs import RunsConfig
 
 DOCUMENTS = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
 SETTINGS: dict[str, Any] = {
-    "vgg_dist.train": TrainConfig,
+    "vgg_dist.train": TrainCommand,
     "vgg_dist.tune": TuneConfig,
     "vgg_dist.evaluate": EvalConfig,
     "vgg_dist.export": ExportConfig,
@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "vgg_dist.benchmark": Benchmark,
     "cluster": cluster.__main__.Command,
 }
+WITH_CONFIG_FILE = {"vgg_dist.train", "vgg_dist.tune", "vgg_dist.evaluate", "vgg_dist.reproduce"}
 ANY_RUN = {"NAME"}
 
 
@@ -61,6 +62,9 @@ def parsed(module: str, flags: list[str]) -> Any:
         return None
     if not any(flag.startswith("-") for flag in flags):  # named, not meant to be typed
         return None
+    if "--config" in flags and module in WITH_CONFIG_FILE:
+        place = flags.index("--config")
+        flags = flags[:place] + flags[place + 2 :]
     return tyro.cli(SETTINGS[module], args=flags)
 
 
