@@ -43,18 +43,21 @@ def main(prog: str = "python -m vgg_dist.report") -> None:
 
 def report(config: ReportConfig) -> None:
     """Prints the table and writes the page. ValueError or OSError, one line, for what stops it."""
-    from vgg_dist.reporting.comparison import compare, to_html
-    from vgg_dist.tracking import read_runs, resolve_tracking_uri
+    from vgg_dist.reporting.comparison import compare_by_data, leaders, to_html
+    from vgg_dist.tracking import read_histories, read_runs, resolve_tracking_uri
 
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     runs = read_runs(uri, config.experiment)
     if not runs:
         raise ValueError(f"--experiment {config.experiment}: has no trainings")
-    comparison = compare(runs)
-    print(f"{comparison.to_text()}\n", flush=True)
+    comparisons = compare_by_data(runs)
+    for comparison in comparisons:
+        data = f"On {comparison.data}:\n" if len(comparisons) > 1 else ""
+        print(f"{data}{comparison.to_text()}\n", flush=True)
+    content = to_html(comparisons, f"Experiment {config.experiment}", read_histories(uri, leaders(comparisons)))
     page = Path(config.output).absolute()
     try:
-        page.write_text(to_html(comparison, f"Experiment {config.experiment}"))
+        page.write_text(content, encoding="utf-8")
     except OSError as error:
         raise OSError(f"--output {config.output}: cannot be written: {error.strerror}; give a file that can") from None
     print(f"page: {page}")

@@ -75,14 +75,15 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
         for number, (net, name, files) in enumerate(zip(evaluation.nets, names, evaluation.files, strict=True))
     ]
     used = [f"{net.name}: {net.checkpoint}" for net in evaluation.nets if net.checkpoint]
-    report = build_report(nets, evaluation.labels, evaluation.images.class_names, used)
-    texts = {"report.md": report.to_markdown(), "report.html": report.to_html(evaluation.store.read)}
+    report = build_report(nets, evaluation.labels, evaluation.images.class_names, used, evaluation.store.name)
+    texts = report.files(evaluation.store.read)
     # Names of files and classes may hold bytes that are not valid Unicode.
     files = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
     for name, content in files.items():
         replace_file(join(evaluation.folder, name), content)
     log_report(run, report.metrics, files)
     print(f"{report.to_text()}\nreport: {masked(join(evaluation.folder, 'report.html'))}")
+    print(f"what every image was taken for: {masked(join(evaluation.folder, 'predictions.csv'))}")
     print(ui_hint(run, "artifacts/report.html"))
     return report
 

@@ -1,1 +1,1 @@
-"""Results for people: tables in a terminal, Markdown and HTML, the comparison of runs, the paper's tables."""
+"""Reports of evaluations and comparisons of runs: in a terminal, and as Markdown, HTML, CSV and LaTeX."""

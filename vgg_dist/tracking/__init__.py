@@ -18,12 +18,13 @@ run began. The world size is a metric, since an MLflow param cannot change.
 from vgg_dist.tracking.connection import TrackingError, await_store, check_store, resolve_tracking_uri
 from vgg_dist.tracking.log_model import log_model
 from vgg_dist.tracking.outbox import Record
-from vgg_dist.tracking.read_runs import RunRecord, read_runs
+from vgg_dist.tracking.read_runs import Histories, RunRecord, read_histories, read_runs
 from vgg_dist.tracking.run import TrackedRun, finish_run, log_report, open_run, ui_hint
 from vgg_dist.tracking.system_metrics import SystemSampler
 from vgg_dist.tracking.tracker import Tracker
 
 __all__ = [
+    "Histories",
     "Record",
     "RunRecord",
     "SystemSampler",
@@ -36,6 +37,7 @@ __all__ = [
     "log_model",
     "log_report",
     "open_run",
+    "read_histories",
     "read_runs",
     "resolve_tracking_uri",
     "ui_hint",

@@ -34,11 +34,11 @@ PANELS = (
     Panel("learning rate", {"lr": "learning rate"}, scale="log"),
 )
 METRICS = [metric for panel in PANELS for metric in panel.labels]
-MANY_POINTS = 100  # from here on a training metric is drawn faintly, under its running mean
+MANY_POINTS = 100  # with so many, a training metric is drawn faintly, under its running mean
 
 
 def draw_learning_curves(histories: Mapping[str, History], title: str) -> Figure:
-    """The panels that have a metric in `histories`, side by side. ValueError where there is none."""
+    """The panels that have a metric in `histories` (by metric name), side by side. ValueError if no panel has one."""
     panels = [panel for panel in PANELS if any(histories.get(metric) for metric in panel.labels)]
     if not panels:
         raise ValueError(f"no learning curves: none of {', '.join(METRICS)} was logged")

@@ -1,10 +1,13 @@
-"""Trainings read back from MLflow, to be compared."""
+"""Trainings read back from MLflow, to be compared: their settings and validations, and the curves of some of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pipelines.secrets import masked
 from vgg_dist.tracking.connection import connect, database, tracking_errors
@@ -15,6 +18,12 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 VALIDATION = "val/top1_error", "val/top5_error", "val/loss"
+TRAINING = "train/loss", "lr", "images_per_second", "data_wait_share"
+STEPPED = {"lr"}  # constant between changes
+POINTS = 250  # of a curve at most, from however many were logged
+
+Histories = dict[str, list[tuple[float, float]]]
+"""(epoch, value) of each metric, in order."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +39,17 @@ class RunRecord:
     seconds: float | None
     """From its start to its end; None while it runs."""
     settings: dict[str, str]
-    """Its params, with the tags arch, train_scale and init in their place; where a resume changed one: "0.1, then 0.01"."""
+    """Its params, those named arch, train_scale and init from its tags; where a resume changed one: "0.1, then 0.01"."""
     metrics: dict[str, float]
     """The last of each."""
-    validations: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    """(epoch, value) of each of VALIDATION, in order."""
+    validations: Histories = field(default_factory=dict)
+    """Of each of VALIDATION that was logged."""
 
 
 def read_runs(tracking_uri: str, experiment: str, parent: TrackedRun | None = None) -> list[RunRecord]:
-    """The trainings of an experiment, or those nested in a run, in the order of their starts.
+    """The trainings of an experiment, or those nested in the run `parent`, in the order of their starts.
 
-    TrackingError where the store does not answer; ValueError, one line, for an experiment that is not there.
+    TrackingError where the store does not answer; ValueError, one line, for an experiment that does not exist.
     """
     file = database(tracking_uri)
     if file is not None and not file.exists():
@@ -66,16 +75,52 @@ def read_runs(tracking_uri: str, experiment: str, parent: TrackedRun | None = No
             return list(pool.map(lambda run: _record(client, run), runs))
 
 
-def _record(client: MlflowClient, run: Run) -> RunRecord:
-    info, data = run.info, run.data
-    latest = {metric.key: metric for metric in data.to_proto().metrics}
+def read_histories(tracking_uri: str, run_ids: Sequence[str]) -> dict[str, Histories]:
+    """By run id, each of TRAINING that was logged, as at most POINTS points.
+
+    The whole history of each is fetched, so ask for the runs that are to be shown only. TrackingError where the store does
+    not answer.
+    """
+
+    def read(run_id: str) -> Histories:
+        found = _histories(client, client.get_run(run_id), TRAINING)
+        return {name: thinned(points, name in STEPPED) for name, points in found.items()}
+
+    with tracking_errors(tracking_uri):
+        client = connect(tracking_uri)
+        with ThreadPoolExecutor(4) as pool:
+            return dict(zip(run_ids, pool.map(read, run_ids), strict=True))
+
+
+def thinned(points: Sequence[tuple[float, float]], stepped: bool = False) -> list[tuple[float, float]]:
+    """At most POINTS: the means of neighbours, or of a `stepped` curve those with a change. Not finite: left out."""
+    found = np.array(points, dtype=np.float64).reshape(-1, 2)
+    found = found[np.isfinite(found).all(axis=1)]
+    if stepped and len(found) > 1:
+        changed = np.flatnonzero(np.diff(found[:, 1])) + 1
+        found = found[np.unique([0, *changed, len(found) - 1])]
+        if len(found) > POINTS:
+            found = found[np.linspace(0, len(found) - 1, POINTS).round().astype(int)]
+    elif len(found) > POINTS:
+        found = np.array([part.mean(axis=0) for part in np.array_split(found, POINTS)])
+    return [(epoch, value) for epoch, value in found.tolist()]
+
+
+def _histories(client: MlflowClient, run: Run, names: Iterable[str]) -> Histories:
+    """Steps become epochs; a point that was logged twice, by a resumed training, counts once."""
+    latest = {metric.key: metric for metric in run.data.to_proto().metrics}
     epochs = latest.get("epoch")
     per_step = epochs.value / epochs.step if epochs is not None and epochs.step else 1.0
-    validations = {}
-    for name in VALIDATION:
+    found = {}
+    for name in names:
         if name in latest:
-            points = sorted({(point.step, point.value) for point in client.get_metric_history(info.run_id, name)})
-            validations[name] = [(step * per_step, value) for step, value in points]
+            points = sorted({(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)})
+            found[name] = [(step * per_step, value) for step, value in points]
+    return found
+
+
+def _record(client: MlflowClient, run: Run) -> RunRecord:
+    info, data = run.info, run.data
     return RunRecord(
         run_id=info.run_id,
         name=info.run_name,
@@ -84,7 +129,7 @@ def _record(client: MlflowClient, run: Run) -> RunRecord:
         seconds=(info.end_time - info.start_time) / 1000 if info.end_time else None,
         settings=_settings(data.params, data.tags),
         metrics=dict(data.metrics),
-        validations=validations,
+        validations=_histories(client, run, VALIDATION),
     )
 
 

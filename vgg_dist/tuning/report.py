@@ -7,9 +7,9 @@ import dataclasses
 from pipelines.paths import join
 from pipelines.secrets import masked
 from vgg_dist.config import TuneConfig
-from vgg_dist.reporting.comparison import compare, draw_curves, draw_parallel, encode, to_html
+from vgg_dist.reporting.comparison import compare, draw_curves, draw_parallel, encode_png, leaders, to_html
 from vgg_dist.storage import replace_file
-from vgg_dist.tracking import log_report, read_runs, ui_hint
+from vgg_dist.tracking import log_report, read_histories, read_runs, ui_hint
 from vgg_dist.tuning.search import SearchResult
 
 
@@ -17,11 +17,12 @@ def report_search(config: TuneConfig, found: SearchResult) -> None:
     """Prints the table, writes search.html into the search's folder, and logs both with the plots to its MLflow run."""
     best = found.trials[0]
     comparison = compare(read_runs(found.run.tracking_uri, config.experiment, found.run), config.metric)
-    page = to_html(comparison, f"Search {config.name}")
+    histories = read_histories(found.run.tracking_uri, leaders([comparison]))
+    page = to_html([comparison], f"Search {config.name}", histories)
     replace_file(join(config.folder, "search.html"), page.encode())
     plots = {
-        "learning_curves.png": encode(draw_curves(comparison), "png"),
-        "parallel_coordinates.png": encode(draw_parallel(comparison), "png"),
+        "learning_curves.png": encode_png(draw_curves(comparison)),
+        "parallel_coordinates.png": encode_png(draw_parallel(comparison)),
     }
     # Under another name, as the trial's own run has nothing left to train.
     again = dataclasses.replace(best.config, storage_path=config.storage_path, name=f"{config.name}-best")

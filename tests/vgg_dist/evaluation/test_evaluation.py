@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -77,7 +78,8 @@ def test_posteriors_are_those_of_a_plain_loop_and_the_tables_are_means_of_them(r
         for view in ("dense", "crops"):
             expected = plain_loop(runs / f"net-{net}", view, 37, some)
             np.testing.assert_allclose(files[view, 37].read()[list(some)], expected, rtol=5e-3, atol=1e-6)
-    labels = open_store(data, "val").labels
+    store = open_store(data, "val")
+    labels = store.labels
     total = np.mean([one.read() for files in evaluation.files for one in files.values()], axis=0)
     error = 100 * np.mean(total.argmax(1) != labels)
     assert any(value == pytest.approx(error) for name, value in report.metrics.items() if name.startswith("table6/"))
@@ -85,6 +87,10 @@ def test_posteriors_are_those_of_a_plain_loop_and_the_tables_are_means_of_them(r
     page = (runs / "tables" / "report.html").read_text()
     assert "data:image" in page
     assert "120 images" in (runs / "tables" / "report.md").read_text()
+    lines = list(csv.DictReader((runs / "tables" / "predictions.csv").read_text(encoding="utf-8").splitlines()))
+    assert {line["file"]: line["truth"] for line in lines} == {
+        store.name(k): store.class_names[label] for k, label in enumerate(labels)
+    }
 
 
 def command(*flags: str, **options: object) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 
-from vgg_dist.reporting.comparison import compare, draw_curves, draw_parallel, encode, to_html
+from vgg_dist.reporting.comparison import compare, compare_by_data, draw_curves, draw_parallel, encode_png, leaders, to_html
 from vgg_dist.tracking import RunRecord
 
 EARLY = "stopped early at epoch 1"
@@ -42,7 +42,7 @@ def test_what_differs_is_shown_and_the_best_epoch_counts(runs: list[RunRecord]) 
     assert comparison.common == {"arch": "A", "epochs": "3", "momentum": "0.9"}
     assert comparison.cells() == [
         ("low", "256-512", "0.01", "3", "40.00", "4.00", "0.400", "40.00", "4.00", "3", "100", "1:02:05", "finished"),
-        ("early", "256", "0.05", "1", *("60.00", "6.00", "0.600", "60.00", "6.00", "1"), "100", "1:02:05", EARLY),
+        ("early", "256", "0.05", "1 of 3", *("60.00", "6.00", "0.600", "60.00", "6.00", "1"), "100", "1:02:05", EARLY),
         ("high", "256", "0.1", "3", "85.00", "8.50", "0.850", "80.00", "8.00", "2", "100", "1:02:05", "finished"),
         ("<b>lost", "256", "10", *(8 * ["-"]), "1:02:05", "its process was lost"),
     ]
@@ -65,7 +65,7 @@ def test_the_best_is_by_top5_error_and_a_searchs_by_its_metric() -> None:
     assert best("top1_error") == [("one", 2.0), ("two", 1.0)]
     assert best("top5_error") == [("two", 2.0), ("one", 2.0)]
     assert best("loss") == [("one", 1.0), ("two", 1.0)]
-    assert "the lowest loss" in to_html(compare([one, two], "loss"), "a search")
+    assert "the lowest loss" in to_html([compare([one, two], "loss")], "a search")
 
 
 def test_of_few_classes_there_is_no_top5_error(runs: list[RunRecord]) -> None:
@@ -77,17 +77,26 @@ def test_of_few_classes_there_is_no_top5_error(runs: list[RunRecord]) -> None:
     assert [(cells[0], cells[column - 1], cells[column]) for cells in comparison.cells()] == [
         ("low", "40.00", "-"), ("early", "60.00", "-"), ("high", "80.00", "8.00"), ("<b>lost", "-", "-"),
     ]  # fmt: skip
-    to_html(comparison, "few")
+    to_html([comparison], "few")
 
 
 def test_the_page_holds_every_run_and_asks_for_nothing(runs: list[RunRecord]) -> None:
-    page = to_html(compare(runs), "Four & more")
+    training = {"low": {"train/loss": [(0.5, 4.0), (1.0, 3.0)], "lr": [(0.5, 0.1), (1.0, 0.01)]}}
+    page = to_html(compare_by_data(runs), "Four & more", training)
     assert page.count("<tr") == 5
     assert "&lt;b&gt;lost" in page
     assert "<b>lost" not in page
     assert "<h1>Four &amp; more</h1>" in page
-    assert page.count("data:image/svg+xml;base64,") == 2
-    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    titles = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert titles == [
+        "Training loss",
+        "Validation loss",
+        "Validation top-1 error (%)",
+        "Validation top-5 error (%)",
+        "Learning rate",
+    ]
+    assert page.count("<svg") == len(titles) + 1  # the settings
+    assert not re.search(r"(src|href)=|url\((?!#)|@import|<script", page)
 
 
 def test_curves_are_the_errors(runs: list[RunRecord]) -> None:
@@ -116,6 +125,44 @@ def test_two_hundred_runs_and_none_at_all_are_drawn() -> None:
     axes = draw_curves(many).axes[0]
     assert len(axes.get_lines()) == 200
     assert sum(line.get_color() != "0.75" for line in axes.get_lines()) == 10
-    assert encode(draw_parallel(many), "png").startswith(b"\x89PNG")
+    assert encode_png(draw_parallel(many)).startswith(b"\x89PNG")
     none = compare([record("a", [], lr="1"), record("b", [], lr="2")])
-    assert "2 runs" in to_html(none, "nothing yet")
+    assert "2 runs" in to_html([none], "nothing yet")
+
+
+def test_runs_on_other_data_are_apart() -> None:
+    runs = [record(f"run{k}", [50.0 - k], data="/data/pets" if k == 1 else "/data/imagenet", lr=str(k)) for k in range(4)]
+    comparisons = compare_by_data(runs)
+    assert [(one.data, [row.run.name for row in one.rows]) for one in comparisons] == [
+        ("/data/imagenet", ["run3", "run2", "run0"]), ("/data/pets", ["run1"]),
+    ]  # fmt: skip
+    assert [one.settings for one in comparisons] == [("lr",), ()]
+    page = to_html(comparisons, "two")
+    first, second = page.split("1 run on /data/pets")
+    assert "3 runs on /data/imagenet" in first
+    assert ("run1" in first, "run1" in second, "run3" in second) == (False, True, False)
+
+
+def test_epochs_are_one_column_whatever_was_planned() -> None:
+    runs = [record("done", [3, 2, 1]), record("begun", [3]), record("longer", [3, 2]), record("waiting", [])]
+    runs[2].settings["epochs"] = "2"
+    comparison = compare(runs)
+    assert comparison.settings == ()
+    assert comparison.headings.count("epochs") == 1
+    column = comparison.headings.index("epochs")
+    assert {cells[0]: cells[column] for cells in comparison.cells()} == {
+        "done": "3", "begun": "1 of 3", "longer": "2", "waiting": "-",
+    }  # fmt: skip
+
+
+def test_many_runs_with_long_histories_make_a_page_of_bounded_size() -> None:
+    epochs = np.linspace(0, 74, 250).tolist()
+    runs = [record(f"run{k}", [90 - k / 10] * 74, lr=str(0.001 * (k + 1)), seed=str(k)) for k in range(600)]
+    comparisons = compare_by_data(runs)
+    shown = leaders(comparisons)
+    assert shown == [f"run{k}" for k in range(599, 589, -1)]
+    history = {name: [(epoch, 1 + epoch) for epoch in epochs] for name in ("train/loss", "images_per_second")}
+    page = to_html(comparisons, "many", dict.fromkeys(shown, history))
+    assert page.count("<tr") == 601
+    assert "200 of 590 others" in page
+    assert len(page) < 2_500_000

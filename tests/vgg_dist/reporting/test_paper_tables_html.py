@@ -72,7 +72,9 @@ def test_cells_side_by_side_in_all_three_forms() -> None:
     assert "| A | 256 | 256 | 29.6 | 10.4 | not run | not run | - | - |  |" in report.to_markdown()
     page = Page(report.to_html())
     assert ["D", "[256;512]", "384", "25.6", "8.1", "25.50", "8.00", "−0.10", "−0.10", "mine"] in page.tables["table3"]
-    assert ["A", "256", "256", "29.6", "10.4", "not run", "not run", "-", "-", ""] in page.tables["table3"]
+    assert ["A", "256", "256", "29.6", "10.4"] in page.tables["table3"]  # folded: it was not run
+    assert list(page.tables) == ["table3", "table4", "table5", "table6", "each", "worst", "hardest", "confused"]
+    assert "not run" not in report.to_html().replace("that were not run", "")
     coloured = [tag["class"] for tag in page.all_of("td") if set((tag.get("class") or "").split()) & {"better", "worse"}]
     assert [kinds and kinds.split()[-1] for kinds in coloured] == ["better", "better"]
 
@@ -111,6 +113,8 @@ def test_hardest_classes_and_confused_pairs(confused: Report) -> None:
     pairs = [(p.label, p.predicted, p.count, p.images, [e.image for e in p.examples]) for p in mistakes.pairs]
     assert pairs == [(1, 2, 3, 4, [0, 2, 3]), (0, 1, 1, 3, [4])]
     assert re.search(r"^dog +4 +3 +75\.0 +2 +50\.0$", confused.to_text(), re.M)
+    assert re.search(r"^image 4 +cat +dog +90\.0 %$", confused.to_text(), re.M)
+    assert "| image 4 | cat | dog | 90.0 % |" in confused.to_markdown()
     assert "| dog | &lt;script&gt;alert('x')&lt;/script&gt; | 3 | 4 |" in confused.to_markdown()
 
 
@@ -130,13 +134,14 @@ def test_page_is_escaped_accessible_and_self_contained(confused: Report) -> None
     tags = {tag for tag, _ in page.tags}
     assert not tags & {"script", "link", "iframe", "u", "form"}
     assert page.tables["confused"][1][:4] == ["dog", "<script>alert('x')</script>", "3", "4"]
-    ours, papers = page.tables["table3"][2:4]  # below two rows of headings
-    assert (ours[0], ours[-1]) == ("D, 56 px", "a <u>run</u>")  # above the paper's, none of which was run
-    assert papers[0] == "A"
+    (ours,) = page.tables["table3"][2:]  # below two rows of headings
+    assert ours == ["D, 56 px", "64", "64", "50.00", "25.00", "a <u>run</u>"]
+    assert page.tables["paper"][2] == ["A", "256", "256", "29.6", "10.4"]  # none of the paper's was run
+    assert list(page.tables) == ["worst", "matrix", "hardest", "confused", "table3", "each", "paper"]
     assert all(attributes.get("scope") in ("col", "colgroup", "row") for attributes in page.all_of("th"))
     images = page.all_of("img")
-    assert len(images) == 6  # three that can be decoded, each among the classes and among the pairs
-    assert {image["alt"] for image in images} >= {"Image 4, cat, taken for dog"}
+    assert len(images) == 9  # three that can be decoded, each among the worst, the classes and the pairs
+    assert {image["alt"] for image in images} >= {"image 4: cat, taken for dog"}
     for image in images:
         prefix, _, content = (image["src"] or "").partition(",")
         assert prefix == "data:image/jpeg;base64"
@@ -255,8 +260,9 @@ def test_five_classes_or_fewer_are_told_and_chosen_by_top1(classes: int) -> None
         assert ("five wrong" in ours) != few
         assert f"lowest {'top-1' if few else 'top-5'} error" in text
     for section, rows in page.tables.items():  # tables of errors have two rows of headings
-        widths = {len(row) for row in (rows if section in ("hardest", "confused") else rows[2:])}
-        assert len(widths) == 1, section
-    assert len(page.tables["table3"][1]) == (3 if few else 6)
+        if section not in ("worst", "paper"):
+            widths = {len(row) for row in (rows if section in ("matrix", "hardest", "confused") else rows[2:])}
+            assert len(widths) == 1, section
+    assert page.tables["table3"][1] == (["top-1"] if few else ["top-1", "top-5"])
     row = next(row for row in page.tables["table3"] if row[-1] == "sure")
-    assert row[3:-1] == (["-", "20.00", "-"] if few else ["-", "-", "20.00", "20.00", "-", "-"])
+    assert row[3:-1] == (["20.00"] if few else ["20.00", "20.00"])

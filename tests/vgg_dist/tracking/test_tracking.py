@@ -29,6 +29,7 @@ from vgg_dist.tracking import (
     finish_run,
     log_model,
     open_run,
+    read_histories,
     read_runs,
     resolve_tracking_uri,
     ui_hint,
@@ -222,7 +223,8 @@ def test_trainings_are_read_back_by_experiment_and_by_parent(tmp_path: Path) -> 
         tracker = Tracker(run)
         for step in (10, 20, 30):
             errors = {"val/top1_error": 90.0 - step, "val/top5_error": 50.0 - step, "val/loss": 3.0 - step / 100}
-            tracker.log([{"step": step, "time": time.time(), "metrics": errors | {"epoch": step / 20}}])
+            training = {"train/loss": 4.0 - step / 10, "lr": 0.1 if step < 30 else 0.01, "epoch": step / 20}
+            tracker.log([{"step": step, "time": time.time(), "metrics": errors | training}])
         assert tracker.close(wait_s=PATIENCE_S) == 0
         finish_run(run, "KILLED", "stopped early")
     runs = read_runs(uri, "read")
@@ -231,6 +233,9 @@ def test_trainings_are_read_back_by_experiment_and_by_parent(tmp_path: Path) -> 
     assert runs[1].settings == {"arch": "D", "train_scale": "36-64", "init": "from A-36"}
     assert runs[1].validations["val/top1_error"] == [(0.5, 80.0), (1.0, 70.0), (1.5, 60.0)]
     assert (runs[1].status, runs[1].note) == ("KILLED", "stopped early")
+    assert read_histories(uri, [runs[1].run_id]) == {
+        runs[1].run_id: {"train/loss": [(0.5, 3.0), (1.0, 2.0), (1.5, 1.0)], "lr": [(0.5, 0.1), (1.5, 0.01)]}
+    }
     open_run(uri, "read", str(tmp_path), "run1", {"arch": "D", "train_scale": (36, 64), "lr": 0.1}, tags)
     open_run(uri, "read", str(tmp_path), "run1", {"arch": "D", "train_scale": (36, 64), "lr": 0.01}, tags)
     assert read_runs(uri, "read")[1].settings == runs[1].settings | {"lr": "0.1, then 0.01"}

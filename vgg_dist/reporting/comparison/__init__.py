@@ -1,7 +1,7 @@
-"""Trainings side by side: a table, a page with their curves, pictures. From MLflow's records, whatever their number."""
+"""Compares trainings that are recorded in MLflow: a table, a page with their curves, and pictures."""
 
-from vgg_dist.reporting.comparison.page import to_html
-from vgg_dist.reporting.comparison.pictures import draw_curves, draw_parallel, encode
-from vgg_dist.reporting.comparison.table import Comparison, compare
+from vgg_dist.reporting.comparison.page import leaders, to_html
+from vgg_dist.reporting.comparison.pictures import draw_curves, draw_parallel, encode_png
+from vgg_dist.reporting.comparison.table import Comparison, compare, compare_by_data
 
-__all__ = ["Comparison", "compare", "draw_curves", "draw_parallel", "encode", "to_html"]
+__all__ = ["Comparison", "compare", "compare_by_data", "draw_curves", "draw_parallel", "encode_png", "leaders", "to_html"]

@@ -1,9 +1,8 @@
-"""Pictures of many trainings: their validation errors over the epochs, and settings against error."""
+"""Matplotlib figures of many trainings, for MLflow: validation errors over the epochs, settings against the error."""
 
 from __future__ import annotations
 
 import io
-from typing import Literal
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -11,6 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from vgg_dist.reporting.comparison.axes import number_axis, setting_axis
 from vgg_dist.reporting.comparison.table import Comparison
 
 NAMED = 10  # curves that are told apart by colour; the others are grey
@@ -48,8 +48,8 @@ def draw_parallel(comparison: Comparison) -> Figure:
     rows = [row for row in comparison.rows if row.best is not None][::-1]  # the best is drawn last, over the others
     names = comparison.settings
     errors = np.array([row.best.top1 for row in rows if row.best])
-    columns = [_axis([row.settings[column] for row in rows]) for column in range(len(names))]
-    columns.append(_numbers(errors.tolist(), log=False))
+    columns = [setting_axis([row.settings[column] for row in rows]) for column in range(len(names))]
+    columns.append(number_axis(errors.tolist()))
     figure = Figure(figsize=(2 + 1.7 * len(columns), 4.5), layout="constrained")
     axes = figure.subplots()
     colors = Normalize(errors.min(), np.quantile(errors, 0.9)) if len(errors) else Normalize()
@@ -69,43 +69,15 @@ def draw_parallel(comparison: Comparison) -> Figure:
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
             )
     axes.set(xlim=(-0.1, len(columns) - 0.5), ylim=(-0.05, 1.05), yticks=[])
-    axes.set_xticks(range(len(columns)), [*names, "top-1 error (%)"])
+    axes.set_xticks(range(len(columns)), [*(name.replace("_", "\n") for name in names), "top-1\nerror (%)"])
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(False)
     figure.colorbar(ScalarMappable(colors, "viridis_r"), ax=axes, label="validation top-1 error (%)")
     return figure
 
 
-def encode(figure: Figure, form: Literal["svg", "png"]) -> bytes:
-    """The picture's file."""
+def encode_png(figure: Figure) -> bytes:
+    """The content of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=form, dpi=150)
+    figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
-
-
-Axis = tuple[np.ndarray, list[tuple[float, str]]]
-"""Where each line crosses, from 0 to 1, and the ticks."""
-
-
-def _axis(values: list[str]) -> Axis:
-    """An axis of numbers where there are many different ones, of words otherwise."""
-    try:
-        numbers = [float(value) for value in values]
-    except ValueError:
-        numbers = []
-    different = sorted(set(numbers))
-    if len(different) > 4:
-        return _numbers(numbers, log=different[0] > 0 and different[-1] / different[0] > 20)
-    words = [f"{number:g}" for number in different] or sorted(set(values), key=lambda word: (len(word), word))
-    texts = [f"{number:g}" for number in numbers] or values
-    place = {word: (k + 0.5) / len(words) for k, word in enumerate(words)}
-    return np.array([place[text] for text in texts]), [(place[word], word) for word in words]
-
-
-def _numbers(numbers: list[float], log: bool) -> Axis:
-    values = np.log10(numbers) if log else np.array(numbers)
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    width = max(high - low, 1e-12)
-    ticks = [low + width * k / 4 for k in range(5)]
-    texts = [f"{10**tick if log else tick:.3g}" for tick in ticks]
-    return (values - low) / width, [((tick - low) / width, text) for tick, text in zip(ticks, texts, strict=True)]

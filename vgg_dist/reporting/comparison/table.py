@@ -1,4 +1,4 @@
-"""Which settings differ between trainings, and how each of them fared."""
+"""Which settings differ between trainings, and the errors, speed and ending of each."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vgg_dist.metric_names import validation_errors
-from vgg_dist.reporting.text import aligned
+from vgg_dist.reporting.text import printed
 from vgg_dist.tracking import RunRecord
 
 IGNORED = {
     "name", "storage_path", "tracking_uri", "experiment", "val_scale", "init_from", "num_workers", "loader_threads",
-    "log_every", "checkpoint_every", "max_failures", "max_bad_images", "micro_batch", "quarantine",
+    "log_every", "checkpoint_every", "max_failures", "max_bad_images", "micro_batch", "quarantine", "data",
 }  # fmt: skip
-"""Settings that say where and how a training ran, or follow from others."""
+"""Settings that say where and how a training ran, or follow from others; runs on other data have another table."""
 FIRST = "arch", "batch_norm", "head", "train_scale", "lr", "weight_decay", "dropout", "init", "seed"
 """The order of the columns; other settings come after these."""
 OUTCOMES = (
@@ -36,7 +36,7 @@ _WORDS = {"top1_error": "top-1 error", "top5_error": "top-5 error", "loss": "los
 
 @dataclass(frozen=True)
 class Row:
-    """A training: the value of each setting that differs, and what came of it."""
+    """A training: its value of each setting that differs, and its outcome."""
 
     run: RunRecord
     settings: tuple[str, ...]
@@ -53,7 +53,7 @@ class Row:
         run, rate = self.run, self.run.metrics.get("images_per_second")
         last, best = self.last, self.best
         return (
-            _cell(self.epochs, ".3g"),
+            self._epochs(),
             _cell(last and last.top1, ".2f"),
             _cell(last and last.top5, ".2f"),
             _cell(last and last.loss, ".3f"),
@@ -65,34 +65,46 @@ class Row:
             run.note or run.status.lower(),
         )
 
+    def _epochs(self) -> str:
+        """Such as 74, or 12.5 of 74 where the training has not come to its end."""
+        trained, planned = _cell(self.epochs, ".3g"), self.run.settings.get("epochs")
+        if self.epochs is None or planned is None or _short(planned) == trained:
+            return trained
+        return f"{trained} of {planned}"
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Trainings, the lowest top-1 error of the best nets first (or of another metric), those without a validation last."""
+    """Trainings side by side, on the same data if the errors are to mean anything.
 
+    The lowest top-1 error of the best nets (or another metric) comes first, those without a validation last.
+    """
+
+    data: str
+    """Where the images are, as of --data."""
     settings: tuple[str, ...]
     """Names of the settings that differ."""
     rows: tuple[Row, ...]
     common: dict[str, str]
     """The settings that all have in common."""
     metric: str | None = None
-    """As of `compare`."""
+    """See `compare`."""
 
     @property
     def criterion(self) -> str:
-        """By which a training's best net is found, in words."""
+        """What the best net of a training has, in words."""
         if self.metric is not None:
             return f"the lowest {_WORDS[self.metric]}"
         return "the lowest top-5 error (top-1 error for five classes or fewer), which it takes with --checkpoint best"
 
     @property
     def order(self) -> str:
-        """Of the rows, in words."""
+        """What the rows are sorted by, in words."""
         return f"the best net's {_WORDS[self.metric or 'top1_error']}"
 
     @property
     def headings(self) -> tuple[str, ...]:
-        """Of the table's columns."""
+        """The headings of the table's columns."""
         return ("run", *self.settings, *OUTCOMES)
 
     def cells(self) -> list[tuple[str, ...]]:
@@ -100,25 +112,34 @@ class Comparison:
         return [(row.run.name, *row.settings, *row.outcomes) for row in self.rows]
 
     def to_text(self) -> str:
-        """For a terminal."""
+        """What the command prints."""
         headings = self.headings
         left = {0, len(headings) - 1, *(headings.index(name) for name in ("arch", "init", "head") if name in headings)}
-        table = aligned([heading.replace("_", "\n").replace(" ", "\n") for heading in headings], self.cells(), left)
+        table = printed([heading.replace("_", "\n").replace(" ", "\n") for heading in headings], self.cells(), left)
         return f"{table}\nbest: of the net after the epoch with {self.criterion}"
 
 
+def compare_by_data(runs: Sequence[RunRecord]) -> list[Comparison]:
+    """Trainings side by side, apart from those on other data; the data with the most runs comes first."""
+    by_data: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        by_data.setdefault(run.settings.get("data", "-"), []).append(run)
+    return [compare(found) for found in sorted(by_data.values(), key=len, reverse=True)]
+
+
 def compare(runs: Sequence[RunRecord], metric: str | None = None) -> Comparison:
-    """Puts trainings side by side. `metric`: a search's, such as "top1_error"; nets and trainings are ranked by it then."""
+    """Trainings side by side. `metric`: of a search, such as "top1_error"; nets and trainings are then ranked by it."""
+    data = ", ".join(dict.fromkeys(run.settings.get("data", "-") for run in runs))
     values: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for run in runs for name in run.settings):
         if name not in IGNORED:
             values[name] = [run.settings.get(name, "-") for run in runs]
-    differing = [name for name, found in values.items() if len(set(found)) > 1]
+    differing = [name for name, found in values.items() if len(set(found)) > 1 and name != "epochs"]  # a column has them
     names = tuple(sorted(differing, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)))
     rows = [_row(run, tuple(_short(run.settings.get(name, "-")) for name in names), metric) for run in runs]
     rows.sort(key=lambda row: _value(row.best, metric or "top1_error") if row.best else float("inf"))
     common = {name: found[0] for name, found in values.items() if len(set(found)) == 1}
-    return Comparison(names, tuple(rows), common, metric)
+    return Comparison(data, names, tuple(rows), common, metric)
 
 
 def _row(run: RunRecord, settings: tuple[str, ...], metric: str | None) -> Row:
@@ -139,7 +160,7 @@ def _rank(validation: Validation) -> tuple[float, ...]:
 
 
 def _value(validation: Validation, metric: str) -> float:
-    """The metric of a search; the top-1 error where there is no top-5 error."""
+    """The value of a search's metric; the top-1 error where there is no top-5 error."""
     values = {"top1_error": validation.top1, "top5_error": validation.top5, "loss": validation.loss}
     value = values[metric]
     return validation.top1 if value is None else value

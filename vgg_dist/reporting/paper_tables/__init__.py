@@ -1,13 +1,13 @@
-"""The evaluation report: the paper's Tables 3 to 6 beside ours, and what the best of ours gets wrong.
+"""The evaluation report: the paper's Tables 3 to 6 beside ours, and the mistakes of our best net or fusion.
 
-From posteriors to tables, in NumPy; it neither computes a posterior nor knows where posteriors are kept.
+It works on arrays of posteriors in NumPy; `vgg_dist.evaluation` computes and stores them.
 """
 
 from vgg_dist.reporting.paper_tables.errors import mean_posteriors, top_guesses, top_k_errors
-from vgg_dist.reporting.paper_tables.layout import Row, Table
 from vgg_dist.reporting.paper_tables.means import EvaluatedNet
 from vgg_dist.reporting.paper_tables.report import Report, build_report
 from vgg_dist.reporting.paper_tables.submission import write_submission
+from vgg_dist.reporting.paper_tables.table import Row, Table
 
 __all__ = [
     "EvaluatedNet",

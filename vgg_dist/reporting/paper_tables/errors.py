@@ -68,11 +68,11 @@ def top_k_errors(posteriors: NDArray[np.floating], labels: NDArray[np.int64]) ->
     """(top-1, top-5) error in percent, of posteriors (N, num_classes) and labels (N,).
 
     Ties as in `top_guesses`: a label that is as probable as a class of lower index ranks behind it. With five classes or
-    fewer every class is among the guesses, so the top-5 error is 0, and nothing is to be told or chosen by it (`tops`).
+    fewer every class is among the guesses, so the top-5 error is always 0 (see `tops`).
     """
     return guess_errors(top_guesses(posteriors), labels)
 
 
 def tops(num_classes: int) -> tuple[int, ...]:
-    """Which errors tell something of so many classes, as indices into Errors."""
+    """Which errors to report, as indices into Errors: for five classes or fewer the top-5 error is left out."""
     return (0, 1) if num_classes > TOP else (0,)

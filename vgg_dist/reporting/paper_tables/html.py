@@ -1,169 +1,203 @@
-"""The report as one self-contained HTML page: no script, no request to anywhere, every name escaped."""
+"""The report as one HTML page (templates/evaluation.html): what the template is given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
+from functools import cache
+from typing import Any
 
-from vgg_dist.reporting.html import web_page
-from vgg_dist.reporting.paper_tables.layout import Row, Table
-from vgg_dist.reporting.paper_tables.mistakes import Example, Mistakes
+from vgg_dist.reporting.html import render
+from vgg_dist.reporting.paper_tables.mistakes import FEW_CLASSES, Example, Mistakes, WorstImage
+from vgg_dist.reporting.paper_tables.table import Row, Table
 from vgg_dist.reporting.paper_tables.text import (
     GROUPS,
     LEGEND,
     NOT_RUN,
     NOT_THERE,
+    OWN_LEGEND,
     PAIR_HEADINGS,
-    TITLE,
+    columns_of_errors,
     error_cells,
     hardest_cells,
     hardest_headings,
+    is_compared,
     mistakes_line,
     pair_cells,
+    title,
     top_names,
 )
 from vgg_dist.reporting.paper_tables.thumbnails import thumbnail
 
 Picture = Callable[[int], bytes]
+Context = dict[str, Any]
 
 PAPER_ROUNDING = 0.05  # points: the paper gives one digit; a smaller difference is none
-
-_STYLE = """
-nav { margin: 1rem 0 0; } nav a { color: var(--accent); margin-right: 1.1rem; text-underline-offset: .2em; }
-.best { display: flex; flex-wrap: wrap; align-items: baseline; gap: .3rem 1.6rem; margin: 1.4rem 0; padding: 1rem 1.2rem;
-  background: var(--panel); border: 1px solid var(--line); border-left: 4px solid var(--accent); border-radius: 8px; }
-.best b { font-size: 1.7rem; font-variant-numeric: tabular-nums; } .best span { color: var(--soft); }
-.start { border-left: 1px solid var(--line); }
-tr.missing > th, tr.missing > td, td.none, td.run { color: var(--soft); }
-td.run { overflow-wrap: anywhere; min-width: 10rem; }
-td.better { background: var(--better); } td.worse { background: var(--worse); } td.ours { font-weight: 600; }
-td.share { min-width: 5.5rem; }
-td i { display: block; height: 4px; margin: 3px 0 0 auto; border-radius: 2px; background: var(--bar); }
-.examples { display: flex; flex-wrap: wrap; gap: .5rem; min-width: 27.5rem; }
-figure { margin: 0; width: 6.5rem; }
-figcaption { color: var(--soft); font-size: .75rem; line-height: 1.25; margin-top: .2rem; overflow-wrap: anywhere; }
-figure img { display: block; width: 100%; height: 5rem; object-fit: cover; border-radius: 5px; background: var(--head); }
-"""
+MOST_COLOUR = 0.6  # opacity of a cell of the confusion matrix that has all of its row
 
 
 def to_html(
-    tables: Sequence[Table], counted: str, mistakes: Mistakes | None, class_names: Sequence[str], picture: Picture | None
+    tables: Sequence[Table],
+    counted: str,
+    mistakes: Mistakes | None,
+    class_names: Sequence[str],
+    file_name: Callable[[int], str],
+    picture: Picture | None,
 ) -> str:
-    """The page. `picture`: the encoded image of a row of posteriors; None for no example pictures."""
-    sections = [(table.key, table.name, _table_section(table, len(class_names))) for table in tables]
-    if mistakes:
-        sections += [
-            ("hardest", "Hardest classes", _hardest_section(mistakes, class_names, picture)),
-            ("confused", "Most confused pairs", _pairs_section(mistakes, class_names, picture)),
-        ]
-    links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name, _ in sections)
-    body = "\n".join(f'<section aria-labelledby="{anchor}">\n{content}\n</section>' for anchor, _, content in sections)
-    return web_page(
-        TITLE,
-        f"""<p>{escape(counted)} {escape(LEGEND)} Green is better than the paper, red worse.</p>
-{_best(mistakes, len(class_names)) if mistakes else "<p>Nothing of these tables was run.</p>"}
-<nav aria-label="Sections">{links}</nav>
-{body}""",
-        _STYLE,
+    """The page. `file_name` and `picture`: of a row of posteriors, its name and its encoded image (None: no pictures).
+
+    Beside the paper's errors the tables come first. Where there is none to compare with, as with other data than ImageNet,
+    the mistakes come first, and the paper's tables last, folded.
+    """
+    num_classes, compared = len(class_names), is_compared(tables)
+    shown = [_table(table, num_classes, compared) for table in tables]
+    papers = [] if compared else [table for table in shown if table["folded"]["rows"]]
+    if not compared:
+        shown = [table | {"folded": {"rows": []}, "note": ""} for table in shown if table["shown"]["rows"]]
+    told = _mistakes(mistakes, class_names, file_name, picture) if mistakes else None
+    links = [{"anchor": table["key"], "name": table["name"]} for table in shown]
+    if told:
+        own = [("worst", "Worst mistakes")] + [("matrix", "Confusion matrix")] * bool(told["confusion"])
+        if told["worst"]:
+            own += [("hardest", told["hardest_title"]), ("confused", "Most confused pairs")]
+        sections = [{"anchor": anchor, "name": name} for anchor, name in own]
+        links = links + sections if compared else sections + links
+    if papers:
+        links.append({"anchor": "paper", "name": "The paper's tables"})
+    return render(
+        "evaluation.html",
+        title=title(compared),
+        counted=counted,
+        legend=LEGEND if compared else OWN_LEGEND,
+        compared=compared,
+        links=links,
+        tables=shown,
+        papers=papers,
+        mistakes=told,
+        class_names=class_names,
+        with_pictures=picture is not None,
     )
 
 
-def _best(mistakes: Mistakes, num_classes: int) -> str:
-    named = list(zip(top_names(num_classes), mistakes.errors, strict=False))[::-1]
-    errors = "".join(f"<div><b>{error:.2f} %</b> {name} error</div>" for name, error in named)
-    return f'<div class="best">{errors}<span>Our lowest {named[0][0]} error, {escape(mistakes.what)}</span></div>'
+def _table(table: Table, num_classes: int, compared: bool) -> Context:
+    """A table's rows that were run, and apart from them, to be folded, those of the paper that were not."""
+    groups = GROUPS if compared and any(row.paper for row in table.rows) else ("ours",)
+    common = {"headings": table.headings, "tops": top_names(num_classes)}
+    run = [_row(row, groups, num_classes) for row in table.rows if row.ours]
+    missing = [_row(row, ("paper",), num_classes) for row in table.rows if not row.ours]
+    return {
+        "key": table.key,
+        "name": table.name,
+        "title": table.title,
+        "measured": table.measured,
+        "note": table.note,
+        "shown": common | {"groups": groups, "with_runs": True, "rows": run},
+        "folded": common | {"groups": ("paper",), "with_runs": False, "rows": missing},
+    }
 
 
-def _table_section(table: Table, num_classes: int) -> str:
-    names = top_names(num_classes)
-    span = f'colspan="{len(names)}"'
-    groups = "".join(f'<th scope="colgroup" {span} class="group start">{group}</th>' for group in GROUPS)
-    heads = [f'<th scope="col" class="number{" start" * (name == names[0])}">{name}</th>' for name in names]
-    tops = "".join(heads) * len(GROUPS)
-    named = "".join(f'<th scope="col" rowspan="2">{escape(heading)}</th>' for heading in table.headings)
-    rows = "\n".join(_error_row(row, num_classes) for row in table.rows)
-    note = f'<p class="how note">{escape(table.note)}</p>' if table.note else ""
-    return f"""<h2 id="{table.key}">{table.name}: {escape(table.title)}</h2>
-<p class="how">{escape(table.measured)}</p>
-<div class="table"><table aria-labelledby="{table.key}">
-<thead><tr>{named}{groups}<th scope="col" rowspan="2" class="start">run</th></tr>
-<tr>{tops}</tr></thead>
-<tbody>
-{rows}
-</tbody></table></div>{note}"""
-
-
-def _error_row(row: Row, num_classes: int) -> str:
-    first, *others = map(escape, row.cells)
-    cells = [f'<th scope="row">{first}</th>', *(f'<td class="what">{cell}</td>' for cell in others)]
+def _row(row: Row, groups: Sequence[str], num_classes: int) -> Context:
     width = len(top_names(num_classes))
     differences = (*(None,) * (2 * width), *(row.difference or (None, None))[:width])
+    errors = []
     for column, (text, difference) in enumerate(zip(error_cells(row, num_classes), differences, strict=True)):
-        ours = column // width == 1 and row.ours is not None
-        kinds = ["number"] + ["start"] * (column % width == 0) + ["ours"] * ours
+        kinds = ["number"] + ["start"] * (column % width == 0) + ["ours"] * (column // width == 1 and row.ours is not None)
         if text in (NOT_RUN, NOT_THERE):
             kinds.append("none")
         elif difference is not None and abs(round(difference, 2)) > PAPER_ROUNDING:
             kinds.append("worse" if difference > 0 else "better")
-        cells.append(f'<td class="{" ".join(kinds)}">{text.replace("-", "−") if difference is not None else text}</td>')
-    start = "<tr>" if row.ours else '<tr class="missing">'
-    return f'{start}{"".join(cells)}<td class="run start">{escape(", ".join(row.nets))}</td></tr>'
+        errors.append({"kinds": " ".join(kinds), "text": text.replace("-", "−") if difference is not None else text})
+    wanted = columns_of_errors([str(column) for column in range(len(errors))], groups, num_classes)
+    return {
+        "missing": row.ours is None,
+        "cells": row.cells,
+        "errors": [errors[int(column)] for column in wanted],
+        "nets": ", ".join(row.nets),
+    }
 
 
-def _hardest_section(mistakes: Mistakes, class_names: Sequence[str], picture: Picture | None) -> str:
+class _Shown:
+    """Images as the template is given them; each is read and made small once, though it may be in three sections."""
+
+    def __init__(self, class_names: Sequence[str], file_name: Callable[[int], str], picture: Picture | None) -> None:
+        self.class_names = class_names
+        self.file_name = file_name
+        self.picture = picture
+        self.source = cache(self._source)
+
+    def _source(self, image: int) -> str | None:
+        return thumbnail(self.picture(image)) if self.picture else None
+
+    def mistake(self, image: int, label: int, predicted: int) -> Context:
+        name, guess = self.class_names[label], self.class_names[predicted]
+        return {"source": self.source(image), "alt": f"{self.file_name(image)}: {name}, taken for {guess}", "guess": guess}
+
+    def worst(self, worst: WorstImage) -> Context:
+        return self.mistake(worst.image, worst.label, worst.predicted) | {
+            "label": self.class_names[worst.label],
+            "file": self.file_name(worst.image),
+            "confidence": f"{100 * worst.confidence:.1f}\N{NO-BREAK SPACE}%",
+        }
+
+    def examples(self, label: int, examples: Sequence[Example]) -> list[Context]:
+        return [self.mistake(each.image, label, each.predicted) for each in examples] if self.picture else []
+
+
+def _mistakes(
+    mistakes: Mistakes, class_names: Sequence[str], file_name: Callable[[int], str], picture: Picture | None
+) -> Context:
+    num_classes, shown = len(class_names), _Shown(class_names, file_name, picture)
+    names = top_names(num_classes)
+    few = num_classes <= FEW_CLASSES
+    order = ", then ".join(f"{name} error" for name in names)
+    others = "" if few else f", as are all but the {FEW_CLASSES} hardest"
+    return {
+        "what": mistakes.what,
+        "errors": [{"name": k, "value": f"{error:.2f}"} for k, error in zip(names, mistakes.errors, strict=False)][::-1],
+        "line": mistakes_line(mistakes, num_classes),
+        "images": f"{mistakes.images:,}",
+        "wrong": f"{mistakes.wrong:,}",
+        "worst": [shown.worst(worst) for worst in mistakes.worst],
+        "confusion": _confusion(mistakes.confusion, class_names) if mistakes.confusion else None,
+        "hardest_title": "Errors by class" if few else "Hardest classes",
+        "hardest_how": f"By {order}, over the images of the class. Classes without a mistake are left out{others};"
+        " classes.csv has all of them.",
+        "hardest_headings": hardest_headings(num_classes),
+        "hardest": _hardest(mistakes, class_names, shown),
+        "pair_headings": PAIR_HEADINGS,
+        "pairs": [
+            {"label": label, "guess": guess, "numbers": numbers, "examples": shown.examples(pair.label, pair.examples)}
+            for pair, (label, guess, *numbers) in zip(mistakes.pairs, pair_cells(mistakes, class_names), strict=True)
+        ],
+    }
+
+
+def _hardest(mistakes: Mistakes, class_names: Sequence[str], shown: _Shown) -> list[Context]:
     rows = []
-    for hard, (name, *numbers) in zip(mistakes.hardest, hardest_cells(mistakes, class_names), strict=True):
-        shares = {2: hard.errors.top1, 4: hard.errors.top5}  # under the errors, a bar as long
+    for hard, (name, *texts) in zip(mistakes.hardest, hardest_cells(mistakes, class_names), strict=True):
+        bars = (None, None, hard.errors.top1, None, hard.errors.top5)  # under each error a bar of its length
         cells = [
-            f'<td class="number share">{number}<i style="width: {shares[column]:.1f}%"></i></td>'
-            if column in shares
-            else f'<td class="number">{number}</td>'
-            for column, number in enumerate(numbers)
+            {"text": text, "share": None if bar is None else f"{bar:.1f}"} for text, bar in zip(texts, bars, strict=False)
         ]
-        examples = _examples(hard.index, hard.examples, class_names, picture)
-        rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}{examples}</tr>')
-    order = ", then ".join(f"{name} error" for name in top_names(len(class_names)))
-    how = f"{mistakes_line(mistakes, len(class_names))} By {order}, over the images of the class."
-    return _mistakes_section("hardest", "Hardest classes", how, hardest_headings(len(class_names)), 1, rows, picture)
+        rows.append({"name": name, "cells": cells, "examples": shown.examples(hard.index, hard.examples)})
+    return rows
 
 
-def _pairs_section(mistakes: Mistakes, class_names: Sequence[str], picture: Picture | None) -> str:
-    rows = []
-    for pair, (label, predicted, *numbers) in zip(mistakes.pairs, pair_cells(mistakes, class_names), strict=True):
-        cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
-        examples = _examples(pair.label, pair.examples, class_names, picture)
-        rows.append(f'<tr><th scope="row">{escape(label)}</th><td>{escape(predicted)}</td>{cells}{examples}</tr>')
-    how = f"Of the same, {mistakes.what}: how many images of a class had another as the first guess."
-    return _mistakes_section("confused", "Most confused pairs", how, PAIR_HEADINGS, 2, rows, picture)
-
-
-def _mistakes_section(
-    anchor: str, title: str, how: str, headings: Sequence[str], texts: int, rows: list[str], picture: Picture | None
-) -> str:
-    """A list of mistakes; the first `texts` columns are words, the others numbers."""
-    heads = [
-        f'<th scope="col"{" class=number" if column >= texts else ""}>{escape(heading)}</th>'
-        for column, heading in enumerate(headings)
+def _confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> list[Context]:
+    """The matrix's rows; those of classes without an image are left out."""
+    return [
+        {
+            "name": class_names[label],
+            "images": sum(row),
+            "cells": [
+                {
+                    "count": count,
+                    "guess": class_names[guess],
+                    "kind": "right" if guess == label else "wrong",
+                    "share": f"{MOST_COLOUR * count / sum(row):.3f}",
+                }
+                for guess, count in enumerate(row)
+            ],
+        }
+        for label, row in enumerate(counts)
+        if sum(row)
     ]
-    heads += ['<th scope="col">examples</th>'] if picture else []
-    content = "\n".join(rows)
-    return f"""<h2 id="{anchor}">{title}</h2>
-<p class="how">{escape(how)}</p>
-<div class="table"><table aria-labelledby="{anchor}">
-<thead><tr>{"".join(heads)}</tr></thead>
-<tbody>
-{content}
-</tbody></table></div>"""
-
-
-def _examples(label: int, examples: Sequence[Example], class_names: Sequence[str], picture: Picture | None) -> str:
-    if picture is None:
-        return ""
-    figures = []
-    for example in examples:
-        taken_for = escape(class_names[example.predicted])
-        source = thumbnail(picture(example.image))
-        alt = f"Image {example.image}, {escape(class_names[label])}, taken for {taken_for}"
-        shown = f'<img src="{source}" alt="{alt}">' if source else f"<span>{alt}; it cannot be decoded</span>"
-        figures.append(f"<figure>{shown}<figcaption>{taken_for}</figcaption></figure>")
-    return f'<td><div class="examples">{"".join(figures)}</div></td>'

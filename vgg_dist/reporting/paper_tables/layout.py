@@ -1,14 +1,14 @@
-"""Which rows the paper's Tables 3 to 6 have beside ours, and how each table is measured."""
+"""Lays out the paper's Tables 3 to 6: the rows of each, which of our nets belong in them, and how each is measured."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from vgg_dist import paper
 from vgg_dist.paper import AnyView, Errors, several_scales, single_scale
-from vgg_dist.reporting.paper_tables.means import EvaluatedNet, Mean, Measurement, Scales, by_counterpart, by_paper_net
+from vgg_dist.reporting.paper_tables.means import EvaluatedNet, Mean, Scales, by_counterpart, by_paper_net
+from vgg_dist.reporting.paper_tables.table import EACH, Row, Table
 
 VIEW_NAMES: dict[AnyView, str] = {
     "dense": "dense",
@@ -17,7 +17,6 @@ VIEW_NAMES: dict[AnyView, str] = {
     "center": "centre crop",
 }
 
-EACH = 0  # stands for a table's number: all posteriors, one by one
 MEASURED = {
     3: "Dense evaluation: the whole image, rescaled to smallest side Q, goes through the fully-convolutional net; the class"
     " score map is averaged over space, then comes the soft-max; posteriors are averaged over the image and its mirror"
@@ -41,74 +40,11 @@ NOTES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A row: what was measured, the paper's errors (None: not in the paper) and ours (None: not run)."""
-
-    cells: tuple[str, ...]
-    """What the row is about, under the table's headings."""
-    metric: str
-    """The row's part of its metrics' names."""
-    paper: Errors | None
-    mean: Mean | None = None
-    measurement: Measurement | None = None
-
-    @property
-    def nets(self) -> tuple[str, ...]:
-        """Names of the nets that were measured."""
-        return tuple(net.name for net in self.mean.nets) if self.mean else ()
-
-    @property
-    def ours(self) -> Errors | None:
-        """Our errors, percent."""
-        return self.measurement.errors if self.measurement else None
-
-    @property
-    def difference(self) -> Errors | None:
-        """Ours less the paper's, points: negative is better than the paper."""
-        if self.ours is None or self.paper is None:
-            return None
-        return Errors(self.ours.top1 - self.paper.top1, self.ours.top5 - self.paper.top5)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """One of the paper's tables, with our rows beside and below its own."""
-
-    number: int
-    """The paper's, or EACH."""
-    title: str
-    measured: str
-    """How its errors are measured, in a sentence or two."""
-    headings: tuple[str, ...]
-    rows: tuple[Row, ...]
-    note: str = ""
-    """What else the paper says that belongs beside it."""
-
-    @property
-    def name(self) -> str:
-        """For headings: "Table 3"."""
-        return "All" if self.number == EACH else f"Table {self.number}"
-
-    @property
-    def key(self) -> str:
-        """The table's part of its metrics' names."""
-        return "each" if self.number == EACH else f"table{self.number}"
-
-    def label(self, row: Row) -> str:
-        """A row in one line, such as "D, S 256, Q 224, 256, 288"."""
-        named = (
-            f"{heading} {cell}" if heading in ("S", "Q") else cell
-            for heading, cell in zip(self.headings, row.cells, strict=True)
-        )
-        return ", ".join(named)
-
-
 def plan_tables(nets: Sequence[EvaluatedNet], num_classes: int) -> list[Table]:
-    """The tables with what is to be measured, not yet measured.
+    """The tables, each row with the mean of posteriors that it needs; nothing is measured yet.
 
-    A row of the paper's for which there are several nets becomes several rows. Nets that the paper does not have get rows
-    where the posteriors for them are there, below the paper's, or above where none of the paper's was run.
+    A row of the paper that several nets repeat becomes several rows. A net that is not in the paper gets a row wherever its
+    posteriors were computed: below the paper's rows, or above them where none of those was run.
     """
     repeated = by_paper_net(nets, num_classes)
     per_net = ("net", "S", "Q")
@@ -117,7 +53,7 @@ def plan_tables(nets: Sequence[EvaluatedNet], num_classes: int) -> list[Table]:
         4: ("several test scales", per_net, _net_rows(paper.TABLE_4, nets, repeated, "several")),
         5: ("dense and multi-crop", (*per_net, "view"), _view_rows(nets, repeated)),
         6: ("fusion of nets", ("nets", "view"), _fusion_rows(nets, repeated)),
-        EACH: ("one by one", (*per_net, "view"), _each_row(nets)),
+        EACH: ("one by one", (*per_net, "view"), _rows_one_by_one(nets)),
     }
     return [
         Table(
@@ -139,7 +75,7 @@ def _run_first(rows: tuple[Row, ...]) -> tuple[Row, ...]:
 
 
 def scale_text(train_scale: tuple[int, int] | None) -> str:
-    """S as the paper writes it: 256, or [256;512]; a question mark where it is not known."""
+    """S as the paper writes it: 256, or [256;512]; a question mark if it is not known."""
     if train_scale is None:
         return "?"
     low, high = train_scale
@@ -164,7 +100,7 @@ def _net_cells(arch: str, train_scale: tuple[int, int] | None, image_size: int, 
 
 
 def _beside(key: str, cells: tuple[str, ...], errors: Errors, means: list[Mean], suffix: str = "") -> list[Row]:
-    """The rows for a row of the paper's: one for each mean that repeats it and can be had, or one that was not run."""
+    """The rows for one row of the paper: one for each mean that repeats it and is available, or one that was not run."""
     means = [mean for mean in means if mean.available]
     if len(means) < 2:
         return [Row(cells=cells, metric=key + suffix, paper=errors, mean=means[0] if means else None)]
@@ -180,15 +116,15 @@ def _net_rows(
     at: Scales,
 ) -> tuple[Row, ...]:
     rows: list[Row] = []
-    theirs: set[EvaluatedNet] = set()
+    placed: set[EvaluatedNet] = set()
     for published_net, errors in published.items():
         means = [Mean((net,), "dense", at) for net in repeated.get(published_net, [])]
-        theirs.update(mean.nets[0] for mean in means)
+        placed.update(mean.nets[0] for mean in means)
         cells = _net_cells(*published_net, paper.IMAGE_SIZE, at)
         rows += _beside(_net_key(published_net), cells, errors, means)
     for net in nets:
         mean = Mean((net,), "dense", at)
-        if net not in theirs and mean.available:
+        if net not in placed and mean.available:
             cells = _net_cells(net.label, net.train_scale, net.image_size, at)
             rows.append(Row(cells=cells, metric=metric_name(net.name), paper=None, mean=mean))
     return tuple(rows)
@@ -196,14 +132,14 @@ def _net_rows(
 
 def _view_rows(nets: Sequence[EvaluatedNet], repeated: Mapping[paper.Net, list[EvaluatedNet]]) -> tuple[Row, ...]:
     rows: list[Row] = []
-    theirs: set[EvaluatedNet] = set()
+    placed: set[EvaluatedNet] = set()
     for published_net, of_view in paper.TABLE_5.items():
         candidates = [
             net
             for net in repeated.get(published_net, [])
             if any(Mean((net,), view, "several").available for view in paper.VIEWS)
         ]
-        theirs.update(candidates)
+        placed.update(candidates)
         options: list[EvaluatedNet | None] = [*candidates] or [None]
         for net in options:
             key = _net_key(published_net) + (f"_{metric_name(net.name)}" if net and len(candidates) > 1 else "")
@@ -213,7 +149,7 @@ def _view_rows(nets: Sequence[EvaluatedNet], repeated: Mapping[paper.Net, list[E
                 rows += _beside(key, cells, errors, means, suffix=f"/{view}")
     for net in nets:
         # Without crops there is nothing to compare: dense alone is in Table 4.
-        if net in theirs or not Mean((net,), "crops", "several").available:
+        if net in placed or not Mean((net,), "crops", "several").available:
             continue
         for view in paper.VIEWS:
             if (mean := Mean((net,), view, "several")).available:
@@ -223,7 +159,7 @@ def _view_rows(nets: Sequence[EvaluatedNet], repeated: Mapping[paper.Net, list[E
 
 
 def _fusion_rows(nets: Sequence[EvaluatedNet], repeated: Mapping[paper.Net, list[EvaluatedNet]]) -> tuple[Row, ...]:
-    """The paper's fusions, of the first net given for each of theirs; the same of nets of another kind; and of all nets."""
+    """The paper's fusions (its nets or, below, our nets of another kind in their place), and the fusion of all our nets."""
     rows: list[Row] = []
     for fusion in paper.TABLE_6:
         name = "submission, 7 nets" if fusion.nets == paper.SUBMISSION else "D + E, [256;512]"
@@ -242,23 +178,23 @@ def _fusion_rows(nets: Sequence[EvaluatedNet], repeated: Mapping[paper.Net, list
                 metric = f"{fusion.name.partition('_256')[0]}_{metric_name(kind or 'others')}/{fusion.view}"
                 cells = (", ".join(filter(None, [name, kind])), VIEW_NAMES[fusion.view])
                 rows.append(Row(cells=cells, metric=metric, paper=None, mean=mean))
-    theirs = {(frozenset(row.nets), row.mean.view) for row in rows if row.mean}
+    placed = {(frozenset(row.nets), row.mean.view) for row in rows if row.mean}
     for view in paper.VIEWS if len(nets) > 1 else ():
         mean = Mean(tuple(nets), view, "several")
-        if mean.available and (frozenset(net.name for net in nets), view) not in theirs:
+        if mean.available and (frozenset(net.name for net in nets), view) not in placed:
             rows.append(Row(cells=(f"all {len(nets)} nets", VIEW_NAMES[view]), metric=f"all/{view}", paper=None, mean=mean))
     return tuple(rows)
 
 
 def _fused(fusion: paper.Fusion, of_net: Mapping[paper.Net, list[EvaluatedNet]]) -> list[Mean]:
-    """The fusion of the first net that there is for each of the paper's; none where one is missing."""
+    """The paper's fusion of our nets, for each of its nets the first of ours that is available; empty if one is missing."""
     ready = [
         [net for net in of_net.get(member, []) if Mean((net,), fusion.view, "several").available] for member in fusion.nets
     ]
     return [Mean(tuple(candidates[0] for candidates in ready), fusion.view, "several")] if all(ready) else []
 
 
-def _each_row(nets: Sequence[EvaluatedNet]) -> tuple[Row, ...]:
+def _rows_one_by_one(nets: Sequence[EvaluatedNet]) -> tuple[Row, ...]:
     """Each net's posteriors at each scale in each view."""
     rows = []
     for net in nets:

@@ -1,4 +1,4 @@
-"""The evaluated nets, and the means of posteriors that the tables are made of, each computed once."""
+"""The evaluated nets, and the means of their posteriors: every row of a table is the error of one, computed once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class EvaluatedNet:
 
     @property
     def kind(self) -> str:
-        """What is not the paper's about the net, such as "32 px, batch norm"; nets of a kind are compared and fused."""
+        """How the net differs from the paper's, such as "32 px, batch norm"; only nets of one kind are fused."""
         extras = [f"{self.image_size} px"] if self.image_size != paper.IMAGE_SIZE else []
         extras += ["batch norm"] if self.batch_norm else []
         extras += [f"{self.head} head"] if self.head != "fc" else []
@@ -43,11 +43,11 @@ class EvaluatedNet:
 
     @property
     def label(self) -> str:
-        """The net in a word: as the paper names it, with what is not the paper's."""
+        """The paper's name of the net, followed by its kind."""
         return f"{self.arch}, {self.kind}" if self.kind else self.arch
 
     def as_in_paper(self, num_classes: int) -> paper.Net | None:
-        """The net of the paper's tables that this one repeats, if it does."""
+        """The net of the paper's tables that this one repeats; None if it repeats none."""
         same = not self.batch_norm and self.head == "fc" and self.image_size == paper.IMAGE_SIZE
         if not same or num_classes != paper.NUM_CLASSES or self.train_scale is None:
             return None
@@ -65,7 +65,7 @@ class Mean:
     """The test scales: the paper's one or several for each net, or this Q."""
 
     def scales(self, net: EvaluatedNet) -> tuple[int, ...]:
-        """The Qs of a net in this mean; none where the net's S, from which they follow, is not known."""
+        """The test scales Q of a net in this mean; none if the net's S, from which they follow, is not known."""
         if isinstance(self.at, int):
             return (self.at,)
         if net.train_scale is None:
@@ -74,7 +74,7 @@ class Mean:
 
     @property
     def available(self) -> bool:
-        """Whether all of its posteriors are there."""
+        """Whether all of its posteriors were computed."""
         views: tuple[AnyView, ...] = ("dense", "crops") if self.view == "both" else (self.view,)
         wanted = [[(view, Q) for view in views for Q in self.scales(net)] for net in self.nets]
         return all(of_net and net.available.issuperset(of_net) for net, of_net in zip(self.nets, wanted, strict=True))
@@ -82,9 +82,12 @@ class Mean:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What a mean of posteriors guesses, (N, up to 5) most probable first, and its errors."""
+    """The guesses of a mean of posteriors, and its errors."""
 
     guesses: NDArray[np.int32]
+    """(N, up to 5) classes, the most probable first."""
+    confidences: NDArray[np.float32]
+    """(N, up to 5): the posterior of each guess, 0 to 1."""
     errors: Errors
 
 
@@ -102,7 +105,8 @@ def measure(means: Iterable[Mean], labels: NDArray[np.int64], num_classes: int) 
         for (nets, at), views in groups.items():
             for view, posteriors in _of_group(nets, at, views, (len(labels), num_classes)):
                 guesses = top_guesses(posteriors)
-                found[Mean(nets, view, at)] = Measurement(guesses, guess_errors(guesses, labels))
+                confidences = np.take_along_axis(posteriors, guesses, axis=1)
+                found[Mean(nets, view, at)] = Measurement(guesses, confidences, guess_errors(guesses, labels))
                 progress.update()
     return found
 
@@ -146,7 +150,7 @@ def check_names(nets: Iterable[EvaluatedNet]) -> None:
 
 
 def by_paper_net(nets: Iterable[EvaluatedNet], num_classes: int) -> Mapping[paper.Net, list[EvaluatedNet]]:
-    """The nets that repeat one of the paper's, under it."""
+    """From each net of the paper to those that repeat it."""
     found: dict[paper.Net, list[EvaluatedNet]] = {}
     for net in nets:
         if repeated := net.as_in_paper(num_classes):
@@ -155,7 +159,10 @@ def by_paper_net(nets: Iterable[EvaluatedNet], num_classes: int) -> Mapping[pape
 
 
 def by_counterpart(nets: Iterable[EvaluatedNet]) -> Mapping[paper.Net, list[EvaluatedNet]]:
-    """Nets of one kind under those of the paper that they stand for: the lesser of two fixed S is its 256, a range its S."""
+    """From each net of the paper to the nets, all of one kind, that take its place at other scales.
+
+    The smallest fixed S stands for 256, a second one for 384, a range for [256;512]. Empty for more scales than that.
+    """
     scales = sorted({net.train_scale for net in nets if net.train_scale})
     fixed = [scale for scale in scales if scale[0] == scale[1]]
     ranges = [scale for scale in scales if scale[0] < scale[1]]

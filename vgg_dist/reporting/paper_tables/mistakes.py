@@ -1,4 +1,4 @@
-"""What the best of a report gets wrong: the hardest classes, and the most confused pairs of classes."""
+"""What the best of the evaluated nets (or means of nets) gets wrong: images, classes, and which classes it confuses."""
 
 from __future__ import annotations
 
@@ -11,8 +11,19 @@ from numpy.typing import NDArray
 from vgg_dist.paper import Errors
 from vgg_dist.reporting.paper_tables.means import Measurement
 
-LISTED = 20  # classes and pairs
-EXAMPLES = 4  # images for each
+WORST = 24  # images that are shown
+LISTED = 20  # pairs
+FEW_CLASSES = 30  # up to so many there is a confusion matrix, and all classes with a mistake are listed
+EXAMPLES = 4  # images for each class and pair
+
+
+class WorstImage(NamedTuple):
+    """An image (its row) of the class `label` whose first guess is `predicted`, with its posterior (0 to 1)."""
+
+    image: int
+    label: int
+    predicted: int
+    confidence: float
 
 
 class Example(NamedTuple):
@@ -24,7 +35,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class HardClass:
-    """A class, and how many of its images the first guess, and all five, got wrong."""
+    """A class, and for how many of its images the first guess, or all five guesses, are wrong."""
 
     index: int
     images: int
@@ -51,18 +62,27 @@ class ConfusedPair:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Of one mean of posteriors, named by `what`: the worst first, at most LISTED each."""
+    """Of one mean of posteriors, named by `what`. Every list has the worst first."""
 
     what: str
     errors: Errors
+    images: int
+    wrong: int
+    """Images whose first guess is wrong."""
+    worst: tuple[WorstImage, ...]
+    """At most WORST, those with the highest confidence in a wrong class."""
     hardest: tuple[HardClass, ...]
+    """Classes with a mistake, at most FEW_CLASSES."""
     pairs: tuple[ConfusedPair, ...]
+    """At most LISTED."""
+    confusion: tuple[tuple[int, ...], ...] | None
+    """How many images of each class (row) had each class (column) as the first guess; None for more than FEW_CLASSES."""
 
 
 def find_mistakes(what: str, measurement: Measurement, labels: NDArray[np.int64], num_classes: int) -> Mistakes:
-    """The hardest classes by top-1 error, then top-5 error, and the pairs by count; equals in the order of classes.
+    """Images in the order of `worst_first`; classes by top-1 error, then top-5 error; pairs by count.
 
-    Examples are the first images, in row order. Classes without an error are not listed.
+    Of equals the class of lower index comes first. Examples are the first images, in row order.
     """
     guesses, first = measurement.guesses, measurement.guesses[:, 0]
     images = np.bincount(labels, minlength=num_classes)
@@ -78,7 +98,7 @@ def find_mistakes(what: str, measurement: Measurement, labels: NDArray[np.int64]
     order = np.lexsort((-top5_wrong / counted, -top1_wrong / counted))  # the last key is the first to count; stable
     hardest = tuple(
         HardClass(c, int(images[c]), int(top1_wrong[c]), int(top5_wrong[c]), examples(wrong[labels[wrong] == c]))
-        for c in map(int, order[:LISTED])
+        for c in map(int, order[:FEW_CLASSES])
         if top1_wrong[c]
     )
     codes = labels[wrong] * num_classes + first[wrong]
@@ -88,4 +108,28 @@ def find_mistakes(what: str, measurement: Measurement, labels: NDArray[np.int64]
         label, predicted = divmod(int(pairs[worst]), num_classes)
         rows = wrong[codes == pairs[worst]]
         confused.append(ConfusedPair(label, predicted, int(counts[worst]), int(images[label]), examples(rows)))
-    return Mistakes(what, measurement.errors, hardest, tuple(confused))
+    worst = tuple(
+        WorstImage(image, int(labels[image]), int(first[image]), float(measurement.confidences[image, 0]))
+        for image in worst_first(measurement, labels)[: min(WORST, len(wrong))].tolist()
+    )
+    return Mistakes(
+        what=what,
+        errors=measurement.errors,
+        images=len(labels),
+        wrong=len(wrong),
+        worst=worst,
+        hardest=hardest,
+        pairs=tuple(confused),
+        confusion=_confusion(first, labels, num_classes) if num_classes <= FEW_CLASSES else None,
+    )
+
+
+def worst_first(measurement: Measurement, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All rows (N,): those with a wrong first guess before the others, each by falling confidence; equals in row order."""
+    right = measurement.guesses[:, 0] == labels
+    return np.lexsort((-measurement.confidences[:, 0], right))  # stable; the last key counts first
+
+
+def _confusion(first: NDArray[np.int32], labels: NDArray[np.int64], num_classes: int) -> tuple[tuple[int, ...], ...]:
+    counts = np.bincount(labels * num_classes + first, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return tuple(tuple(row) for row in counts.tolist())

@@ -1,4 +1,4 @@
-"""Building the report, and the report itself: tables, metrics, and the three forms it is read in."""
+"""Building the report; the report as tables, metrics, text, Markdown, HTML and files for other programs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,42 @@ from numpy.typing import NDArray
 from vgg_dist import paper
 from vgg_dist.reporting.paper_tables import html, text
 from vgg_dist.reporting.paper_tables.errors import TOP, tops
-from vgg_dist.reporting.paper_tables.layout import Row, Table, plan_tables
+from vgg_dist.reporting.paper_tables.files import classes_csv, predictions_csv, table_csv, table_latex
+from vgg_dist.reporting.paper_tables.layout import plan_tables
 from vgg_dist.reporting.paper_tables.means import EvaluatedNet, Measurement, check_names, measure
 from vgg_dist.reporting.paper_tables.mistakes import Mistakes, find_mistakes
+from vgg_dist.reporting.paper_tables.table import EACH, Row, Table
 
 
-@dataclass(frozen=True, kw_only=True)
+def _number(image: int) -> str:
+    return f"image {image}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
-    """The paper's tables beside ours."""
+    """Our errors, beside the paper's where a net of ours repeats one of its nets; and what goes wrong."""
 
     tables: tuple[Table, ...]
-    images: int
+    labels: NDArray[np.int64]
+    """(N,): the class of each image."""
     class_names: tuple[str, ...]
+    best: Measurement | None
+    """With the lowest top-5 error (top-1 error for five classes or fewer); None if nothing was run."""
     mistakes: Mistakes | None
-    """Of what has the lowest top-5 error, or for five classes or fewer top-1 error; None if nothing was run."""
+    """Those of `best`."""
     checkpoints: tuple[str, ...] = ()
-    """Of which of its run's checkpoints each net is, in words."""
+    """For each net, which checkpoint of its run it is, in words."""
+    file_name: Callable[[int], str] = _number
+    """Of the image of a row of `labels`."""
+
+    @property
+    def images(self) -> int:
+        """How many images were evaluated."""
+        return len(self.labels)
 
     @property
     def counted(self) -> str:
-        """Which nets and how many images the errors are of, in words."""
+        """How many images and which checkpoints the errors are of, in words."""
         line = f"{self.images:,} images, each counted once."
         if self.images != paper.VALIDATION_IMAGES and any(row.difference for table in self.tables for row in table.rows):
             error = 100 * float(np.sqrt(0.08 * 0.92 / self.images))
@@ -61,16 +77,32 @@ class Report:
         return found
 
     def to_text(self) -> str:
-        """For a terminal."""
-        return text.to_text(self.tables, self.counted, self.mistakes, self.class_names)
+        """What the command prints."""
+        return text.to_text(self.tables, self.counted, self.mistakes, self.class_names, self.file_name)
 
     def to_markdown(self) -> str:
         """For a document."""
-        return text.to_markdown(self.tables, self.counted, self.mistakes, self.class_names)
+        return text.to_markdown(self.tables, self.counted, self.mistakes, self.class_names, self.file_name)
 
     def to_html(self, picture: Callable[[int], bytes] | None = None) -> str:
-        """One self-contained page. `picture`: the encoded image of a row, for examples of what goes wrong."""
-        return html.to_html(self.tables, self.counted, self.mistakes, self.class_names, picture)
+        """One self-contained page. `picture`: the encoded image of a row, to show what goes wrong; None for no pictures."""
+        return html.to_html(self.tables, self.counted, self.mistakes, self.class_names, self.file_name, picture)
+
+    def files(self, picture: Callable[[int], bytes] | None = None) -> dict[str, str]:
+        """Every file of the report by name: the page, Markdown, and the tables, images and classes for other programs.
+
+        `picture` as in `to_html`. A table without a row that was run has no LaTeX, unless the paper's is beside ours.
+        """
+        num_classes, compared = len(self.class_names), text.is_compared(self.tables)
+        found = {"report.html": self.to_html(picture), "report.md": self.to_markdown()}
+        for table in self.tables:
+            found[f"{table.key}.csv"] = table_csv(table, num_classes)
+            if compared or any(row.ours for row in table.rows):
+                found[f"{table.key}.tex"] = table_latex(table, num_classes, compared)
+        if self.best is not None:
+            found["predictions.csv"] = predictions_csv(self.best, self.labels, self.class_names, self.file_name)
+            found["classes.csv"] = classes_csv(self.best, self.labels, self.class_names)
+        return found
 
 
 def build_report(
@@ -78,12 +110,13 @@ def build_report(
     labels: NDArray[np.int64],
     class_names: Sequence[str],
     checkpoints: Sequence[str] = (),
+    file_name: Callable[[int], str] = _number,
 ) -> Report:
     """Measures all that the posteriors of `nets` allow. `labels` (N,): the class of each row of posteriors.
 
-    `checkpoints`: of which of its run's checkpoints each net is, in words.
+    `checkpoints`: for each net, which checkpoint of its run it is, in words. `file_name`: of the image of a row.
 
-    The paper's errors stand beside a net that repeats one of its nets: FC layers, no batch norm, 224 pixels, 1000 classes.
+    A net is compared with the paper's if it has FC layers, no batch norm, 224 pixels, 1000 classes, and the same S.
     ValueError, one line, for no nets, equal names, labels that are not classes, or posteriors of another number of images
     or classes.
     """
@@ -106,16 +139,21 @@ def build_report(
         )
         for table in plan
     ]
+    best = _best(tables, num_classes)
     return Report(
         tables=tuple(tables),
-        images=len(labels),
+        labels=labels,
         class_names=tuple(class_names),
-        mistakes=_mistakes_of_best(tables, labels, num_classes),
+        best=best[1] if best else None,
+        mistakes=find_mistakes(*best, labels, num_classes) if best else None,
         checkpoints=tuple(checkpoints),
+        file_name=file_name,
     )
 
 
-def _mistakes_of_best(tables: Sequence[Table], labels: NDArray[np.int64], num_classes: int) -> Mistakes | None:
+def _best(tables: Sequence[Table], num_classes: int) -> tuple[str, Measurement] | None:
+    """The row with the lowest errors, in words and its measurement; the first of equals."""
+
     def rank(measurement: Measurement) -> list[float]:
         return [measurement.errors[k] for k in reversed(tops(num_classes))]
 
@@ -127,5 +165,5 @@ def _mistakes_of_best(tables: Sequence[Table], labels: NDArray[np.int64], num_cl
     if best is None:
         return None
     table, row, measurement = best
-    what = f"{table.name}: {table.label(row)} (run {', '.join(row.nets)})"
-    return find_mistakes(what, measurement, labels, num_classes)
+    where = "" if table.number == EACH else f"{table.name}: "
+    return f"{where}{table.label(row)} (run {', '.join(row.nets)})", measurement

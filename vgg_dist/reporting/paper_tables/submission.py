@@ -1,4 +1,4 @@
-"""The file that the ILSVRC test server takes: five guesses an image, for images without labels."""
+"""The file to upload to the ILSVRC test server: five guesses for each image."""
 
 from __future__ import annotations
 

@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from vgg_dist.paper import Errors
 from vgg_dist.reporting.paper_tables.errors import TOP, tops
-from vgg_dist.reporting.paper_tables.layout import Row, Table
 from vgg_dist.reporting.paper_tables.mistakes import Mistakes
-from vgg_dist.reporting.text import aligned, escaped, piped
+from vgg_dist.reporting.paper_tables.table import Row, Table
+from vgg_dist.reporting.text import escaped, piped, printed
 
-TITLE = "Evaluation, the paper's tables beside ours"
-LEGEND = "Errors in percent, difference in points: ours less the paper's."
+FileName = Callable[[int], str]
+"""From an image (its row) to its name."""
+
+LEGEND = "Errors in percent; the difference, in points, is ours less the paper's."
+OWN_LEGEND = "Errors in percent. None of the evaluated nets is one of the paper's, so there is nothing to compare with."
 NOT_RUN, NOT_THERE = "not run", "-"
 GROUPS = ("paper", "ours", "difference")
 HARDEST_HEADINGS = ("class", "images", "wrong first guess", "top-1 error", "all five wrong", "top-5 error")
+WORST_HEADINGS = ("image", "class", "taken for", "confidence")
+WORST_LISTED = 10
 PAIR_HEADINGS = ("class", "taken for", "images", "of")
 
 
+def is_compared(tables: Sequence[Table]) -> bool:
+    """Whether one of ours repeats a row of the paper's; if none does, its rows and columns are left out or folded."""
+    return any(row.difference for table in tables for row in table.rows)
+
+
+def title(compared: bool) -> str:
+    """The report's heading."""
+    return "Evaluation: the paper's tables beside ours" if compared else "Evaluation"
+
+
 def top_names(num_classes: int) -> tuple[str, ...]:
-    """The errors that are told of so many classes: top-1 and top-5, or top-1 alone."""
+    """Which errors are reported: top-1 and top-5; for five classes or fewer top-1 alone."""
     return tuple(f"top-{(1, TOP)[k]}" for k in tops(num_classes))
 
 
 def error_cells(row: Row, num_classes: int) -> tuple[str, ...]:
-    """The errors of `top_names`: of the paper, of ours, and the difference."""
+    """A row's errors under `top_names`, once for each of GROUPS."""
     ours = (f"{row.ours.top1:.2f}", f"{row.ours.top5:.2f}") if row.ours else (NOT_RUN, NOT_RUN)
     pairs = _pair(row.paper, ".1f"), ours, _pair(row.difference, "+.2f")
     return tuple(pair[k] for pair in pairs for k in tops(num_classes))
+
+
+def columns_of_errors(cells: Sequence[str], groups: Sequence[str], num_classes: int) -> tuple[str, ...]:
+    """Those of `error_cells` that belong to `groups`, some of GROUPS."""
+    width = len(top_names(num_classes))
+    return tuple(cell for place, cell in enumerate(cells) if GROUPS[place // width] in groups)
 
 
 def _pair(errors: Errors | None, form: str) -> tuple[str, str]:
@@ -38,12 +60,12 @@ def _pair(errors: Errors | None, form: str) -> tuple[str, str]:
 
 
 def hardest_headings(num_classes: int) -> tuple[str, ...]:
-    """Of the table of the hardest classes."""
+    """Headings of the table of the hardest classes."""
     return HARDEST_HEADINGS[: 2 + 2 * len(tops(num_classes))]
 
 
 def hardest_cells(mistakes: Mistakes, class_names: Sequence[str]) -> list[tuple[str, ...]]:
-    """The hardest classes, under `hardest_headings`."""
+    """Rows of the table of the hardest classes, under `hardest_headings`."""
     shown = len(hardest_headings(len(class_names)))
     return [
         (
@@ -55,61 +77,83 @@ def hardest_cells(mistakes: Mistakes, class_names: Sequence[str]) -> list[tuple[
 
 
 def pair_cells(mistakes: Mistakes, class_names: Sequence[str]) -> list[tuple[str, ...]]:
-    """The most confused pairs, under PAIR_HEADINGS."""
+    """Rows of the table of the most confused pairs, under PAIR_HEADINGS."""
     return [(class_names[p.label], class_names[p.predicted], f"{p.count:,}", f"{p.images:,}") for p in mistakes.pairs]
 
 
+def worst_cells(mistakes: Mistakes, class_names: Sequence[str], file_name: FileName) -> list[tuple[str, ...]]:
+    """The images with the highest confidence in a wrong class, under WORST_HEADINGS."""
+    return [
+        (file_name(one.image), class_names[one.label], class_names[one.predicted], f"{100 * one.confidence:.1f} %")
+        for one in mistakes.worst[:WORST_LISTED]
+    ]
+
+
 def mistakes_line(mistakes: Mistakes, num_classes: int) -> str:
-    """Which of ours the mistakes are of: that with the lowest of the last error that is told."""
+    """Whose mistakes they are: those of the row with the lowest top-5 error (top-1 error for five classes or fewer)."""
     names = top_names(num_classes)
-    errors = ", ".join(f"{name} {error:.2f}" for name, error in zip(names, mistakes.errors, strict=False))
-    return f"Of the lowest {names[-1]} error, {mistakes.what}: {errors}."
+    errors = ", ".join(f"{name} error {error:.2f} %" for name, error in zip(names, mistakes.errors, strict=False))
+    return f"Of {mistakes.what}, which has the lowest {names[-1]} error: {errors}."
 
 
-def to_text(tables: Sequence[Table], counted: str, mistakes: Mistakes | None, class_names: Sequence[str]) -> str:
-    """For a terminal: aligned columns, headings over two lines; the paper's rows only if there is one to compare with."""
-    parts = [f"{counted} {LEGEND}"]
-    names = top_names(len(class_names))
-    beside = any(row.difference for table in tables for row in table.rows)
-    if not beside:
-        parts = [f"{counted} Errors in percent. None of the paper's nets is among ours, so its columns are left out here."]
+def to_text(
+    tables: Sequence[Table], counted: str, mistakes: Mistakes | None, class_names: Sequence[str], file_name: FileName
+) -> str:
+    """What the command prints. The paper's rows and columns are left out where there is none to compare with."""
+    num_classes, compared = len(class_names), is_compared(tables)
+    groups = GROUPS if compared else ("ours",)
+    parts = [f"{counted} {LEGEND if compared else OWN_LEGEND}"]
     for table in tables:
-        shown = [row for row in table.rows if beside or row.ours]
+        shown = [row for row in table.rows if compared or row.ours]
         if not shown:
             continue
-        groups = GROUPS if beside else ("ours",)
-        ours = slice(None) if beside else slice(len(names), 2 * len(names))
-        errors = [error_cells(row, len(class_names))[ours] for row in shown]
-        rows = [(*row.cells, *cells, ", ".join(row.nets)) for row, cells in zip(shown, errors, strict=True)]
-        headings = [*table.headings, *(f"{group}\n{top}" for group in groups for top in names), "run"]
-        left = {*range(len(table.headings)), len(headings) - 1}
-        parts.append(f"{table.name}: {table.title}\n{aligned(headings, rows, left)}")
-    if mistakes:
-        headings = [heading.replace(" ", "\n", 1) for heading in hardest_headings(len(class_names))]
-        line = mistakes_line(mistakes, len(class_names))
-        parts += [
-            f"Hardest classes\n{line}\n{aligned(headings, hardest_cells(mistakes, class_names), {0})}",
-            f"Most confused pairs\n{aligned(PAIR_HEADINGS, pair_cells(mistakes, class_names), {0, 1})}",
+        rows = [
+            (*row.cells, *columns_of_errors(error_cells(row, num_classes), groups, num_classes), ", ".join(row.nets))
+            for row in shown
         ]
+        headings = [*table.headings, *(f"{group}\n{top}" for group in groups for top in top_names(num_classes)), "run"]
+        left = {*range(len(table.headings)), len(headings) - 1}
+        parts.append(f"{table.name}: {table.title}\n{printed(headings, rows, left)}")
+    for found in _mistakes_tables(mistakes, class_names, file_name):
+        columns = [column.replace(" ", "\n", 1) for column in found.columns]
+        parts.append("\n".join(filter(None, [found.heading, found.text, printed(columns, found.rows, found.left)])))
     return "\n\n".join(parts) + "\n"
 
 
-def to_markdown(tables: Sequence[Table], counted: str, mistakes: Mistakes | None, class_names: Sequence[str]) -> str:
-    """Pipe tables under headings; what comes from names is escaped."""
-    parts = [f"# {TITLE}", f"{counted} {LEGEND}"]
-    names = top_names(len(class_names))
+def to_markdown(
+    tables: Sequence[Table], counted: str, mistakes: Mistakes | None, class_names: Sequence[str], file_name: FileName
+) -> str:
+    """Pipe tables under headings. All of the paper's rows are there; what comes from names is escaped."""
+    num_classes, compared = len(class_names), is_compared(tables)
+    parts = [f"# {title(compared)}", f"{counted} {LEGEND if compared else OWN_LEGEND}"]
     for table in tables:
-        rows = [(*row.cells, *error_cells(row, len(class_names)), ", ".join(row.nets)) for row in table.rows]
-        headings = [*table.headings, *(f"{group} {top}" for group in GROUPS for top in names), "run"]
+        rows = [(*row.cells, *error_cells(row, num_classes), ", ".join(row.nets)) for row in table.rows]
+        headings = [*table.headings, *(f"{group} {top}" for group in GROUPS for top in top_names(num_classes)), "run"]
         left = {*range(len(table.headings)), len(headings) - 1}
         parts += [f"## {table.name}: {table.title}", escaped(table.measured), piped(headings, rows, left)]
         parts += [escaped(table.note)] if table.note else []
-    if mistakes:
-        parts += [
-            "## Hardest classes",
-            escaped(mistakes_line(mistakes, len(class_names))),
-            piped(hardest_headings(len(class_names)), hardest_cells(mistakes, class_names), {0}),
-            "## Most confused pairs",
-            piped(PAIR_HEADINGS, pair_cells(mistakes, class_names), {0, 1}),
-        ]
+    for found in _mistakes_tables(mistakes, class_names, file_name):
+        parts += filter(None, [f"## {found.heading}", escaped(found.text), piped(found.columns, found.rows, found.left)])
     return "\n\n".join(parts) + "\n"
+
+
+class _MistakesTable(NamedTuple):
+    """A heading, the text below it (or none), and a table whose columns in `left` are words."""
+
+    heading: str
+    text: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: set[int]
+
+
+def _mistakes_tables(mistakes: Mistakes | None, class_names: Sequence[str], file_name: FileName) -> list[_MistakesTable]:
+    if mistakes is None or not mistakes.worst:
+        return []
+    line = mistakes_line(mistakes, len(class_names))
+    hardest = hardest_cells(mistakes, class_names)
+    return [
+        _MistakesTable("Worst mistakes", line, WORST_HEADINGS, worst_cells(mistakes, class_names, file_name), {0, 1, 2}),
+        _MistakesTable("Hardest classes", "", hardest_headings(len(class_names)), hardest, {0}),
+        _MistakesTable("Most confused pairs", "", PAIR_HEADINGS, pair_cells(mistakes, class_names), {0, 1}),
+    ]

@@ -17,7 +17,7 @@ SIDE = 160  # pixels, twice the size they are shown at
 def thumbnail(encoded: bytes) -> str | None:
     """A data URL of the picture, at most SIDE pixels high and 2 SIDE wide; None if it cannot be decoded.
 
-    Not turned upright by its EXIF tag: it is shown as the net saw it.
+    The EXIF orientation is ignored, so the picture is shown as the net saw it.
     """
     try:
         with warnings.catch_warnings():
