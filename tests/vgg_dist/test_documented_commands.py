@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import shlex
@@ -15,7 +16,8 @@ import cluster.__main__
 from pipelines import prepare
 from vgg_dist.benchmark.options import Benchmark
 from vgg_dist.cli import SUBCOMMANDS
-from vgg_dist.config import EvalConfig, ReproduceConfig, TrainCommand, TrainConfig, TuneConfig
+from vgg_dist.config import EvalConfig, ReproduceConfig, TrainCommand, TuneConfig
+from vgg_dist.config.arguments import read_arguments
 from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
 from vgg_dist.runs import RunsConfig
@@ -32,7 +34,6 @@ SETTINGS: dict[str, Any] = {
     "vgg_dist.benchmark": Benchmark,
     "cluster": cluster.__main__.Command,
 }
-WITH_CONFIG_FILE = {"vgg_dist.train", "vgg_dist.tune", "vgg_dist.evaluate", "vgg_dist.reproduce"}
 ANY_RUN = {"NAME"}
 
 
@@ -62,10 +63,14 @@ def parsed(module: str, flags: list[str]) -> Any:
         return None
     if not any(flag.startswith("-") for flag in flags):  # named, not meant to be typed
         return None
-    if "--config" in flags and module in WITH_CONFIG_FILE:
-        place = flags.index("--config")
-        flags = flags[:place] + flags[place + 2 :]
-    return tyro.cli(SETTINGS[module], args=flags)
+    kind = SETTINGS[module]
+    if dataclasses.is_dataclass(kind):
+        if "--config" in flags:  # a file of a run, which is not here
+            place = flags.index("--config")
+            assert flags[place + 1].endswith(".yaml")
+            flags = flags[:place] + flags[place + 2 :]
+        flags = read_arguments(kind, module, None, flags).words
+    return tyro.cli(kind, args=flags)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -80,7 +85,7 @@ def test_commands_are_taken_and_what_they_name_is_made_before(document: str) -> 
         locations = [getattr(settings, "init_from", None), getattr(settings, "net", None), *getattr(settings, "nets", ())]
         for location in [each for each in locations if each and each.startswith("runs/")]:
             assert location.split("/")[1] in made, f"{document} makes no run {location}"
-        if isinstance(settings, TrainConfig) and settings.name:
+        if isinstance(settings, TrainCommand) and settings.name:
             made.add(settings.name)
 
 

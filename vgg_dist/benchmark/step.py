@@ -1,4 +1,4 @@
-"""`benchmark step`: images/s of `engine.Trainer` per network and precision, and their share of the machine's matmul peak.
+"""`benchmark step`: images/s of the Trainer per network and precision, and their share of the machine's matmul peak.
 
 The trainer runs as in a training, its metrics every --steps steps included, on one batch that stays on the device. Where
 torchvision has the same net, a plain loop (see plain_loop.py) has its turn after each of the trainer's rounds.

@@ -76,7 +76,7 @@ class EvalConfig(Config):
     """MLflow server. Default: an SQLite file in --storage-path."""
 
     def resolved(self) -> EvalConfig:
-        """With absolute paths. ValueError, one line that names the flag, for what cannot be."""
+        """With absolute paths. ValueError, one line that names the flag, for a value not allowed."""
         config = dataclasses.replace(
             self,
             nets=tuple(net if net.startswith("torchvision://") else absolute(net) for net in self.nets),

@@ -15,9 +15,10 @@ from vgg_dist.errors import TrainingError
 from vgg_dist.launch.best_so_far import BestSoFar
 from vgg_dist.launch.prometheus import Gauges
 from vgg_dist.launch.time_left import TimeLeft
+from vgg_dist.metric_names import Record
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.startup_marks import mark
-from vgg_dist.tracking import Record, TrackedRun, Tracker
+from vgg_dist.tracking import TrackedRun, Tracker
 from vgg_dist.training.stopping import training_key
 
 FLUSH_WAIT_S = 10.0  # for a trial's metrics to be logged: its search may end it at any validation

@@ -40,6 +40,7 @@ from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.nodes import describe_workers, worker_resources
 from vgg_dist.ray_cluster.start import start_ray
 from vgg_dist.ray_cluster.watch import watched_cluster
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.run_folder.outcome import Earlier, describe_outcome, read_best, write_outcome
 from vgg_dist.run_folder.settings import keep_settings
 from vgg_dist.startup_marks import mark
@@ -146,7 +147,7 @@ def _train(
     except NonFinite:
         gauges.add("non_finite")
         raise
-    outcome = result.return_value | {"checkpoint": result.checkpoint.path} | read_best(run.folder)
+    outcome = result.return_value | {"checkpoint": result.checkpoint.path} | read_best(RunFolder(run.folder))
     try:
         with signals.raising():
             log_the_rest(run)

@@ -18,7 +18,7 @@ from vgg_dist.errors import Interrupted, NonFinite, TrainingError
 from vgg_dist.launch.controller import root_cause
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.start import describe_loss
-from vgg_dist.training.stopping import WISH, training_key
+from vgg_dist.training.stopping import STOP_REQUEST, training_key
 
 POLL_S = 0.5
 BEFORE = " before it trained; "
@@ -31,8 +31,8 @@ def told_by(messages: JobMessages) -> str | None:
     signum = signals.caught()
     with suppress(Exception):  # Ray's head may be away
         if signum is None:
-            return messages.get(WISH)
-        messages.put(WISH, signals.name_of(signum))
+            return messages.get(STOP_REQUEST)
+        messages.put(STOP_REQUEST, signals.name_of(signum))
     return None if signum is None else signals.name_of(signum)
 
 

@@ -9,7 +9,8 @@ import pytest
 from vgg_dist.config import TrainConfig
 from vgg_dist.launch.controller import Monitor, describe_limit
 from vgg_dist.launch.prometheus import Gauges
-from vgg_dist.tracking import Record, TrackedRun
+from vgg_dist.metric_names import Record
+from vgg_dist.tracking import TrackedRun
 
 
 @pytest.mark.parametrize(
