@@ -34,7 +34,6 @@ SETTINGS: dict[str, Any] = {
     "vgg_dist.benchmark": Benchmark,
     "cluster": cluster.__main__.Command,
 }
-WITH_CONFIG_FILE = {"vgg_dist.train", "vgg_dist.tune", "vgg_dist.evaluate", "vgg_dist.reproduce"}
 ANY_RUN = {"NAME"}
 
 
@@ -65,10 +64,11 @@ def parsed(module: str, flags: list[str]) -> Any:
     if not any(flag.startswith("-") for flag in flags):  # named, not meant to be typed
         return None
     kind = SETTINGS[module]
-    if "--config" in flags:  # the file of a run that the document has trained before
-        place = flags.index("--config")
-        flags = flags[:place] + flags[place + 2 :]
     if dataclasses.is_dataclass(kind):
+        if "--config" in flags:  # a file of a run, which is not here
+            place = flags.index("--config")
+            assert flags[place + 1].endswith(".yaml")
+            flags = flags[:place] + flags[place + 2 :]
         flags = read_arguments(kind, module, None, flags).words
     return tyro.cli(kind, args=flags)
 
