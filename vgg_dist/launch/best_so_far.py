@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vgg_dist.metric_names import validation_errors
-from vgg_dist.run_folder.best import best_of, kept
-from vgg_dist.storage import open_storage
-from vgg_dist.tracking import Record
+from vgg_dist.metric_names import BEST, VAL, VAL_BAD_IMAGES, Record, validation_errors
+from vgg_dist.run_folder.best import best_copies, best_of
+from vgg_dist.run_folder.folder import RunFolder
 
 
 class BestSoFar:
@@ -27,10 +26,10 @@ class BestSoFar:
         if errors is None:
             return record
         if not self.begun:  # a resumed run has earlier validations
-            earlier = best_of(each for each in kept(*open_storage(self.run_folder)) if each.step < record["step"])
+            earlier = best_of(each for each in best_copies(RunFolder(self.run_folder)) if each.step < record["step"])
             self.metrics, self.begun = None if earlier is None else earlier.metrics, True
         if self.metrics is None or errors < (validation_errors(self.metrics) or ()):
-            names = [name for name in record["metrics"] if name.startswith("val/") and name != "val/bad_images"]
+            names = [name for name in record["metrics"] if name.startswith(VAL) and name != VAL_BAD_IMAGES]
             self.metrics = {name: record["metrics"][name] for name in names}
-        best = {name.replace("val/", "best/"): value for name, value in self.metrics.items()}
+        best = {name.replace(VAL, BEST): value for name, value in self.metrics.items()}
         return {**record, "metrics": record["metrics"] | best}

@@ -40,6 +40,7 @@ from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.lost_ray import watched_cluster
 from vgg_dist.ray_cluster.nodes import describe_workers, worker_resources
 from vgg_dist.ray_cluster.start import start_ray
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.run_folder.outcome import Earlier, describe_outcome, read_best, write_outcome
 from vgg_dist.run_folder.settings import keep_settings
 from vgg_dist.startup_marks import mark
@@ -166,7 +167,7 @@ class _Launch:
 
     def conclude(self, run: TrackedRun, result: ray.train.Result) -> dict[str, Any]:
         """Completes the MLflow run of a training that came to its end. Returns what `outcome.json` is to hold."""
-        outcome = result.return_value | {"checkpoint": result.checkpoint.path} | read_best(run.folder)
+        outcome = result.return_value | {"checkpoint": result.checkpoint.path} | read_best(RunFolder(run.folder))
         try:
             with signals.raising():
                 send_all_metrics(run)

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from vgg_dist.launch.time_left import TimeLeft, duration
+from vgg_dist.metric_names import Record
 from vgg_dist.ray_cluster.job_lines import Line
-from vgg_dist.tracking import Record
 
 WIDTH = 79  # a line of 80 columns wraps on some terminals of 80
 GAP = "  "

@@ -15,8 +15,8 @@ from typing import Any
 import ray
 from ray.util.metrics import Gauge
 
+from vgg_dist.metric_names import Record
 from vgg_dist.ray_cluster.address import cluster_named
-from vgg_dist.tracking import Record
 
 # Name -> the record's key, and what it is.
 FROM_RECORDS = {

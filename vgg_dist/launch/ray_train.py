@@ -22,7 +22,7 @@ from vgg_dist.launch.failures import root_cause
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.lost_ray import describe_loss
 from vgg_dist.storage import open_storage
-from vgg_dist.training.stopping import WISH, training_key
+from vgg_dist.training.stopping import STOP_REQUEST, training_key
 from vgg_dist.worker.exchange import GRADIENTS_WAIT_S
 
 POLL_S = 0.5
@@ -68,8 +68,8 @@ def stop_signal(messages: JobMessages) -> str | None:
     signum = signals.caught()
     with suppress(Exception):  # Ray's head may be away
         if signum is None:
-            return messages.get(WISH)
-        messages.put(WISH, signals.name_of(signum))
+            return messages.get(STOP_REQUEST)
+        messages.put(STOP_REQUEST, signals.name_of(signum))
     return None if signum is None else signals.name_of(signum)
 
 

@@ -95,7 +95,7 @@ class SearchProgress(Callback):
         if ended.startswith("stopped"):
             finish_run(open_training(self._training(trial), self.run), "KILLED", ended)
         if ended == "waits":
-            ended += f" at epoch {result['epoch']:g}"
+            ended = f"paused at epoch {result['epoch']:g}"
         tried = {other.config["number"] for other in trials if other is trial or other.is_finished()}
         self._say(trial, f"{ended}; {len(tried)} of {self.config.num_trials()} trials tried")
 
