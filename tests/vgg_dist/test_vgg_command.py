@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import Outcome
 from support.paths import ROOT
-from vgg_dist.config.version import version_line
 
+from pipelines.version import version_line
 from vgg_dist.cli import SUBCOMMANDS
 from vgg_dist.completion import SETTINGS
 from vgg_dist.models.specs import MODELS

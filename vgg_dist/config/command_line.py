@@ -17,13 +17,13 @@ import tyro
 
 from pipelines.paths import absolute
 from pipelines.secrets import MASK
+from pipelines.version import version_line
 from vgg_dist.config.arguments import read_arguments
 from vgg_dist.config.base import Config
 from vgg_dist.config.names import flag, with_current_names
 from vgg_dist.config.resume import MUST_STAY, refuse_changes, value_text
 from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train_flags import TrainFlags
-from vgg_dist.config.version import version_line
 
 THE_NET = "arch", "batch_norm", "head", "image_size"
 """Compared first: if one of these differs, other checks would name the wrong flag."""
