@@ -144,7 +144,7 @@ def test_in_a_terminal_it_is_a_table(storage: Path) -> None:
     shown = os.read(reader, 100_000).decode()
     os.close(reader)
     assert done.returncode == 0
-    assert "\x1b[32mfinished" in shown
+    assert "\x1b[" in shown  # rich
     assert "30.00" in shown
 
 

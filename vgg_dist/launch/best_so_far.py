@@ -1,4 +1,4 @@
-"""Beside each validation in MLflow, the errors of the best net so far: the run's list and curves show both."""
+"""Adds the errors of the best net so far to each validation, as `best/...`, so that MLflow shows both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vgg_dist.run_folder.folder import RunFolder
 
 
 class BestSoFar:
-    """Of one run, in the process that sees its records."""
+    """The best validation of one run, in the process that receives its records."""
 
     def __init__(self, run_folder: str) -> None:
         self.run_folder = run_folder
@@ -18,14 +18,14 @@ class BestSoFar:
         self.begun = False
 
     def added_to(self, records: Iterable[Record]) -> list[Record]:
-        """The records; those of validations with `best/...`. OSError where the run's folder cannot be read."""
+        """The records, those of validations with `best/...` added. OSError if the run's folder cannot be read."""
         return [self._added_to(record) for record in records]
 
     def _added_to(self, record: Record) -> Record:
         errors = validation_errors(record["metrics"])
         if errors is None:
             return record
-        if not self.begun:  # a run that goes on
+        if not self.begun:  # a resumed run has earlier validations
             earlier = best_of(each for each in best_copies(RunFolder(self.run_folder)) if each.step < record["step"])
             self.metrics, self.begun = None if earlier is None else earlier.metrics, True
         if self.metrics is None or errors < (validation_errors(self.metrics) or ()):

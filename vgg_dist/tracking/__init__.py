@@ -19,6 +19,7 @@ began. The world size is a metric because a param in MLflow cannot change.
 from vgg_dist.tracking.connection import TrackingError, await_store, check_store, resolve_tracking_uri
 from vgg_dist.tracking.log_model import log_model
 from vgg_dist.tracking.read_runs import Histories, RunRecord, read_histories, read_runs
+from vgg_dist.tracking.recorded import recorded
 from vgg_dist.tracking.run import TrackedRun, finish_run, log_report, open_run, ui_hint
 from vgg_dist.tracking.system_metrics import SystemSampler
 from vgg_dist.tracking.tracker import Tracker
@@ -38,6 +39,7 @@ __all__ = [
     "open_run",
     "read_histories",
     "read_runs",
+    "recorded",
     "resolve_tracking_uri",
     "ui_hint",
 ]
