@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from pipelines.secrets import masked
 from pipelines.signals import stoppable
+from pipelines.version import version_line
 
 Options = TypeVar("Options")
 
@@ -43,8 +44,11 @@ def run_command(
     `prog`: how the command was called, for its help and messages. `improve`: may add to tyro's message what was meant.
     `stopping`: takes the command's name, and gives the context in which a signal ends the work. `errors`: the exceptions
     that `work` raises for a user's mistake, which become one line and status 2; any other is a bug, with its traceback. A
-    mistake in the command line itself ends the process.
+    mistake in the command line itself ends the process. --version is answered before anything else.
     """
+    if "--version" in sys.argv[1:]:
+        print(version_line())
+        return 0
     command = command_name(prog)
     with one_line_errors(command, improve):
         options = parse()

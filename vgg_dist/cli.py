@@ -12,11 +12,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from importlib.metadata import version
 from typing import NamedTuple
 
 from pipelines.cli import fail, printing
 from pipelines.signals import stoppable
+from pipelines.version import version_line
 
 
 class Subcommand(NamedTuple):
@@ -54,7 +54,7 @@ def main(prog: str = "vgg") -> None:
         if word in ("-h", "--help"):
             print(describe(prog))
         elif word == "--version":
-            print(f"vgg_dist {version('vgg_dist')}")
+            print(version_line())
         elif word == "--completion":
             if rest[:1] not in [[shell] for shell in SHELLS]:
                 fail(prog, f"--completion {' '.join(rest)}: must be one of {', '.join(SHELLS)}")

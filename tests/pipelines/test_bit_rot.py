@@ -36,6 +36,7 @@ from vgg_dist.evaluation.posteriors import ImageSet, Manifest, PosteriorFiles
 from vgg_dist.run_folder.checkpoints import unused_name, whole_checkpoints
 from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.run_folder.digests import DIGESTS, DamagedCheckpoint, check_files
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, STATE
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import TrainState, build_state
@@ -240,7 +241,7 @@ def test_of_a_run_whose_last_checkpoint_is_damaged_the_one_before_it_is_taken(
     (line,) = caplog.messages
     assert "\n" not in line
     assert f"checkpoint {run}/checkpoint-000000003/{MODEL} is damaged" in line
-    assert line.endswith(f"{run}/checkpoint-000000002 is taken")
+    assert line.endswith(f"{run}/checkpoint-000000002 is used instead")
     for place in (run / "checkpoint-000000003", run):
         for step in (1, 2):
             if place == run:
@@ -273,17 +274,17 @@ def test_a_training_resumes_from_the_last_checkpoint_that_is_whole(run: Path) ->
         assert len(prepared.passed_over) == 4 - step
         line = prepared.passed_over[-1]
         assert f"checkpoint-{step:09d}/{file} is damaged" in line
-        assert line.endswith(f"checkpoint-{step - 1:09d} is taken")
+        assert line.endswith(f"checkpoint-{step - 1:09d} is used instead")
     flip(run / "checkpoint-000000001" / CONFIG)
     with pytest.raises(TrainingError, match=r"checkpoint-000000001/config\.json is damaged"):
         resumed(run, names)
 
 
 def test_a_new_checkpoint_does_not_take_the_name_of_a_damaged_one(run: Path) -> None:
-    local, name = fs.LocalFileSystem(), "checkpoint-000000003"
-    assert unused_name(local, str(run), "checkpoint-000000004") == "checkpoint-000000004"
-    assert unused_name(local, str(run), name) == name  # left by a worker that died before it reported the checkpoint
+    folder, name = RunFolder(str(run)), "checkpoint-000000003"
+    assert unused_name(folder, "checkpoint-000000004") == "checkpoint-000000004"
+    assert unused_name(folder, name) == name  # left by a worker that died before it reported the checkpoint
     flip(run / name / STATE)
-    assert unused_name(local, str(run), name) == f"{name}-again"
+    assert unused_name(folder, name) == f"{name}-again"
     with pytest.raises(DamagedCheckpoint, match=STATE):
         check_files(run / name)

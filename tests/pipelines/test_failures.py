@@ -94,7 +94,7 @@ def test_workers_that_failed_for_the_same_reason_share_a_line() -> None:
     from ray.exceptions import RayTaskError
     from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-    from vgg_dist.launch.controller import describe_failures
+    from vgg_dist.launch.failures import describe_failures
 
     gone = WorkerHealthCheckFailedError("A worker health check failed.", RuntimeError("The actor died.\n\tclass_name: W"))
     called = RayTaskError("f", "Traceback (most recent call last):\n  File\nOSError: stale", OSError("stale"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import shlex
@@ -15,14 +16,15 @@ import cluster.__main__
 from pipelines import prepare
 from vgg_dist.benchmark.options import Benchmark
 from vgg_dist.cli import SUBCOMMANDS
-from vgg_dist.config import EvalConfig, ReproduceConfig, TrainConfig, TuneConfig
+from vgg_dist.config import EvalConfig, ReproduceConfig, TrainCommand, TuneConfig
+from vgg_dist.config.arguments import read_arguments
 from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
 from vgg_dist.runs import RunsConfig
 
 DOCUMENTS = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
 SETTINGS: dict[str, Any] = {
-    "vgg_dist.train": TrainConfig,
+    "vgg_dist.train": TrainCommand,
     "vgg_dist.tune": TuneConfig,
     "vgg_dist.evaluate": EvalConfig,
     "vgg_dist.export": ExportConfig,
@@ -61,7 +63,10 @@ def parsed(module: str, flags: list[str]) -> Any:
         return None
     if not any(flag.startswith("-") for flag in flags):  # named, not meant to be typed
         return None
-    return tyro.cli(SETTINGS[module], args=flags)
+    kind = SETTINGS[module]
+    if dataclasses.is_dataclass(kind):
+        flags = read_arguments(kind, module, None, flags).words
+    return tyro.cli(kind, args=flags)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -76,7 +81,7 @@ def test_commands_are_taken_and_what_they_name_is_made_before(document: str) -> 
         locations = [getattr(settings, "init_from", None), getattr(settings, "net", None), *getattr(settings, "nets", ())]
         for location in [each for each in locations if each and each.startswith("runs/")]:
             assert location.split("/")[1] in made, f"{document} makes no run {location}"
-        if isinstance(settings, TrainConfig) and settings.name:
+        if isinstance(settings, TrainCommand) and settings.name:
             made.add(settings.name)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,16 +174,7 @@ class StartupBenchmark:
 
     def train_flags(self) -> list[str]:
         """`train` as a command line of vgg_dist.train: all flags that differ from the defaults."""
-        flags: list[str] = []
-        for setting in dataclasses.fields(TrainConfig):
-            value = getattr(self.train, setting.name)
-            if value == setting.default:
-                continue
-            if isinstance(value, bool):
-                flags.append(flag(setting.name) if value else flag(f"no_{setting.name}"))
-            else:
-                flags += [flag(setting.name), *map(str, value if isinstance(value, tuple) else [value])]
-        return flags
+        return self.train.flags(secrets=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,6 @@
-"""The settings of each command: a frozen, flat dataclass, which is the command line, the MLflow params and config.json.
+"""The settings of each command: a frozen, flat dataclass.
+
+Its fields are the flags, the keys of config.yaml and config.json, and the MLflow params.
 
 Defaults are the paper's recipe (section 3). `resolved()` fills in what follows from other settings and checks everything
 that can be checked without data or a cluster; errors name the flag.

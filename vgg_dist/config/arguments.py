@@ -1,6 +1,6 @@
 """What is done with the words of a command line before tyro parses them.
 
---help and --version are answered, --config is read, and names that other tools or earlier versions of this one use are
+--help is answered, --config is read, and names that other tools or earlier versions of this one use are
 replaced by the present ones.
 """
 
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from vgg_dist.config.config_file import read_config_file
 from vgg_dist.config.help import format_help
 from vgg_dist.config.names import RENAMED, flag, known_arch
-from vgg_dist.config.version import version_line
 
 
 class Arguments(NamedTuple):
@@ -26,17 +25,14 @@ class Arguments(NamedTuple):
     """The settings in the file of --config, by field."""
 
 
-def read_arguments(kind: type[Any], prog: str, description: str | None) -> Arguments:
-    """The command line of this process, for a command whose settings are the dataclass `kind`.
+def read_arguments(kind: type[Any], prog: str, description: str | None, words: Sequence[str] | None = None) -> Arguments:
+    """The command line, for a command whose settings are the dataclass `kind`. `words`: by default this process's own.
 
-    ValueError, one line, for a --config that cannot be used. Ends the process after --help or --version.
+    ValueError, one line, for a --config that cannot be used. Ends the process after --help.
     """
-    words = sys.argv[1:]
+    words = list(sys.argv[1:] if words is None else words)
     if "-h" in words or "--help" in words:
         print(format_help(kind, prog, description))
-        sys.exit(0)
-    if "--version" in words:
-        print(version_line())
         sys.exit(0)
     fields = {field.name for field in dataclasses.fields(kind)}
     words, file = _take_config(words)

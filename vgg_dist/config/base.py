@@ -1,4 +1,4 @@
-"""What the settings of all commands have in common."""
+"""What the settings of all commands share: conversion to and from JSON, and checks of names and places."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vgg_dist.config.scale_range import ScaleRange
 
 
 class Config:
-    """What the settings of all commands have in common: they are dataclasses, and JSON."""
+    """Base class of the settings, which are frozen dataclasses."""
 
     def to_dict(self, secrets: bool = False) -> dict[str, Any]:
-        """As JSON holds it, to be written and shown: passwords and keys inside URLs are masked.
+        """The fields as JSON holds them, with the passwords and keys inside URLs masked.
 
-        With `secrets` they are in it, for the processes that need them.
+        `secrets`: keep those, for a process that needs them.
         """
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
         values = {field.name: _json_value(getattr(self, field.name)) for field in fields}
@@ -30,15 +30,18 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`, also after JSON made lists of the tuples; what was masked stays so."""
+        """The inverse of `to_dict`, also after JSON has made lists of the tuples. What was masked stays masked.
+
+        Names of fields that an earlier version had are accepted. TypeError for an unknown field.
+        """
         return cls(**_field_values(values))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Unpickles, also what an earlier version pickled (Ray Tune's state of a search)."""
+        """Unpickles settings, also those of an earlier version (Ray Tune pickles them with the state of a search)."""
         self.__dict__.update(_field_values(state))
 
     def refuse_masked(self) -> None:
-        """ValueError, one line that names the flag, for a URL in which *** stands for a secret, as it is shown and kept."""
+        """ValueError, one line that names the flag, for a URL with *** in the place of a secret, copied from a record."""
         for field, value in self.to_dict(secrets=True).items():
             for text in value if isinstance(value, tuple) else (value,):
                 if isinstance(text, str) and "://" in text and MASK in text:
@@ -46,7 +49,7 @@ class Config:
 
 
 def _field_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """From JSON, or from an earlier version: by the fields' names of now, lists as tuples, and numbers as a scale."""
+    """Values by the present names of the fields, with lists as tuples, and the numbers of a scale as a ScaleRange."""
     fields = {name: tuple(v) if isinstance(v, list) else v for name, v in with_current_names(values).items()}
     if isinstance(scale := fields.get("train_scale"), tuple):
         fields["train_scale"] = ScaleRange.of(scale)
@@ -54,20 +57,20 @@ def _field_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json_value(value: Any) -> Any:
-    """A field's value as JSON holds it: a scale is its two numbers, as in the files of earlier versions."""
+    """A field's value as JSON holds it: a scale is two numbers, as in the files of earlier versions."""
     return value.ends if isinstance(value, ScaleRange) else value
 
 
 @dataclass(frozen=True)
 class Interval:
-    """How often something is done: every so many steps, or every so many seconds; one of the two."""
+    """How often something is done: every `steps` steps, or every `seconds` seconds. The other one is None."""
 
     steps: int | None = None
     seconds: float | None = None
 
     @classmethod
     def parse(cls, field: str, text: str | int) -> Interval:
-        """A number of steps (1000), or a time (30s, 10m, 1h). ValueError, one line that names the flag."""
+        """From a number of steps (1000) or a time (30s, 10m, 1h). ValueError, one line that names the flag, otherwise."""
         found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)([smh])", str(text))
         if found is None or float(found[1] or found[2]) == 0:
             raise ValueError(
@@ -82,22 +85,22 @@ LAST, BEST = "last", "best"
 
 
 def origin_name(location: str) -> str:
-    """The name of the run at a path or URL, with which checkpoint of it if that is named, such as first/best."""
+    """The name of the run at a path or URL; with the checkpoint, if the location names one, such as first/best."""
     name = last_part(location)
     return f"{last_part(parent(location))}/{name}" if name == BEST or name.startswith("checkpoint-") else name
 
 
 def check_checkpoint(which: str) -> None:
-    """ValueError, one line, for a --checkpoint that is none of what it may be."""
+    """ValueError, one line, unless `which` is last, best or the number of a step."""
     if which not in (LAST, BEST) and not (which.isascii() and which.isdecimal()):
         raise ValueError(f"--checkpoint {which}: must be {LAST}, {BEST} or the number of a step, such as 5000")
 
 
-LONGEST_NAME = 200  # bytes: file systems take 255, and files beside a folder have longer names
+LONGEST_NAME = 200  # bytes; file systems allow 255, and names derived from this one are longer
 
 
 def check_name(name: str, storage_path: str, flag: str = "--name") -> None:
-    """ValueError, one line that begins with `flag`, where `name` cannot be that of one folder in `storage_path`."""
+    """ValueError, one line that begins with `flag`, unless `name` can be the name of a folder in `storage_path`."""
     wrong = ""
     if not name.strip():
         wrong = "must not be empty"
@@ -121,12 +124,12 @@ def check_name(name: str, storage_path: str, flag: str = "--name") -> None:
 
 
 def data_location(data: str) -> str:
-    """What --data names, for any folder that a process is in."""
+    """The location in --data as an absolute path or URL; built-in data ("synthetic...") as it is."""
     return data if data.partition(":")[0] == "synthetic" else absolute(data)
 
 
 def quarantine_list(data: str | None, quarantine: str | None) -> str | None:
-    """What --quarantine names; without it this machine's own list for --data, if there is one, for all workers."""
+    """The list in --quarantine, absolute; without one, the list that this machine has for --data in its cache, if any."""
     if quarantine is not None:
         return absolute(quarantine)
     return None if data is None else find_list(data_location(data), None)

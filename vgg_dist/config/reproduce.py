@@ -1,4 +1,4 @@
-"""The settings of vgg_dist.reproduce: those of a training, and which part of the paper's programme is wanted."""
+"""The settings of vgg_dist.reproduce: those of a training, and which of the paper's runs and tables to reproduce."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ PaperArch = Literal["A", "A-LRN", "B", "C", "D", "E"]
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceConfig(TrainFlags):
-    """Run the paper's programme: its networks, trained one from another, and every evaluation of its tables.
+    """Run the paper's trainings, each started from the net before it, and the evaluations for its tables.
 
-    What vgg_dist.train takes holds for every run; --arch, --train-scale and --init-from follow from the programme.
+    The flags of vgg_dist.train apply to every run, except --arch, --train-scale and --init-from, which each run sets.
     """
 
     arch: tyro.conf.Suppress[PaperArch] = "A"
@@ -47,7 +47,7 @@ class ReproduceConfig(TrainFlags):
     """Factor for --epochs of every run; the result is rounded up."""
 
     def resolved(self) -> ReproduceConfig:
-        """With absolute paths and the default scales. ValueError, one line that names the flag, for what cannot be."""
+        """With absolute paths and the default scales. ValueError, one line that names the flag, for a value not allowed."""
         check_bounds(self)
         config = dataclasses.replace(
             self,
@@ -61,7 +61,7 @@ class ReproduceConfig(TrainFlags):
         return config
 
     def three_scales(self) -> tuple[str, str, str]:
-        """The two fixed train scales and the jittered one. ValueError, one line, for a --scales that is no scale."""
+        """The two fixed train scales and the range. ValueError, one line, for a word in --scales that is no scale."""
         for word in self.scales or ():
             ScaleRange.parse(word, "--scales")
         size = (self.image_size or MODELS["A"].image_size) / 224
@@ -69,7 +69,7 @@ class ReproduceConfig(TrainFlags):
         return self.scales or (first, second, jittered)
 
     def run(self, arch: PaperArch, scale: str, init_from: str | None, lr: float) -> TrainSettings:
-        """A run of the programme, resolved, in its folder. ValueError, one line that names the flag."""
+        """The resolved settings of one of the runs. ValueError, one line that names the flag, for a value not allowed."""
         settings = self.training_fields()
         settings |= {
             "arch": arch,

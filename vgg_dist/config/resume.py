@@ -1,7 +1,8 @@
-"""Which settings of a training may change when it is resumed, and how a change is told.
+"""Which settings of a training may change when it is resumed, and how a change is reported.
 
-Every field of TrainFlags is in one of the three tables. What may change takes effect from the step that the run goes on
-from: the checkpoint's config.json and MLflow (tags `resumed.*`) have the new value. What must stay is refused.
+Every field of TrainFlags is in one of three tables. A setting in MAY_CHANGE takes effect from the step that the run resumes
+at: the next checkpoint's config.json and MLflow (tags `resumed.*`) have the new value. A change of a setting in MUST_STAY is
+refused. Those in PLACE are not compared.
 """
 
 from __future__ import annotations
@@ -16,52 +17,54 @@ from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train_flags import TrainFlags
 
 PLACE = frozenset({"name", "storage_path"})
-"""Where the run is: by these it is found, and its folder may have been moved."""
+"""Where the run is. Its folder may have been moved."""
 
 MUST_STAY = frozenset({
     # The weights would not fit the net.
     "arch", "batch_norm", "head", "image_size",
-    # Evaluation takes the test scales, and the row of the paper's tables, from the S of the checkpoint: one S for the whole
-    # training. For another S a new run begins with --init-from, as in the paper.
+    # Evaluation takes the test scales, and the row of the paper's tables, from the S in the checkpoint, so a training has
+    # one S. For another S, start a new run with --init-from, as in the paper.
     "train_scale",
-    # The schedule compares validation errors over epochs, which have to be at one Q; for others there is vgg_dist.evaluate.
+    # The schedule compares the validation errors of epochs, which must be measured at the same Q.
     "val_scale",
-    # They describe how step 0 came about, and would do nothing now.
+    # They set the weights at step 0, and would have no effect now.
     "init", "init_std", "init_from",
-    # The rest of the epoch would be in another order: some images twice, some not at all.
+    # The rest of the epoch would come in another order, with some images twice and some not at all.
     "seed",
 })  # fmt: skip
 
 MAY_CHANGE = frozenset({
-    # A data set may be moved or grow; its classes must stay, which the checkpoint checks.
+    # A data set may be moved or grow. Its classes must stay the same, which is checked against the checkpoint.
     "data",
-    # The recipe from here on. Augmentation does not touch the order of the images; the drops of the rate so far stay.
+    # The recipe for the remaining steps. Augmentation does not change the order of the images, and the drops of the
+    # learning rate so far remain.
     "dropout", "pad", "flip", "color_shift", "lr", "warmup_epochs", "momentum", "weight_decay",
-    # How much is trained in one step: a step that was begun is ended.
+    # The size of a step. A step that had begun is completed as it was.
     "global_batch", "micro_batch",
-    # How far it is trained. Where the schedule had ended the run, it is asked again.
+    # How far the run is trained. A run that had ended continues where these allow more.
     "epochs", "max_steps", "patience", "lr_drops",
-    # How, and on what, it is computed.
+    # How the steps are computed, and on which hardware.
     "precision", "compile", "deterministic", "bf16_gradients", "num_workers", "loader_threads",
-    # What is tolerated, kept and told.
+    # What is tolerated, saved and logged.
     "max_bad_images", "max_pixels", "quarantine", "max_failures", "checkpoint_every", "log_every", "experiment",
     "tracking_uri",
 })  # fmt: skip
 
 FOUND_OUT = frozenset({"num_workers", "micro_batch", "loader_threads", "tracking_uri", "quarantine"})
-"""None stands for what is found out at each start, so it differs from no value."""
+"""None means that the value is chosen at each start, so None does not differ from any value."""
 
 EXTENT = "epochs", "max_steps", "patience", "lr_drops"
-"""What decides how far a run is trained."""
+"""The settings that decide how far a run is trained."""
 
 Changes = dict[str, tuple[Any, Any]]
 """Old and new value, by field."""
 
 
 def changed_settings(before: Mapping[str, Any], config: TrainFlags) -> Changes:
-    """What differs from the settings `before`, as JSON holds them; what they lack, an older version did not have.
+    """The settings of `config` that differ from `before`, which is as JSON holds settings.
 
-    Secrets in URLs may differ: checkpoints have none, and the values returned have none.
+    A setting that `before` lacks did not exist when that was written, and is not compared. Secrets in URLs are not compared
+    either, as checkpoints have none; the returned values have none.
     """
     before = with_current_names(before)
     found: Changes = {}
@@ -79,7 +82,7 @@ def changed_settings(before: Mapping[str, Any], config: TrainFlags) -> Changes:
 
 
 def refuse_changes(before: Mapping[str, Any], config: TrainFlags) -> None:
-    """ValueError, one line with the flags, old and new values, where a setting differs that must stay."""
+    """ValueError, one line with flags, old and new values, if a setting in MUST_STAY differs from `before`."""
     wrong = {field: values for field, values in changed_settings(before, config).items() if field in MUST_STAY}
     if wrong:
         raise ValueError(
@@ -103,10 +106,12 @@ def value_text(value: Any) -> str:
 
 
 def _scale_text(value: Any) -> Any:
-    """Such as 256-512, from a scale or from JSON's one or two numbers."""
-    return str(ScaleRange.of(value)) if isinstance(value, (list, tuple)) else value if value is None else str(value)
+    """Such as 256-512, from a scale or from the one or two numbers in JSON; None as it is."""
+    if isinstance(value, (list, tuple)):
+        value = ScaleRange.of(value)
+    return None if value is None else str(value)
 
 
 def _last_part(location: str | None) -> str | None:
-    """A run is the same where the folder of all runs was moved."""
+    """The run's name: it is the same run after the folder of all runs was moved."""
     return None if location is None else origin_name(location)

@@ -1,4 +1,4 @@
-"""What may be meant by a flag or a choice that a command does not have: other tools' names for ours, and misspellings."""
+"""Suggestions for flags and values that a command does not have: other tools' names for the same thing, and misspellings."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ BATCH = "over all workers; --micro-batch is what one of them holds at once"
 SAME_NAME = "the same --name and --storage-path again resume a run"
 NO_CHOICE = "no flag: SGD with momentum, the rate divided by 10 where the validation error stalls (--patience, --lr-drops)"
 
-# Torchvision's and timm's training scripts, Lightning, Hugging Face and others. Of several flags of ours the first that the
-# command has is meant; words without a flag hold wherever --epochs is one.
+# Flags of torchvision's and timm's training scripts, Lightning, Hugging Face and others, and ours with a remark. Of several
+# of ours, the first that the command has is suggested. An entry without a flag applies to commands that have --epochs.
 OTHER_NAMES: Sequence[tuple[str, dict[str, str]]] = (
     ("-b --batch --batch-size --bs --train-batch-size --total-batch-size", {"--global-batch": BATCH, "--micro-batch": ""}),
     ("--per-device-train-batch-size --per-gpu-batch-size --val-batch-size --eval-batch-size", {"--micro-batch": ""}),
@@ -26,7 +26,7 @@ OTHER_NAMES: Sequence[tuple[str, dict[str, str]]] = (
      {"--micro-batch": "gradients are accumulated up to --global-batch"}),
     ("-lr --learning-rate --base-lr --initial-lr --max-lr", {"--lr": ""}),
     ("-a --model --net --network --architecture --backbone --model-name", {"--arch": "", "--only": ""}),
-    ("--arch", {"--only": "the programme has its nets"}),
+    ("--arch", {"--only": "the nets to reproduce"}),
     ("--data-path --data-dir --datadir --data-root --dataset --dataset-path --dataset-dir --root --train-dir --imagenet",
      {"--data": "with train/ and val/"}),
     ("--out --output --output-dir --out-dir --save-dir --save-path --log-dir --logdir --work-dir --checkpoint-dir --ckpt-dir"
@@ -73,7 +73,7 @@ MARKUP = re.compile(rf"\[/?(?:bold|italic|dim|underline|(?:bright_)?(?:{COLOURS}
 
 
 def suggestions(settings: Any) -> Callable[[str], str]:
-    """For `one_line_errors`: a function of tyro's message that says what may be meant, for a command with these settings.
+    """A function that adds suggestions to tyro's message, for `one_line_errors` and a command with these settings.
 
     `settings`: a dataclass, or a union of them annotated with the names of subcommands.
     """
@@ -82,7 +82,7 @@ def suggestions(settings: Any) -> Callable[[str], str]:
 
 
 def hint_for_key(name: str, settings: Any) -> str:
-    """What may be meant by a key of a config file that is no field of the dataclass `settings`; empty where nothing is."""
+    """The suggestion for a key of a config file that is no field of the dataclass `settings`; empty if there is none."""
     return _hint_for_flag(flag(name), *_known_words(settings))
 
 
@@ -130,7 +130,7 @@ def _hint_for_flag(word: str, known: Sequence[str], switches: Sequence[str]) -> 
 
 
 def _hint_for_value(word: str, known: Sequence[str], switches: Sequence[str]) -> str:
-    """For what stands alone: a value of a switch, or a command that is spelled wrong."""
+    """The suggestion for a word that is no flag: the value of a switch, or a misspelt command."""
     before = dict(zip(sys.argv[1:], sys.argv, strict=False)).get(word, "")
     if word.lower() in BOOLEAN_WORDS and before in switches:
         return f"{before} takes no value; its opposite is --no-{before[2:]}"
@@ -140,7 +140,7 @@ def _hint_for_value(word: str, known: Sequence[str], switches: Sequence[str]) ->
 
 
 def hint_for_choice(value: str, name: str, allowed: Sequence[str]) -> str:
-    """The choice that is meant: VGG16 by its letter in the paper, and what is spelled alike."""
+    """The suggestion for a value that is none of `allowed`: VGG16 by its letter in the paper, or a similar spelling."""
     vgg = re.fullmatch(r"vgg[-_]?(\d+|[a-e])[-_]?(bn)?", value.lower())
     letter = BY_LAYERS.get(vgg[1], vgg[1].upper()) if vgg else ""
     if vgg and letter in allowed:
@@ -155,7 +155,7 @@ def hint_for_choice(value: str, name: str, allowed: Sequence[str]) -> str:
 
 
 def _of_union(name: str, types: str, values: str, message: str) -> str:
-    """Instead of the errors of each type: how many values there are to be, and of which kind."""
+    """How many values a flag takes, and of which kind, in place of tyro's message with the error of each type."""
     words = ast.literal_eval(values)
     forms = [form for form in re.findall(r"\{(.*?)\}", types) if form != "None"]
     count = re.search(r"input length (\d+) did not match expected argument count (\d+)", message)

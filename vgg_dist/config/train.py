@@ -18,7 +18,7 @@ class TrainConfig(TrainFlags):
     """Train a VGG network (or LeNet-5, AlexNet, ZFNet) on a Ray cluster, or on this machine where there is none."""
 
     def resolved(self) -> TrainSettings:
-        """With every default filled in. ValueError, one line that names the flag, for what cannot be."""
+        """With every default filled in. ValueError, one line that names the flag, for a value not allowed."""
         image_size = MODELS[self.arch].image_size if self.image_size is None else self.image_size
         scale = self.train_scale or ScaleRange(256, 256).scaled(image_size / 224)
         settings = TrainSettings(**self.training_fields() | self.located() | {
@@ -34,7 +34,7 @@ class TrainConfig(TrainFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand(TrainConfig):
-    """What the command line of vgg_dist.train takes besides the settings of the run."""
+    """The command line of vgg_dist.train: the settings of the run, and what to do with them."""
 
     dry_run: bool = False
     """Print what would be trained and how many steps and hours that takes, from training steps measured here, and train
@@ -51,17 +51,17 @@ class TrainSettings(TrainConfig):
     name: str = dataclasses.field()
 
     def with_workers(self, num_workers: int) -> TrainSettings:
-        """For a cluster that gave so many workers. ValueError if that is more than a step has images."""
+        """With the number of workers that the cluster gave. ValueError if that is more than a step has images."""
         settings = dataclasses.replace(self, num_workers=num_workers)
         settings.check()
         return settings
 
     def with_micro_batch(self, images: int) -> WorkerSettings:
-        """For workers that handle so many images at once."""
+        """With the micro-batch that all workers have agreed on."""
         return WorkerSettings(**self.training_fields() | {"micro_batch": images})
 
     def check(self) -> None:
-        """ValueError, one line that names the flag, for what cannot be."""
+        """ValueError, one line that names the flag, for a value not allowed."""
         spec = MODELS[self.arch]
         at_least("image_size", self.image_size, spec.min_image_size, f"the least for {self.arch}")
         least = self.image_size - 2 * self.pad
@@ -85,6 +85,6 @@ class TrainSettings(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings(TrainSettings):
-    """The settings that a worker trains with: the micro-batch is known too, which depends on the memory of the GPUs."""
+    """The settings that a worker trains with: the micro-batch, which depends on the GPUs' memory, is known too."""
 
     micro_batch: int = dataclasses.field()

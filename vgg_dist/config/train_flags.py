@@ -1,4 +1,4 @@
-"""The flags of a training. vgg_dist.train, tune and reproduce have them in common."""
+"""The flags of a training, which vgg_dist.train, tune and reproduce share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Arch = Literal["A", "A-LRN", "B", "B-5x5", "C", "D", "E", "lenet5", "alexnet", "
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFlags(Config):
-    """What the command line says of a training; None stands for a default that follows from other settings."""
+    """The settings of a training as they are given. None stands for a default that follows from other settings."""
 
     arch: Arch = "A"
     """Network: the paper's configurations A to E (vgg11, vgg13, vgg16 and vgg19 name A, B, D and E; vgg16_bn is D with
@@ -123,17 +123,17 @@ class TrainFlags(Config):
     """Seed of the initial weights, the order of the images, crops, flips and dropout."""
 
     def resolved(self) -> TrainFlags:
-        """With every default filled in. ValueError, one line that names the flag, for what cannot be."""
+        """With every default filled in. ValueError, one line that names the flag, for a value not allowed."""
         raise NotImplementedError
 
     @property
     def folder(self) -> str:
-        """The folder of what `name` names (a run, a search or a reproduction). Only where there is a name."""
+        """The folder of the run, search or reproduction in --storage-path. Needs a name, which resolved settings have."""
         assert self.name is not None, "a config has a name once it is resolved"
         return join(self.storage_path, self.name)
 
     def located(self) -> dict[str, Any]:
-        """The fields that are places, made absolute: --storage-path, --data, --quarantine and --init-from."""
+        """The fields that are paths or URLs (storage_path, data, quarantine, init_from), made absolute."""
         return {
             "storage_path": absolute(self.storage_path),
             "data": data_location(self.data),
@@ -142,18 +142,23 @@ class TrainFlags(Config):
         }
 
     def training_fields(self) -> dict[str, Any]:
-        """The fields of a training alone, without those that a search or a reproduction has besides."""
+        """The fields of a training, without those that only a search or a reproduction has."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(TrainFlags)}
 
     def command_line(self) -> str:
-        """The vgg_dist.train command of these settings, to be shown: without defaults, and with secrets masked."""
-        words = ["python", "-m", "vgg_dist.train"]
+        """The vgg_dist.train command with these settings, for people: without defaults, secrets masked."""
+        return shlex.join(["python", "-m", "vgg_dist.train", *self.flags()])
+
+    def flags(self, secrets: bool = False) -> list[str]:
+        """The flags of vgg_dist.train that differ from their defaults, and their values. `secrets`: do not mask them."""
+        words: list[str] = []
         for field in dataclasses.fields(TrainFlags):
-            value = masked(getattr(self, field.name))
+            value = getattr(self, field.name)
+            value = value if secrets else masked(value)
             if value == field.default or value is None:
                 continue
             if isinstance(value, bool):
                 words.append(flag(field.name if value else f"no_{field.name}"))
             else:
                 words += [flag(field.name), str(value)]
-        return shlex.join(words)
+        return words

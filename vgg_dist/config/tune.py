@@ -1,4 +1,4 @@
-"""The settings of vgg_dist.tune: those of a training, and which of them are searched."""
+"""The settings of vgg_dist.tune: those of a training, and which of them are searched over which values."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from vgg_dist.models.specs import MODELS
 
 PAPER_SCALES = ScaleRange(256, 256), ScaleRange(384, 384), ScaleRange(256, 512)  # at 224 pixels
 LETTERS = {"lr": "lr", "train_scale": "S", "weight_decay": "wd", "dropout": "dropout", "init": ""}
-"""What a searched setting is called in the name of a trial."""
+"""The short name of a searched setting in the name of a trial."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two ends, drawn uniformly, or uniformly in their logarithm."""
+    """Numbers between `low` and `high`, drawn uniformly; if `log`, so that their logarithm is uniform."""
 
     low: float
     high: float
@@ -32,17 +32,17 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """Values to choose from. A train scale is a word here: 256, or 256-512."""
+    """Values to choose from. Train scales are text here, such as 256-512: Optuna takes numbers and text only."""
 
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(TrainFlags):
-    """Search the settings of a training. What vgg_dist.train takes holds for every trial; --search-... vary.
+    """Search the settings of a training. The flags of vgg_dist.train apply to every trial; the --search-... flags vary.
 
-    Two numbers after --search-lr, --search-weight-decay or --search-dropout are the ends of a range; with --search grid, and
-    where there are more or fewer of them, they are the values.
+    Two numbers after --search-lr, --search-weight-decay or --search-dropout are the ends of a range. With --search grid, or
+    if there are more or fewer than two, they are the values themselves.
     """
 
     search_lr: tuple[float, ...] = (1e-3, 1e-1)
@@ -72,7 +72,7 @@ class TuneConfig(TrainFlags):
     """Trials that run at the same time, at most. Default: as many as the GPUs, or CPUs, of the cluster allow."""
 
     def resolved(self) -> TuneConfig:
-        """With absolute paths and the default scales. ValueError, one line that names the flag, for what cannot be."""
+        """With absolute paths and the default scales. ValueError, one line that names the flag, for a value not allowed."""
         check_bounds(self)
         scales = self.search_train_scale
         if scales is None:
@@ -90,7 +90,7 @@ class TuneConfig(TrainFlags):
         return config
 
     def space(self) -> dict[str, Range | Choices]:
-        """What is searched, by the name of the training's setting."""
+        """The searched settings, by the name of the training's field."""
         found: dict[str, Range | Choices] = {}
         for field in LETTERS:
             values: tuple[Any, ...] = getattr(self, f"search_{field}") or ()
@@ -101,17 +101,17 @@ class TuneConfig(TrainFlags):
         return found
 
     def num_trials(self) -> int:
-        """How many trials the search has."""
+        """The number of trials."""
         return len(self.combinations()) if self.search == "grid" else self.trials
 
     def combinations(self) -> list[dict[str, Any]]:
-        """Every combination of the values (of a range, of its two ends), by the name of the training's setting."""
+        """Every combination of the values (of a range, its two ends), by the name of the training's field."""
         space = self.space()
         ends = [values.values if isinstance(values, Choices) else (values.low, values.high) for values in space.values()]
         return [dict(zip(space, combination, strict=True)) for combination in itertools.product(*ends)]
 
     def trial(self, values: dict[str, Any], number: int = 0) -> TrainSettings:
-        """The training of a trial, resolved; it is named by what differs, and its number."""
+        """The resolved settings of a trial. Its name has the searched values and its number."""
         settings = self.training_fields() | values
         if "train_scale" in values:
             settings["train_scale"] = ScaleRange.parse(values["train_scale"], flag("search_train_scale"))
@@ -138,6 +138,6 @@ class TuneConfig(TrainFlags):
             try:
                 self.trial(combination)
             except ValueError as error:
-                # The error names the setting; where it is a searched one, so is the flag.
+                # The error names the flag of vgg_dist.train; for a searched setting, name the --search-... flag.
                 searched = any(str(error).startswith(f"{flag(field)} ") for field in space)
                 raise ValueError(str(error).replace("--", "--search-", 1) if searched else str(error)) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -126,8 +127,27 @@ def test_help_shows_every_flag_and_its_default(command: str, call: Callable[...,
     assert max(map(len, done.stdout.splitlines())) <= 125
 
 
-@pytest.mark.parametrize("command", KINDS)
-def test_the_versions(command: str, call: Callable[..., Outcome]) -> None:
-    done = call(f"vgg_dist.{command}", "--version")
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"vgg_dist.{name}" for name in (*KINDS, "report", "export", "benchmark.__main__")),
+        "pipelines.prepare",
+        "cluster.__main__",
+    ],
+)
+def test_every_command_tells_the_versions(command: str, call: Callable[..., Outcome]) -> None:
+    done = call(command, "--version")
     assert (done.status, done.stderr, done.stdout.count("\n")) == (0, "", 1)
     assert done.stdout.startswith(f"vgg_dist {version('vgg_dist')} (torch {version('torch')}, ray {version('ray')}, ")
+
+
+@pytest.mark.parametrize("command", KINDS)
+def test_help_needs_neither_torch_nor_ray(command: str) -> None:
+    program = (
+        f"import atexit, runpy, sys\nsys.argv = ['x', '--help']\n"
+        f"heavy = {{'torch', 'ray', 'mlflow', 'yaml'}}\n"
+        f"atexit.register(lambda: print(sorted(heavy & sys.modules.keys()), file=sys.stderr))\n"
+        f"runpy.run_module('vgg_dist.{command}', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
