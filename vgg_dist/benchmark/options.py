@@ -175,7 +175,6 @@ class StartupBenchmark:
     def train_flags(self) -> list[str]:
         """`train` as a command line of vgg_dist.train: all flags that differ from the defaults."""
         return self.train.flags(secrets=True)
-        return self.train.flags(secrets=True)
 
 
 @dataclass(frozen=True, kw_only=True)
