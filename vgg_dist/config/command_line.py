@@ -16,7 +16,6 @@ import tyro
 
 from pipelines.paths import absolute
 from pipelines.secrets import MASK
-from pipelines.version import version_line
 from vgg_dist.config.arguments import read_arguments
 from vgg_dist.config.base import Config
 from vgg_dist.config.names import flag, with_current_names
