@@ -1,4 +1,4 @@
-"""A Ray cluster without Kubernetes: local multi-node, and preflight checks."""
+"""A Ray cluster without Kubernetes: several nodes on this machine, and checks of any cluster before a job."""
 
 from pipelines.signals import begin_command
 

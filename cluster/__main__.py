@@ -20,19 +20,19 @@ class Status:
 
 @dataclass(frozen=True)
 class Down:
-    """Stop the cluster that `up` started; runs and MLflow's database stay."""
+    """Stop the cluster that `up` started. Runs and MLflow's database are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Look over a Ray cluster before a job burns GPU hours on it: what is wrong, and the mend. Exit status 1 if any is."""
+    """Check a Ray cluster before a job spends GPU hours on it: prints problems and fixes. Exit status 1 if any is bad."""
 
     data: str | None = None
-    """As for a training. Default: not looked at."""
+    """Data to check, as for training. Default: none."""
     storage_path: str = "runs"
-    """As for a training."""
+    """Storage to check, as for training."""
     tracking_uri: str | None = None
-    """As for a training. Default: MLFLOW_TRACKING_URI; without one, not looked at."""
+    """MLflow server to check, as for training. Default: MLFLOW_TRACKING_URI; none if that is unset."""
 
 
 Command = (
@@ -47,11 +47,11 @@ TRY_IT = (
     "python -m vgg_dist.train --arch A --batch-norm --head gap --image-size 32 --data synthetic:train=2000,val=500"
     " --global-batch 32 --lr 0.003 --epochs 1 --num-workers 2"
 )
-"""A training of minutes."""
+"""An example: a training that takes minutes."""
 
 
 def main(prog: str = "python -m cluster") -> None:
-    """Runs the command; one line on stderr and exit status 2 for a user's mistake."""
+    """Runs the command. A user's mistake gives one line on stderr and exit status 2."""
     status = run_command(
         prog,
         lambda: tyro.cli(Command, prog=prog, description=local.__doc__),
@@ -63,18 +63,18 @@ def main(prog: str = "python -m cluster") -> None:
 
 
 def run(options: local.Up | Status | Down | Doctor) -> int:
-    """Does it; returns the exit status."""
+    """Runs one subcommand and returns the exit status."""
     folder = local.default_folder()
     if isinstance(options, local.Up):
         print(describe(local.up(options, folder)))
     elif isinstance(options, Status):
         cluster = services.Cluster.read(folder)
-        print(describe(cluster) if cluster else "no cluster is up; `python -m cluster up` starts one")
+        print(describe(cluster) if cluster else "no cluster is running; `python -m cluster up` starts one")
         return 0 if cluster else 1
     elif isinstance(options, Down):
         print(f"{local.down(folder)} processes stopped")
     else:
-        from cluster.doctor import examine  # in here: Ray and torch take seconds
+        from cluster.doctor import examine  # imported here because Ray and torch take seconds
         from cluster.verdicts import to_line
 
         worst = "ok"
@@ -86,7 +86,7 @@ def run(options: local.Up | Status | Down | Doctor) -> int:
 
 
 def describe(cluster: services.Cluster) -> str:
-    """What is up, and what to do with it."""
+    """The services and nodes of a cluster, and how to submit a job to it."""
     lines = [
         f"{service.name:<8} {'up' if service.process() else 'ENDED'}  pid {service.pid}  log {service.log}"
         for service in cluster.services

@@ -1,11 +1,11 @@
-"""A Ray cluster of several nodes on this machine, with the services that a real one has: dashboard, job server, MLflow.
+"""A Ray cluster of several nodes on this machine, with the services of a real one: dashboard, job server, MLflow.
 
     python -m cluster up --nodes 3 --cpus 2
     ray job submit -- python -m vgg_dist.train --arch A --image-size 32 --head gap --epochs 1 --num-workers 2
     python -m cluster status
     python -m cluster down
 
-Each node is a `ray start --block` of its own. What is started is noted in a file, and only that is stopped.
+Each node is a separate `ray start --block` process. `up` records its processes in a file, and `down` stops only those.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 from cluster.services import STATE, Cluster, ClusterError, ServiceEnded, alive_nodes, get, start, stop, token
 from vgg_dist.proxies import bypass_proxies
 
-HOST = "127.0.0.1"  # the servers are not to be reached from other machines; Ray's own ports want the token
-PATIENCE_S = 600.0  # for each of the processes; on a laptop that is busy a minute is soon over
-SAY_EVERY_S = 30.0
+HOST = "127.0.0.1"  # other machines must not reach the servers; Ray's own ports require the token
+TIMEOUT_S = 600.0  # for each process; on a busy laptop it may take minutes
+LOG_EVERY_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,56 +31,58 @@ class Up:
     """Start a cluster of several nodes on this machine."""
 
     nodes: int = 3
-    """How many nodes."""
+    """Number of nodes."""
     cpus: int = 2
-    """CPUs that each node says it has."""
+    """Number of CPUs that each node reports to Ray."""
     gpus: int = 0
-    """GPUs of each node."""
+    """Number of GPUs per node."""
     storage_path: str = "runs"
-    """Where MLflow's database is, as in a training without a cluster."""
+    """Folder for MLflow's database, the same as in a training without a cluster."""
     port: int = 6379
-    """Where nodes find each other."""
+    """Port of the head node, which the other nodes join."""
     dashboard_port: int = 8265
-    """Of the dashboard and the job server. Ray's commands look at 8265 of themselves."""
+    """Port of the dashboard and the job server; 8265 is the default of Ray's commands."""
     mlflow_port: int = 5000
-    """Of MLflow's server."""
+    """Port of MLflow's server."""
 
 
 def default_folder() -> Path:
-    """Where what runs is noted, with its logs."""
+    """The folder with the record of the cluster's processes, and their logs."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "vgg_dist" / "cluster"
 
 
 def up(options: Up, folder: Path) -> Cluster:
-    """Starts the cluster and returns when all its nodes have joined and both servers answer.
+    """Starts the cluster and returns when all nodes have joined and both servers answer.
 
-    ClusterError, with nothing left running, where that cannot be; ValueError for a flag that cannot be.
+    Raises ClusterError, and leaves nothing running, if that fails; ValueError for an invalid flag.
     """
     check(options)
     if Cluster.read(folder):
-        raise ClusterError("a cluster is up on this machine; `python -m cluster status` shows it, `down` stops it")
+        raise ClusterError(
+            "a cluster is already running on this machine; `python -m cluster status` shows it, `down` stops it"
+        )
     for flag in ("port", "dashboard_port", "mlflow_port"):
         if not _free(port := getattr(options, flag)):
             raise ClusterError(f"--{flag.replace('_', '-')} {port}: another program listens there; choose another port")
-    bypass_proxies()  # also the processes started here
+    bypass_proxies()  # also for the processes started here
     folder.mkdir(parents=True, exist_ok=True)
     storage = Path(options.storage_path).absolute()
     storage.mkdir(parents=True, exist_ok=True)
     mlflow = f"http://{HOST}:{options.mlflow_port}"
     cluster = Cluster(f"http://{HOST}:{options.dashboard_port}", mlflow, ())
     environment = _environment(mlflow)
-    begun = time.monotonic()
-    _say(f"starting {options.nodes} nodes and MLflow")
+    start_time = time.monotonic()
+    _log(f"starting {options.nodes} nodes and MLflow")
     try:
-        # Without the processes for MLflow's evaluations of language models, whose start takes 28 s of CPU time.
+        # Without MLflow's job processes for evaluating language models, which take 28 s of CPU time to start.
         lean = environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         cluster = start(cluster, folder, "mlflow", _mlflow_command(options, storage), lean)
-        cluster = _start_node(cluster, folder, options, 0, environment, begun)
-        # One after the other: Ray gives up a node that is not there after 30 s, which several at once may take on a laptop.
+        cluster = _start_node(cluster, folder, options, 0, environment, start_time)
+        # One after the other: Ray gives up on a node after 30 s, which several at once may need on a laptop.
         for number in range(1, options.nodes):
-            cluster = _start_node(cluster, folder, options, number, environment, begun)
-        _wait(cluster, "the job server", lambda: get(f"{cluster.dashboard}/api/jobs/") is not None, begun)
-        _wait(cluster, "MLflow", lambda: get(f"{cluster.mlflow}/health") is not None, begun)
+            cluster = _start_node(cluster, folder, options, number, environment, start_time)
+        _wait(cluster, "the job server", lambda: get(f"{cluster.dashboard}/api/jobs/") is not None, start_time)
+        _wait(cluster, "MLflow", lambda: get(f"{cluster.mlflow}/health") is not None, start_time)
     except BaseException:
         stop(cluster)
         raise
@@ -88,18 +90,18 @@ def up(options: Up, folder: Path) -> Cluster:
 
 
 def check(options: Up) -> None:
-    """ValueError, one line, for what cannot be."""
+    """Raises ValueError, one line, for an invalid flag."""
     for name in ("nodes", "cpus"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} {getattr(options, name)}: must be at least 1")
     if options.gpus < 0:
         raise ValueError(f"--gpus {options.gpus}: must be at least 0")
-    if options.nodes * options.gpus > (there := len(_gpus())):
-        raise ValueError(f"--gpus {options.gpus} on --nodes {options.nodes}: this machine has {there} GPUs")
+    if options.nodes * options.gpus > (available := len(_gpus())):
+        raise ValueError(f"--gpus {options.gpus} on --nodes {options.nodes}: this machine has {available} GPUs")
 
 
 def down(folder: Path) -> int:
-    """Stops what `up` started; returns how many processes that were."""
+    """Stops what `up` started. Returns the number of processes."""
     cluster = Cluster.read(folder)
     if cluster is None:
         return 0
@@ -113,13 +115,13 @@ def _joined(cluster: Cluster, nodes: int) -> Callable[[], bool]:
 
 
 def _environment(mlflow: str) -> dict[str, str]:
-    """What all nodes have, and so the jobs on them: the token, MLflow's address, this environment's python."""
+    """The environment of all nodes and of the jobs on them: the token, MLflow's address, this environment's Python."""
     own = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token(),
         "MLFLOW_TRACKING_URI": mlflow,
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "VGG_DIST_WAIT_S": os.environ.get("VGG_DIST_WAIT_S", "0"),  # no node of this machine comes later
+        "VGG_DIST_WAIT_S": os.environ.get("VGG_DIST_WAIT_S", "0"),  # all nodes are there from the start
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     given = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -127,7 +129,7 @@ def _environment(mlflow: str) -> dict[str, str]:
 
 
 def _with_gpus(environment: dict[str, str], options: Up, number: int) -> dict[str, str]:
-    """The environment of node `number`, which has the next of the machine's GPUs."""
+    """The environment of node `number`, with its share of the machine's GPUs."""
     if not options.gpus:
         return environment
     own = _gpus()[number * options.gpus : (number + 1) * options.gpus]
@@ -149,9 +151,9 @@ def _gpus() -> list[str]:
 
 def _node_command(options: Up, head: bool) -> list[str]:
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-    # Port 0: any that is free. The usual one is the same for all nodes, and this is one machine.
+    # Port 0 means any free port: the default is the same for all nodes, and these are on one machine.
     own = ["--num-cpus", str(options.cpus), "--num-gpus", str(options.gpus), "--dashboard-agent-listen-port", "0"]
-    if not head:  # Of several log monitors on one machine each would send every line.
+    if not head:  # Each of several log monitors on one machine would forward every line.
         return [*ray, *own, "--address", f"{HOST}:{options.port}", "--include-log-monitor", "false"]
     server = ["--dashboard-host", HOST, "--dashboard-port", str(options.dashboard_port)]
     return [*ray, *own, "--head", "--port", str(options.port), *server]
@@ -164,40 +166,41 @@ def _mlflow_command(options: Up, storage: Path) -> list[str]:
 
 
 def _start_node(
-    cluster: Cluster, folder: Path, options: Up, number: int, environment: dict[str, str], begun: float
+    cluster: Cluster, folder: Path, options: Up, number: int, environment: dict[str, str], start_time: float
 ) -> Cluster:
-    """Starts node `number`, the head being 0, and returns once it has joined. Ray gives one up that takes more than 30 s: it
-    is tried twice.
+    """Starts node `number` (0 is the head) and returns once it has joined.
+
+    Tries twice, because Ray gives up on a node that takes more than 30 s.
     """
     name, what = f"node-{number}" if number else "head", f"node {number + 1} of {options.nodes}"
     command, own = _node_command(options, head=not number), _with_gpus(environment, options, number)
     for again in (False, True):
         started = start(cluster, folder, name, command, own)
         try:
-            _wait(started, what if number else "the head node", _joined(started, number + 1), begun)
+            _wait(started, what if number else "the head node", _joined(started, number + 1), start_time)
             return started
         except ServiceEnded as error:
             if again or error.name != name:
                 raise
-            _say(f"{error}; once more")
-            stop(Cluster(cluster.dashboard, cluster.mlflow, started.services[-1:]))  # what it has left
+            _log(f"{error}; trying once more")
+            stop(Cluster(cluster.dashboard, cluster.mlflow, started.services[-1:]))  # the processes it left behind
     raise AssertionError
 
 
-def _wait(cluster: Cluster, what: str, ready: Callable[[], bool], begun: float) -> None:
-    """Returns when `ready`; ClusterError if that takes too long or one of the processes ends before."""
-    end, say_at = time.monotonic() + PATIENCE_S, time.monotonic() + SAY_EVERY_S
+def _wait(cluster: Cluster, what: str, ready: Callable[[], bool], start_time: float) -> None:
+    """Returns when `ready()` is true. Raises ClusterError after TIMEOUT_S, or if a process of the cluster ends."""
+    end, log_at = time.monotonic() + TIMEOUT_S, time.monotonic() + LOG_EVERY_S
     while not ready():
         for service in cluster.services:
             if service.process() is None:
                 raise ServiceEnded(service.name, service.log)
-        if time.monotonic() > say_at:
-            _say(f"waiting for {what}, at most {end - time.monotonic():.0f} s more")
-            say_at += SAY_EVERY_S
+        if time.monotonic() > log_at:
+            _log(f"waiting for {what}, at most {end - time.monotonic():.0f} s more")
+            log_at += LOG_EVERY_S
         if time.monotonic() > end:
-            raise ClusterError(f"{what}: not there after {PATIENCE_S:.0f} s; see {Path(cluster.services[-1].log).parent}")
+            raise ClusterError(f"{what}: not ready after {TIMEOUT_S:.0f} s; see {Path(cluster.services[-1].log).parent}")
         time.sleep(0.2)
-    _say(f"{what} is there, {time.monotonic() - begun:.0f} s after the start")
+    _log(f"{what} is ready, {time.monotonic() - start_time:.0f} s after the start")
 
 
 def _free(port: int) -> bool:
@@ -205,5 +208,5 @@ def _free(port: int) -> bool:
         return probe.connect_ex((HOST, port)) != 0
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(f"cluster: {line}", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""What `doctor` does on each node of a Ray cluster: it looks, and says what it saw; judging is left to `cluster.verdicts`.
+"""The probes that `doctor` runs on each node of a Ray cluster. They only report facts; `cluster.verdicts` judges them.
 
-Sent to the nodes by value, so that it also runs where the project is missing or another version of it is installed.
+This module is sent to the nodes by value, so it also runs on a node without the project, or with another version of it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 
 PACKAGES = "torch", "torchvision", "ray", "nvidia-dali-cuda130", "mlflow", "numpy", "pyarrow"
 ROOMS = "vgg_dist", "pipelines"
-READ_S = 3.0  # how long images are read to know the rate
+READ_S = 3.0  # duration of the reading test
 READ_THREADS = 8
-IPC_LOCK = 14  # the number of the capability to lock any
-READ_BYTES = 8_000_000  # at a time, of a large file
+IPC_LOCK = 14  # number of the Linux capability to lock any amount of memory
+READ_BYTES = 8_000_000  # per request, of a large file
 
 
-def look(folders: list[str]) -> dict[str, Any]:
-    """The node's software, GPUs, NCCL's settings, RDMA devices, shared memory and free space; `folders`: on whose disks."""
+def inspect_node(folders: list[str]) -> dict[str, Any]:
+    """The node's software, GPUs, NCCL settings, RDMA devices, shared memory, and free space on the disks of `folders`."""
     versions = {name: _version(name) for name in PACKAGES} | {"Python": platform.python_version(), "vgg_dist code": _code()}
     disks = {}
     for folder in folders:
@@ -41,8 +41,8 @@ def look(folders: list[str]) -> dict[str, Any]:
     return here | {"versions": versions, "gpus": _gpus(), "nccl": settings, "shm": shm, "disks": disks}
 
 
-def write_mark(storage_path: str, name: str) -> str | None:
-    """Writes a small file there; what went wrong, or None."""
+def write_marker(storage_path: str, name: str) -> str | None:
+    """Writes a small file `name` to the storage. Returns the error, or None."""
     try:
         from pipelines.paths import join
         from vgg_dist.storage import replace_file
@@ -53,23 +53,23 @@ def write_mark(storage_path: str, name: str) -> str | None:
     return None
 
 
-def read_marks(storage_path: str, names: list[str]) -> dict[str, str | None]:
-    """Of each of these files what went wrong at reading it, or None."""
+def read_markers(storage_path: str, names: list[str]) -> dict[str, str | None]:
+    """Reads these files back. Returns for each the error, or None."""
 
     def wrong(name: str) -> str | None:
         try:
             from pipelines.paths import join
             from vgg_dist.storage import read_file
 
-            return None if read_file(join(storage_path, name)) == name.encode() else "is not seen"
+            return None if read_file(join(storage_path, name)) == name.encode() else "does not exist there"
         except Exception as error:
             return _line(error)
 
     return {name: wrong(name) for name in names}
 
 
-def remove_marks(storage_path: str, names: list[str]) -> None:
-    """Removes them again."""
+def remove_markers(storage_path: str, names: list[str]) -> None:
+    """Removes these files."""
     from pipelines.paths import join
     from vgg_dist.storage import remove_file
 
@@ -79,7 +79,7 @@ def remove_marks(storage_path: str, names: list[str]) -> None:
 
 
 def read_data(location: str) -> dict[str, Any]:
-    """How many images there are, and how fast random ones, or what is to be copied here first, are read; or `error`."""
+    """The number of images, and the reading speed: of random images, or of shards that must be copied first. Or `error`."""
     try:
         from pipelines.remote import cache_folder
         from pipelines.stores.open import open_splits
@@ -110,7 +110,7 @@ def read_data(location: str) -> dict[str, Any]:
 
 
 def _read_until(end: float, url: str, size: int) -> int:
-    """How many bytes of the file have come by then."""
+    """Reads a file until the time `end`. Returns the number of bytes read."""
     import fsspec
 
     filesystem, path = fsspec.core.url_to_fs(url)
@@ -121,7 +121,7 @@ def _read_until(end: float, url: str, size: int) -> int:
 
 
 def reach_mlflow(tracking_uri: str) -> str | None:
-    """What went wrong, or None."""
+    """Connects to MLflow. Returns the error, or None."""
     try:
         from vgg_dist.tracking import check_store
 
@@ -132,7 +132,7 @@ def reach_mlflow(tracking_uri: str) -> str | None:
 
 
 def clock() -> float:
-    """Seconds since 1970, as this node has it."""
+    """This node's clock: seconds since 1970."""
     return time.time()
 
 
@@ -144,7 +144,7 @@ def _version(package: str) -> str:
 
 
 def _code() -> str:
-    """A digest of the project's own files: two checkouts of one version may differ."""
+    """A digest of the project's files, because two checkouts of the same version may differ."""
     digest = hashlib.sha256()
     for room in ROOMS:
         spec = importlib.util.find_spec(room)
@@ -173,7 +173,7 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _machine() -> str | None:
-    """What all containers of a machine have alike, until it starts again; NCCL goes by it and by the host name."""
+    """The kernel's boot id, the same in all containers of a machine. NCCL identifies a host by it and the host name."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -181,12 +181,12 @@ def _machine() -> str | None:
 
 
 def _devices() -> int:
-    """How many RDMA devices a process here may use."""
+    """Number of RDMA devices that a process on this node can use."""
     return len(list(Path("/dev/infiniband").glob("uverbs*")))
 
 
 def _memlock() -> int | None:
-    """How many bytes a process here may lock in memory, as RDMA's buffers are; None: any number."""
+    """Bytes that a process on this node may lock in memory, as RDMA buffers are; None: no limit."""
     status = Path("/proc/self/status").read_text() if os.path.exists("/proc/self/status") else ""
     capabilities = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
     soft, _hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
@@ -194,7 +194,7 @@ def _memlock() -> int | None:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the one that it would be made in."""
+    """The folder itself, or its nearest parent that exists."""
     return folder if folder.exists() or folder == folder.parent else _existing(folder.parent)
 
 

@@ -1,4 +1,4 @@
-"""The processes that a cluster of this machine consists of: started, noted in a file, asked over HTTP, and stopped."""
+"""The processes of a local cluster: starts and stops them, records them in a file, and queries them over HTTP."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from typing import Any
 import psutil
 
 STATE = "cluster.json"
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # through no proxy
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # without a proxy
 
 
 class ClusterError(RuntimeError):
-    """The cluster cannot be started: one line for the user."""
+    """The cluster cannot be started. The message is one line for the user."""
 
 
 class ServiceEnded(ClusterError):
-    """One of the processes ended at its start."""
+    """A process of the cluster ended while starting."""
 
     def __init__(self, name: str, log: str) -> None:
-        super().__init__(f"{name} ended at its start: {_last_line(log)} ({log})")
+        super().__init__(f"{name} ended while starting: {_last_line(log)} ({log})")
         self.name = name
 
 
@@ -40,7 +40,7 @@ class Service:
     name: str
     pid: int
     started: float
-    """As psutil has it: tells the process from a later one of the same pid."""
+    """Creation time from psutil, which distinguishes the process from a later one with the same pid."""
     log: str
 
     def process(self) -> psutil.Process | None:
@@ -55,7 +55,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What `up` started."""
+    """The cluster that `up` started: URLs of its servers, and its processes."""
 
     dashboard: str
     mlflow: str
@@ -63,16 +63,16 @@ class Cluster:
 
     @staticmethod
     def read(folder: Path) -> Cluster | None:
-        """The one noted in `folder`; None if there is none of which anything runs."""
+        """The cluster recorded in `folder`; None if there is none, or none of its processes is running."""
         try:
-            noted = json.loads((folder / STATE).read_text())
+            record = json.loads((folder / STATE).read_text())
         except FileNotFoundError:
             return None
-        cluster = Cluster(noted["dashboard"], noted["mlflow"], tuple(Service(**service) for service in noted["services"]))
+        cluster = Cluster(record["dashboard"], record["mlflow"], tuple(Service(**service) for service in record["services"]))
         return cluster if any(service.process() for service in cluster.services) else None
 
     def write(self, folder: Path) -> None:
-        """Notes it in `folder`."""
+        """Records the cluster in `folder`."""
         services = [vars(service) for service in self.services]
         (folder / STATE).write_text(
             json.dumps({"dashboard": self.dashboard, "mlflow": self.mlflow, "services": services}, indent=1)
@@ -80,7 +80,7 @@ class Cluster:
 
 
 def start(cluster: Cluster, folder: Path, name: str, command: Sequence[str], environment: dict[str, str]) -> Cluster:
-    """Starts one more process of the cluster, and notes it."""
+    """Starts another process of the cluster and records it. Returns the cluster with it."""
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -93,33 +93,33 @@ def start(cluster: Cluster, folder: Path, name: str, command: Sequence[str], env
 
 
 def stop(cluster: Cluster) -> int:
-    """Ends all processes of the cluster, nodes before the head; returns how many."""
+    """Ends all processes of the cluster, the head last. Returns how many there were."""
     processes = []
     for service in reversed(cluster.services):
         if process := service.process():
-            with suppress(psutil.NoSuchProcess):  # it may end by itself at any moment
+            with suppress(psutil.NoSuchProcess):  # it may end at any moment
                 processes += [process, *process.children(recursive=True)]
-                process.send_signal(signal.SIGTERM)  # `ray start --block` and `mlflow server` end their own
+                process.send_signal(signal.SIGTERM)  # `ray start --block` and `mlflow server` end their children
     _, left = psutil.wait_procs(processes, timeout=15)
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, timeout=10)
-    from vgg_dist.ray_cluster.start import forget_ended_cluster  # in here: Ray takes seconds
+    from vgg_dist.ray_cluster.start import forget_ended_cluster  # imported here because Ray takes seconds
 
     forget_ended_cluster()
     return len(processes)
 
 
 def alive_nodes(cluster: Cluster) -> list[dict[str, Any]]:
-    """What the dashboard says of each node that is up."""
+    """The dashboard's data on each node that is alive."""
     answer = get(f"{cluster.dashboard}/nodes?view=summary")
     nodes = json.loads(answer)["data"]["summary"] if answer else []
     return [node for node in nodes if node["raylet"].get("state") == "ALIVE"]
 
 
 def get(url: str) -> bytes | None:
-    """What the server answers to a request with Ray's token; None as long as it does not."""
+    """The server's answer to a request with Ray's token; None if it does not answer."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token()}"})
     try:
         with DIRECT.open(request, timeout=10) as answer:
@@ -129,7 +129,7 @@ def get(url: str) -> bytes | None:
 
 
 def token() -> str:
-    """Ray's authentication token, where Ray looks for it; a new one in ~/.ray/auth_token if there is none."""
+    """Ray's authentication token, from where Ray looks for it. Creates one in ~/.ray/auth_token if there is none."""
     if given := os.environ.get("RAY_AUTH_TOKEN"):
         return given
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
@@ -142,4 +142,4 @@ def token() -> str:
 
 def _last_line(log: str) -> str:
     lines = [line.strip() for line in Path(log).read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "without a word"
+    return lines[-1] if lines else "its log is empty"

@@ -1,6 +1,6 @@
-"""Progress for people: a bar in a terminal; in a file or a log plain lines, now and then, and none for what is soon done.
+"""Progress bars on a terminal. In a file or log plain lines, one every 30 s, and none for work that takes less.
 
-The only place that knows tqdm (ruff's banned-api holds that).
+The only file that imports tqdm (ruff's banned-api enforces that).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PLAIN_WITHOUT_TOTAL = "{desc}: {n_fmt}, {elapsed}"
 
 
 class Progress(tqdm):
-    """tqdm with these looks."""
+    """tqdm, with plain lines in place of a bar where standard error is not a terminal."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         if not _in_terminal():
@@ -32,7 +32,7 @@ class Progress(tqdm):
 
 
 def show_bars() -> bool:
-    """Whether libraries that have bars of their own may draw them."""
+    """Whether libraries may draw their own progress bars."""
     return _in_terminal()
 
 
@@ -41,7 +41,7 @@ def _in_terminal() -> bool:
 
 
 class _Lines:
-    """Takes what tqdm draws over and over at one place, and writes it as lines."""
+    """A stream that turns what tqdm redraws in place into lines on standard error."""
 
     def write(self, text: str) -> None:
         if line := text.strip("\r\n "):

@@ -1,11 +1,16 @@
-"""How a command ends by SIGINT (Ctrl-C), SIGTERM (schedulers, Kubernetes) or SIGHUP (a closed terminal).
+"""How a command ends on SIGINT (Ctrl-C), SIGTERM (schedulers, Kubernetes) or SIGHUP (a closed terminal).
 
-With one line, with status 128 + signal, and in time. Where nothing is begun that has to be ended in order, a signal ends the
-process at once. Within `raising` it raises `Stopped`; within `holding` it is noted, for the command to look at (`caught`).
+It prints one line and exits with status 128 + signal, in time. There are three modes:
+
+- exit, the default: nothing needs cleaning up, and a signal ends the process at once;
+- `raising`: a signal raises `Stopped` in the main thread;
+- `holding`: a signal is only noted, and the command polls `caught`.
+
 After the first signal the process has STOP_S seconds; a second signal ends it at once.
 
-A thread sees to this, which hears of a signal while the main thread is in C code for long, as in the import of torch. What
-was ignored at the start (SIGHUP under nohup) stays ignored. A process that is no command (a worker, a test) is left alone.
+A thread does this, because it receives a signal even while the main thread is in C code for long, as in the import of torch.
+A signal that was ignored at the start (SIGHUP under nohup) stays ignored. Processes that are not commands (workers, tests)
+are left alone.
 """
 
 from __future__ import annotations
@@ -22,12 +27,12 @@ from collections.abc import Callable, Iterator
 TAKEN = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 VARIABLE = "VGG_DIST_STOP_S"
 STOP_S = 25.0  # less than the 30 s that Kubernetes and Slurm give
-LAST_S = 3.0  # for the last act of a process that ends before its time
-ONCE_S = 1.0  # signals that come closer are one: `timeout` sends its process and its group one each
+LAST_S = 3.0  # for the last acts (`at_last`) of a process that is ended at once
+ONCE_S = 1.0  # signals closer together count as one: `timeout` sends one to its process and one to the group
 
 
 class Stopped(SystemExit):
-    """A command that a signal ends. Its code is the exit status."""
+    """Ends a command that received a signal. Its code is the exit status, 128 + signal."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
@@ -35,7 +40,7 @@ class Stopped(SystemExit):
 
 
 class _Process:
-    """What this process does about signals."""
+    """The signal handling of this process."""
 
     forks_noted = False
 
@@ -64,12 +69,12 @@ class _Process:
         threading.Thread(target=self.watch, args=(reader,), name="signals", daemon=True).start()
 
     def retake(self) -> None:
-        """After a library that has taken the signals for itself, in Python or in C."""
+        """Installs the handlers again, after a library has replaced them, in Python or in C."""
         for signum in self.earlier:
             signal.signal(signum, self.handle)
 
     def uninstall(self) -> None:
-        """In a forked child, and at the end of a command that is not the whole process."""
+        """In a forked child, and at the end of a command that ran inside another program, such as a test."""
         if not self.earlier:
             return
         with contextlib.suppress(OSError):
@@ -79,7 +84,7 @@ class _Process:
         self.__init__()  # type: ignore[misc]
 
     def handle(self, signum: int, frame: object) -> None:
-        """In the main thread, once it is in Python."""
+        """Python's handler, in the main thread, once that is out of C code."""
         if self.mode == "raise" and not self.raised:
             self.note(signum)
             self.raise_now()
@@ -94,16 +99,16 @@ class _Process:
             self.caught_at, self.caught = time.monotonic(), signum
 
     def watch(self, reader: int) -> None:
-        """In the thread: ends the process at once, or when its time is over."""
+        """In the thread: ends the process, at once or when its time is over."""
         while True:
             left = None if self.caught is None else max(0.0, self.caught_at + limit_s() - time.monotonic())
             if not select.select([reader], [], [], left)[0]:
                 self.end_now()
             received = os.read(reader, 1)
-            if not received:  # uninstalled
+            if not received:  # the pipe was closed by `uninstall`
                 os.close(reader)
                 return
-            if received[0] not in TAKEN:  # another library's
+            if received[0] not in TAKEN:  # a signal of another library
                 continue
             again = self.caught is not None and time.monotonic() - self.caught_at > ONCE_S
             self.note(received[0])
@@ -126,9 +131,9 @@ class _Process:
             return
         self.told = True
         line = f"{self.command}: stopped by {signal.Signals(self.caught).name}{how}\n"
-        if os.isatty(2):  # which shows ^C, or a progress bar
+        if os.isatty(2):  # where ^C or a progress bar may be on the current line
             line = "\n" + line
-        with contextlib.suppress(OSError):  # a terminal that is closed
+        with contextlib.suppress(OSError):  # the terminal may be closed
             sys.stdout.flush()
         with contextlib.suppress(OSError):
             os.write(2, line.encode())
@@ -138,9 +143,9 @@ _process = _Process()
 
 
 def begin_command(package: str) -> None:
-    """For a package's `__init__`: takes the signals if `python -m` is about to run one of its commands."""
+    """For a package's `__init__`: installs the handlers if `python -m` is about to run one of the package's commands."""
     arguments = sys.orig_argv
-    if sys.argv[:1] != ["-m"] or "-m" not in arguments or _process.earlier:  # argv begins so until the command is found
+    if sys.argv[:1] != ["-m"] or "-m" not in arguments or _process.earlier:  # argv[0] is "-m" until the module is found
         return
     module = arguments[arguments.index("-m") + 1]
     if module.partition(".")[0] == package:
@@ -149,7 +154,7 @@ def begin_command(package: str) -> None:
 
 @contextlib.contextmanager
 def stoppable(command: str, ending: str = "", in_order: bool = True) -> Iterator[None]:
-    """For a command's work: a signal ends it, in order or at once, with a line that ends as `end_with` says."""
+    """Around a command's work: a signal raises `Stopped` (`in_order`) or ends it at once; the line ends with `ending`."""
     own = not _process.earlier and threading.current_thread() is threading.main_thread()
     if own:
         _process.install(command)
@@ -166,13 +171,13 @@ def stoppable(command: str, ending: str = "", in_order: bool = True) -> Iterator
 
 
 def end_with(ending: str) -> None:
-    """What follows "stopped by SIGTERM" in the line of a process that is ended at once, or whose time is over."""
+    """Sets what follows "stopped by SIGTERM" in the line of a process that is ended at once, or whose time is over."""
     _process.ending = ending
 
 
 @contextlib.contextmanager
 def at_last(act: Callable[[], None]) -> Iterator[None]:
-    """For the while, what such a process does before: in a thread, for LAST_S seconds at most."""
+    """Within it, a process that is ended at once first calls `act`, in a thread, for LAST_S seconds at most."""
     _process.last_acts.append(act)
     try:
         yield
@@ -181,14 +186,14 @@ def at_last(act: Callable[[], None]) -> Iterator[None]:
 
 
 def retake() -> None:
-    """After a library that has taken the signals for itself, in Python or in C."""
+    """Installs the handlers again, after a library has replaced them, in Python or in C."""
     if threading.current_thread() is threading.main_thread():
         _process.retake()
 
 
 @contextlib.contextmanager
 def raising() -> Iterator[None]:
-    """In it a signal, or one that was noted before, raises Stopped, once."""
+    """Within it a signal raises Stopped, once; so does one that was noted before."""
     with _mode("raise"):
         if _process.caught is not None and not _process.raised:
             _process.raise_now()
@@ -197,7 +202,7 @@ def raising() -> Iterator[None]:
 
 @contextlib.contextmanager
 def holding() -> Iterator[None]:
-    """In it a signal is only noted."""
+    """Within it a signal is only noted; see `caught`."""
     with _mode("hold"):
         yield
 
@@ -208,26 +213,26 @@ def _mode(mode: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _process.mode = before if _process.caught is None else "hold"  # what is left is the way out
+        _process.mode = before if _process.caught is None else "hold"  # after a signal, only the way out is left
 
 
 def caught() -> int | None:
-    """The signal that came, if any."""
+    """The signal that was received, or None."""
     return _process.caught
 
 
 def name_of(signum: int) -> str:
-    """As people know it."""
+    """Its name, such as SIGTERM."""
     return signal.Signals(signum).name
 
 
 def left_s() -> float:
-    """For how many seconds this process may go on."""
+    """How many seconds this process has left; all of `limit_s` before a signal."""
     return limit_s() - (time.monotonic() - _process.caught_at if _process.caught is not None else 0.0)
 
 
 def limit_s() -> float:
-    """For how many seconds a process may go on after a signal: VGG_DIST_STOP_S, or what does for most."""
+    """How many seconds a process has after a signal: VGG_DIST_STOP_S, or STOP_S."""
     try:
         return max(0.0, float(os.environ[VARIABLE]))
     except (KeyError, ValueError):
@@ -235,15 +240,15 @@ def limit_s() -> float:
 
 
 def say(line: str) -> None:
-    """Prints a line, if there is still a terminal."""
+    """Prints a line, unless the terminal was closed."""
     with contextlib.suppress(OSError):
         print(line, flush=True)
 
 
 def tell_and_exit(stopped: Stopped, how: str) -> None:
-    """Ends the process with "COMMAND: stopped by SIGNAL" and `how`, leaving out what Python does at its end.
+    """Prints "COMMAND: stopped by SIGNAL" and `how`, and ends the process without Python's own shutdown.
 
-    With threads that wait in C++ that may abort with a page of stack trace.
+    With threads that wait in C++, the shutdown may abort with a page of stack trace.
     """
     _process.caught = stopped.signum
     _process.tell(how)

@@ -79,8 +79,8 @@ def evaluate_net(
     import numpy as np
     import torch
 
-    from pipelines.loading.loader import Preprocessing
     from pipelines.loading.open import loader_threads
+    from pipelines.loading.preprocessing import Preprocessing
     from pipelines.loading.whole_images import WholeImages
     from vgg_dist.evaluation.compute import view_images
     from vgg_dist.evaluation.views import Viewer

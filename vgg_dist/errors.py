@@ -1,14 +1,14 @@
-"""Errors of trainings that were started: each message is one line for the user."""
+"""The errors that end a training after it was started. Each message is one line for the user."""
 
 from __future__ import annotations
 
 
 class TrainingError(RuntimeError):
-    """A run that was started and failed; the message is one line for the user."""
+    """A run that was started and failed."""
 
 
 class Interrupted(TrainingError):
-    """A run whose command was told to stop: by which signal, and how it ended, as it follows "stopped by SIGTERM"."""
+    """A run whose command was told to stop. `by`: the signal; `how`: how the run ended, to follow "stopped by SIGTERM"."""
 
     def __init__(self, by: str, how: str) -> None:
         super().__init__(by, how)
@@ -20,4 +20,4 @@ class Interrupted(TrainingError):
 
 
 class NonFinite(TrainingError):
-    """A run whose loss became infinite or not a number."""
+    """A run whose loss became infinite or NaN."""

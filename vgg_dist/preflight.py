@@ -1,6 +1,6 @@
-"""What can be found wrong before a command starts Ray, and before it imports torch: in seconds, and nothing is changed.
+"""Checks that a command makes before it starts Ray and before it imports torch. They take seconds and change nothing.
 
-A run that is refused keeps its record: MLflow, the run's folder and Ray hear of a command once it has passed.
+A run that is refused keeps its record: MLflow, the run's folder and Ray are touched only once all checks have passed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from vgg_dist.tracking import check_store, resolve_tracking_uri
 
 
 def check_training(config: TrainSettings, class_names: list[str] | None = None) -> Earlier | None:
-    """What there is of the run already. `class_names`: the data's, where they are known.
+    """Returns what there is of the run already, or None. `class_names`: the data's, where they are known.
 
-    ValueError, one line that names the flag: for settings that the run cannot be resumed with, or an --init-from that is no
-    checkpoint, and as `check_place`. One that has nothing left to train needs no cluster and no server.
+    ValueError, one line that names the flag, for settings that the run cannot be resumed with, an --init-from that is not a
+    checkpoint, and as `check_place`. A run with nothing left to train needs no cluster and no tracking server.
     """
     check_storage(config.storage_path)
     earlier = read_earlier(config)
@@ -30,21 +30,21 @@ def check_training(config: TrainSettings, class_names: list[str] | None = None) 
         earlier.check(config, class_names)
         if earlier.is_all(config):
             return earlier
-    if config.init_from is not None and not cluster_named():  # it may be where the workers are, and only there
+    if config.init_from is not None and not cluster_named():  # on a cluster it may be on the nodes only
         find_checkpoints(config.init_from, "--init-from")
     check_place(config.storage_path, config.tracking_uri, config.num_workers)
     return earlier
 
 
 def check_search(config: TuneConfig) -> None:
-    """ValueError, one line, where --name is another search, and as `check_place`."""
+    """ValueError, one line, if --name is a search with other settings, and as `check_place`."""
     check_storage(config.storage_path)
     refuse_other_search(config)
     check_place(config.storage_path, config.tracking_uri, config.num_workers)
 
 
 def check_evaluation(config: EvalConfig) -> None:
-    """ValueError, one line, where a net or the data is not there, and as `check_place`."""
+    """ValueError, one line, if a net or the data does not exist, and as `check_place`."""
     for net in config.nets:
         if not net.startswith("torchvision://") and not is_remote(net) and not os.path.isfile(net):
             find_checkpoints(net, "net", config.checkpoint)
@@ -56,8 +56,9 @@ def check_evaluation(config: EvalConfig) -> None:
 
 
 def check_place(storage_path: str, tracking_uri: str | None, num_workers: int | None) -> None:
-    """ValueError, one line, for storage that cannot be written, a cluster or a tracking server that does not answer, or
-    more workers than this machine can run where it is the cluster.
+    """ValueError, one line, for storage that cannot be written, or a cluster or tracking server that does not answer.
+
+    Also for more workers than fit on this machine, where Ray is to be started here.
     """
     uri = resolve_tracking_uri(tracking_uri, storage_path)
     check_storage(storage_path)

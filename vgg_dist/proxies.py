@@ -1,4 +1,4 @@
-"""Proxies that the environment names (http_proxy, https_proxy, all_proxy): none for this machine and the cluster's."""
+"""Keeps requests to this machine and the cluster from going through a proxy (http_proxy, https_proxy, all_proxy)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ THIS_MACHINE = "localhost", "127.0.0.1", "::1"
 
 
 def bypass_proxies(*hosts: str) -> None:
-    """No proxy between this process, or those it starts, and this machine, nor between it and `hosts`.
+    """Adds this machine and `hosts` to no_proxy, for this process and those that it starts.
 
-    An HTTP client sends a request for 127.0.0.1 to the proxy, too, which looks for the server on its own machine.
+    Otherwise an HTTP client sends even a request for 127.0.0.1 to the proxy, which looks for the server on its own machine.
     """
-    names = "no_proxy", "NO_PROXY"  # some read the one, some the other
+    names = "no_proxy", "NO_PROXY"  # libraries read one or the other
     listed = [host.strip() for name in names for host in os.environ.get(name, "").split(",") if host.strip()]
     if "*" not in listed:
         listed += THIS_MACHINE + tuple(host.strip("[]") for host in hosts)
@@ -22,13 +22,13 @@ def bypass_proxies(*hosts: str) -> None:
 
 
 def describe_proxy(url: str) -> str:
-    """The proxy that stands between this process and `url`, and how to go past it, for a message; empty if there is none."""
+    """For an error message: the proxy for `url`, and how to bypass it; empty if there is none."""
     from requests.utils import get_environ_proxies, select_proxy
     from urllib3.util import parse_url
 
     try:
         proxy = select_proxy(url, get_environ_proxies(url))
         host = parse_url(url).host
-    except ValueError:  # no URL
+    except ValueError:  # not a URL
         return ""
-    return f" (through the proxy {masked(proxy)}; no_proxy={host} goes past it)" if proxy else ""
+    return f" (through the proxy {masked(proxy)}; no_proxy={host} bypasses it)" if proxy else ""

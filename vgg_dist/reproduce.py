@@ -15,14 +15,12 @@ import sys
 
 from pipelines.cli import run_command
 from pipelines.signals import end_with
-from pipelines.stores.class_checks import print_notes
-from pipelines.stores.open import open_splits
 from vgg_dist.config import ReproduceConfig
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
 from vgg_dist.errors import TrainingError
 from vgg_dist.launch.ending import stoppable_runs
-from vgg_dist.ray_cluster.address import cluster_named
+from vgg_dist.launch.open_data import open_data_here
 from vgg_dist.run_folder.settings import PROGRAMME, find_settings
 
 
@@ -46,9 +44,7 @@ def reproduce_or_plan(config: ReproduceConfig) -> None:
     """
     config = config.resolved()
     end_with(f"; the same command with --name {config.name} resumes it")
-    splits = open_splits(config.data, quarantine=config.quarantine) if config.dry_run or not cluster_named() else None
-    if splits is not None:
-        print_notes(config.data, train=splits[0], val=splits[1])
+    splits = open_data_here(config.data, config.quarantine, is_needed=config.dry_run)
     # Imported here, so that neither --help nor the message of a mistake waits for torch.
     from vgg_dist.preflight import check_place
 

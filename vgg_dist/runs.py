@@ -19,7 +19,7 @@ from pipelines.cli import printing, run_command
 from pipelines.paths import absolute
 from pipelines.secrets import masked
 from vgg_dist.config.suggestions import suggestions
-from vgg_dist.reporting.text import aligned
+from vgg_dist.reporting.text import printed
 from vgg_dist.run_folder.listing import RunSummary, list_runs
 
 HEADINGS = ["run", "state", "net", "epoch", "step", "top-1\nerror %", "top-5\nerror %", "last\nwritten"]
@@ -57,12 +57,8 @@ def print_runs(config: RunsConfig) -> None:
     if not runs:
         print(f"no runs in {masked(storage)}")
         return
-    rows = [_row(run) for run in runs]
     with printing():
-        if sys.stdout.isatty():
-            _print_table(rows, f"Runs in {masked(storage)}")
-        else:
-            print(aligned(HEADINGS, rows, LEFT))
+        print(printed(HEADINGS, [_row(run) for run in runs], LEFT))
 
 
 def _row(run: RunSummary) -> Sequence[str]:
@@ -77,21 +73,6 @@ def _row(run: RunSummary) -> Sequence[str]:
         *("" if error is None else f"{error:.2f}" for error in errors),
         "" if run.written is None else f"{run.written.astimezone():%Y-%m-%d %H:%M}",
     )
-
-
-def _print_table(rows: Sequence[Sequence[str]], title: str) -> None:
-    """In a terminal, by rich: columns that fit its width, and a colour for each state."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left")
-    for column, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if column in LEFT else "right", overflow="fold")
-    colours = {"finished": "green", "running?": "cyan", "stopped": "yellow"}
-    for name, state, *rest in rows:
-        table.add_row(Text(name), Text(state, style=colours[state]), *map(Text, rest))
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""When each phase of a training's start was reached, for `python -m vgg_dist.benchmark startup`.
+"""Records when each phase of a training's start was over, for `python -m vgg_dist.benchmark startup`.
 
-The training calls `mark` where a phase ends. Unless the environment variable VGG_DIST_PHASES names a file, that does
-nothing; with it, each call appends one JSON line. The workers have the variable from the command: the Ray that it starts
-inherits its environment, a cluster is sent the variable (see ray_start).
+The training calls `mark` at the end of a phase. That appends a JSON line to the file that the environment variable
+VGG_DIST_PHASES names, and is a no-op without it. Workers inherit the variable: from the command where it starts Ray, on a
+cluster because the command passes it on (`ray_cluster.start`).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ PHASES: tuple[str, ...] = get_args(Phase)
 
 
 def mark(phase: Phase) -> None:
-    """Notes that this process is through with `phase`, now."""
+    """Records that `phase` is over in this process."""
     if not (file := os.environ.get(VARIABLE)):
         return
     line = json.dumps({"time": time.time(), "process": os.getpid(), "phase": phase}) + "\n"
-    # One write to a file opened for appending: lines of several processes do not mix.
+    # A single write to a file opened for appending, so that lines of several processes do not mix.
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(descriptor, line.encode())
@@ -43,9 +43,10 @@ def mark(phase: Phase) -> None:
 
 
 def read_marks(file: Path) -> dict[str, float]:
-    """Phase -> when it was over, seconds since the Unix epoch, for the phases that were marked.
+    """Phase -> when it was over, in seconds since the Unix epoch, for the phases that were marked.
 
-    A process may mark a phase again (every step is a step): its first mark counts. Of several workers the last one counts.
+    A process may mark a phase several times ("first step done" at every report): the first counts. Of several workers the
+    last to be done counts.
     """
     first: dict[tuple[str, int], float] = {}
     for line in file.read_text().splitlines() if file.exists() else []:

@@ -1,6 +1,6 @@
-"""Files and folders of runs on `--storage-path`, an absolute path or a URL: written whole or not at all.
+"""Reads and writes files and folders on --storage-path, an absolute path or a URL. What is written is whole or not there.
 
-By pyarrow, as Ray reads and writes there.
+Through pyarrow's filesystems, which Ray uses too.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from pyarrow import fs
 
 from pipelines.secrets import masked
 
-S3_ATTEMPTS = 14  # with waits from 25 ms on, each twice the one before: seven minutes in all
+S3_ATTEMPTS = 14  # waits double from 25 ms on: seven minutes in all
 
 
-class PatientS3(fs.S3FileSystem):
-    """An S3 filesystem that sits out a server's bad minutes, also where it was sent to another process: pyarrow's own tries
-    for a second there, and a run would end for it.
+class RetryingS3(fs.S3FileSystem):
+    """An S3 filesystem that retries for seven minutes, and keeps that policy when pickled.
+
+    pyarrow's own, once unpickled in a worker, retries for a second only, and a short outage would end a run.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -31,24 +32,24 @@ class PatientS3(fs.S3FileSystem):
         self.options = options
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PatientS3, (self.options,)
+        return RetryingS3, (self.options,)
 
 
 def open_storage(url: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of an absolute path or a URL, and the path in it. OSError or ValueError where there is none."""
+    """The filesystem of an absolute path or a URL, and the path in it. OSError or ValueError if there is none."""
     filesystem, path = fs.FileSystem.from_uri(url)
     if isinstance(filesystem, fs.S3FileSystem):
-        _, (options,) = filesystem.__reduce__()  # as the URL and the environment have them
-        filesystem = PatientS3(options)
+        _, (options,) = filesystem.__reduce__()  # from the URL and the environment
+        filesystem = RetryingS3(options)
     return filesystem, path
 
 
 def check_writable(folder: str) -> None:
-    """Tries to write there; on this machine nothing is left of that, not even the folder. OSError or ValueError."""
-    filesystem, path = fs.FileSystem.from_uri(folder)  # at once: a mistake is to be told in seconds
+    """Tries to write into the folder. On a local disk this leaves nothing, not even the folder. OSError or ValueError."""
+    filesystem, path = fs.FileSystem.from_uri(folder)  # not `open_storage`, which retries: a mistake must show in seconds
     local = isinstance(filesystem, fs.LocalFileSystem)
     if local:
-        while not os.path.lexists(path):  # it is made in the first of those above it that is there
+        while not os.path.lexists(path):  # the folder would be made in the nearest parent that exists
             path = os.path.dirname(path)
     else:
         filesystem.create_dir(path, recursive=True)
@@ -65,7 +66,7 @@ def check_writable(folder: str) -> None:
 
 
 def check_storage(storage_path: str) -> None:
-    """ValueError, one line, if nothing can be written there."""
+    """ValueError, one line, if --storage-path cannot be written."""
     try:
         check_writable(storage_path)
     except (OSError, ValueError) as error:
@@ -75,7 +76,7 @@ def check_storage(storage_path: str) -> None:
 
 
 def read_file(url: str) -> bytes | None:
-    """The file's content; None where there is none. OSError or ValueError where the storage does not answer."""
+    """The content of a file; None if there is no such file. OSError or ValueError if the storage does not answer."""
     filesystem, path = open_storage(url)
     try:
         with filesystem.open_input_stream(path) as stream:
@@ -85,7 +86,7 @@ def read_file(url: str) -> bytes | None:
 
 
 def replace_file(url: str, content: bytes) -> None:
-    """Write the file in one piece, whatever kills this process. OSError or ValueError where the storage refuses."""
+    """Writes a file atomically, even if this process is killed. OSError or ValueError if the storage refuses."""
     filesystem, path = open_storage(url)
     filesystem.create_dir(path.rpartition("/")[0], recursive=True)
     unfinished = f"{path}.{uuid.uuid4().hex}.tmp"
@@ -100,18 +101,18 @@ def replace_file(url: str, content: bytes) -> None:
 
 
 def remove_file(url: str) -> None:
-    """Remove the file if it is there."""
+    """Removes a file if it is there."""
     filesystem, path = open_storage(url)
     with contextlib.suppress(FileNotFoundError):
         filesystem.delete_file(path)
 
 
 def write_folder(filesystem: fs.FileSystem, path: str, write: Callable[[Path], None], mark: str) -> None:
-    """A folder with the files that `write` puts into the local one it is given, in place of one that may be there.
+    """Writes a folder with the files that `write` puts into a local one, replacing a folder that is there.
 
-    Where folders cannot be renamed (object stores) the file `mark` comes last: without it the folder is not whole. One at a
-    time beside each other: what an earlier process was killed over is overwritten, whatever folder it was to become.
-    OSError, with how much room there is left, if it cannot be written.
+    On a local disk the folder is renamed once it is complete. Object stores cannot rename: there the file `mark` is written
+    last, and a folder without it is not whole. Only one process may write in the same parent at a time: all use the same
+    scratch folder, so that what a killed one left is overwritten. OSError, with the free space, if it cannot be written.
     """
     local = isinstance(filesystem, fs.LocalFileSystem)
     scratch = Path(path).with_name(".unfinished") if local else Path(tempfile.mkdtemp())
@@ -121,7 +122,7 @@ def write_folder(filesystem: fs.FileSystem, path: str, write: Callable[[Path], N
             scratch.mkdir(parents=True)
         try:
             write(scratch)
-        except Exception as error:  # torch and safetensors have kinds of their own for a full disk
+        except Exception as error:  # torch and safetensors raise errors of their own for a full disk
             raise OSError(f"{error} ({shutil.disk_usage(scratch).free / 1e6:.0f} MB are free there)") from error
         if local:
             for file in scratch.iterdir():
@@ -138,7 +139,7 @@ def write_folder(filesystem: fs.FileSystem, path: str, write: Callable[[Path], N
 
 
 def _sync(path: Path) -> None:
-    """Waits until the disk has a file, or a folder's list of names: the machine may fail, not only this process."""
+    """Waits until a file, or the names in a folder, are on the disk, so that they survive a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -148,17 +149,17 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def local_folder(url: str) -> Iterator[Path]:
-    """The files of a folder (not of folders in it) on this machine: where they are, or a copy for the while."""
+    """A folder's files (not its subfolders) on this machine: in place, or as a temporary copy."""
     with local_files(*open_storage(url)) as folder:
         yield folder
 
 
 @contextlib.contextmanager
 def local_files(filesystem: fs.FileSystem, path: str) -> Iterator[Path]:
-    """As `local_folder`; the copy is this process's own.
+    """As `local_folder`, for a path in a filesystem. The copy belongs to this process.
 
-    Ray's `Checkpoint.as_directory` shares one between the processes of a node, and one that comes later writes the files
-    anew while the first reads them.
+    Ray's `Checkpoint.as_directory` shares one copy between the processes of a node, and a later process rewrites the files
+    while an earlier one reads them.
     """
     if isinstance(filesystem, fs.LocalFileSystem):
         yield Path(path)
@@ -171,6 +172,6 @@ def local_files(filesystem: fs.FileSystem, path: str) -> Iterator[Path]:
 
 
 def list_folder(url: str) -> list[str]:
-    """The names of what is in a folder, in order; FileNotFoundError where there is none."""
+    """The sorted names of the files and folders in a folder; FileNotFoundError if there is no such folder."""
     filesystem, path = open_storage(url)
     return sorted(entry.base_name for entry in filesystem.get_file_info(fs.FileSelector(path)))

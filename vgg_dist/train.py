@@ -20,14 +20,13 @@ import sys
 
 from pipelines.cli import run_command
 from pipelines.signals import end_with
-from pipelines.stores.class_checks import print_notes
 from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainCommand, TrainConfig, TrainSettings
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
 from vgg_dist.errors import TrainingError
 from vgg_dist.launch.ending import stoppable_runs
-from vgg_dist.ray_cluster.address import cluster_named
+from vgg_dist.launch.open_data import open_data_here
 from vgg_dist.run_folder.outcome import find_run
 from vgg_dist.startup_marks import mark
 
@@ -75,11 +74,8 @@ def train(config: TrainConfig) -> dict[str, float]:
     """
     config = config.resolved()
     end_with(f" before its first step; the same command with --name {config.name} begins it")
-    class_names = None
-    if not cluster_named():  # on a cluster only the workers may be able to read the data
-        train_images, val_images = open_splits(config.data, quarantine=config.quarantine)
-        print_notes(config.data, train=train_images, val=val_images)
-        class_names = train_images.class_names
+    splits = open_data_here(config.data, config.quarantine)
+    class_names = splits[0].class_names if splits else None
     # Imported here, so that neither --help nor the message of a mistake waits for torch and Ray Train.
     from vgg_dist.preflight import check_training
 

@@ -16,14 +16,12 @@ import sys
 
 from pipelines.cli import run_command
 from pipelines.signals import end_with
-from pipelines.stores.class_checks import print_notes
-from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainSettings, TuneConfig
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
 from vgg_dist.errors import TrainingError
 from vgg_dist.launch.ending import stoppable_runs
-from vgg_dist.ray_cluster.address import cluster_named
+from vgg_dist.launch.open_data import open_data_here
 from vgg_dist.run_folder.settings import SEARCH, find_settings
 from vgg_dist.tuning.description import describe
 
@@ -50,9 +48,8 @@ def search(config: TuneConfig) -> TrainSettings:
     config = config.resolved()
     end_with(f"; the same command with --name {config.name} resumes it")
     images = ""
-    if not cluster_named():  # on a cluster only the workers may be able to read the data
-        train, val = open_splits(config.data, quarantine=config.quarantine)
-        print_notes(config.data, train=train, val=val)
+    if splits := open_data_here(config.data, config.quarantine):
+        train, val = splits
         classes = len(train.class_names)
         steps = math.ceil(len(train) / config.global_batch)
         images = f"; an epoch has {steps} steps ({len(train)} images), and a validation of {len(val)} images"

@@ -1,6 +1,6 @@
-# bash reads this before KubeRay's command (BASH_ENV in ray/job.yaml). That follows the job's log, and ends with 0 whenever the
-# head ends in good order, as after SIGTERM: Kubernetes would take the submission for done, and nobody would submit again to the
-# new head. So it fails unless the job has ended, and the submitter's Job tries again.
+# bash runs this before KubeRay's command (BASH_ENV in ray/job.yaml). That command follows the job's log, and exits with 0 whenever
+# the head shuts down properly, as after SIGTERM. Kubernetes would then consider the submission complete, and nothing would submit
+# the job again to the new head. This makes it fail unless the job has ended, so that the submitter's Job retries.
 unset BASH_ENV
 ended() {
   python -c "

@@ -85,7 +85,7 @@ def explain_missing_split(root: str, split: str) -> str:
     if found := [name for name in inside if name in _TARS]:
         return f"has {listed(found)}: unpack them first, python -m pipelines.prepare unpack --source {root} --out FOLDER"
     if any(re.fullmatch(r"(train|val)\.writing", name) for name in inside):
-        return "has shards of an interrupted run: repeat the same command"
+        return "has shards of an interrupted prepare run: repeat the same command"
     if any(name.endswith(".index.npz") for name in inside):
         return f"has shards, but none of {split} ({split}.index.npz is missing)"
     if tars := [name for name in inside if name.endswith((".tar", ".tar.gz", ".tgz", ".zip"))]:

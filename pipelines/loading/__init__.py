@@ -1,1 +1,1 @@
-"""From encoded images to batches on the device: the epoch plan, crop geometry and the loaders."""
+"""From encoded images to batches on the device: the epoch plan, crop geometry, preprocessing and the loaders."""

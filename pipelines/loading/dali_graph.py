@@ -107,8 +107,8 @@ class CropGraph(Graph):
         if self.preprocessing.pad:
             top_left, bottom_right = prepared.inside[:, 0], prepared.inside[:, 1]
             before = prepared.corner - top_left
-            behind = bottom_right - self.preprocessing.image_size - prepared.corner
-            inputs["corner"] = (np.where(flip, behind, before).astype(np.int32), types.INT32, 1)
+            after = bottom_right - self.preprocessing.image_size - prepared.corner
+            inputs["corner"] = (np.where(flip, after, before).astype(np.int32), types.INT32, 1)
             inputs["inside"] = ((bottom_right - top_left).astype(np.float32), types.FLOAT, 1)
         return inputs
 

@@ -86,13 +86,7 @@ class DaliLoader(Loader):
                 except RuntimeError as error:
                     if "out of memory" in str(error):
                         raise
-                    # A corrupt image breaks the whole pipeline. A new one gets the batches in flight again, without the
-                    # image.
-                    self._pipeline = None
-                    first = next(k for k, prepared in enumerate(self._in_flight) if len(prepared.rows))
-                    self._in_flight[first] = self._inputs.without_corrupt(self._in_flight[first], error, readers)
-                    self._resubmitted, self._in_flight = self._in_flight, deque()
-                    pipeline = self._scheduled()
+                    pipeline = self._recovered(error, readers)
                     continue
                 yield from self._undecodable()
                 batches = self._assemble(self._in_flight.popleft(), decoded, workers)
@@ -128,6 +122,14 @@ class DaliLoader(Loader):
             self._pipeline = self._build()
         self._pipeline.schedule_run()
         return self._pipeline
+
+    def _recovered(self, error: RuntimeError, readers: Readers) -> Pipeline:
+        """Replaces a pipeline that a corrupt image broke. The batches in flight are submitted again, without the image."""
+        self._pipeline = None
+        first = next(k for k, prepared in enumerate(self._in_flight) if len(prepared.rows))
+        self._in_flight[first] = self._inputs.without_corrupt(self._in_flight[first], error, readers)
+        self._resubmitted, self._in_flight = self._in_flight, deque()
+        return self._scheduled()
 
     def _build(self) -> Pipeline:
         inputs = self.graph.inputs(empty_batch())

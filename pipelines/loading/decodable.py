@@ -98,8 +98,8 @@ def _jpeg_route(encoded: bytes) -> Route:
     if not has_frame or encoded[at : at + 2] != b"\xff\xda":
         return Route.BITMAP
     data = np.frombuffer(encoded, np.uint8)[at + 2 :]
-    behind = data[1:][np.flatnonzero(data[:-1] == 0xFF)]
-    markers = behind[~_NO_MARKER[behind]]
+    following = data[1:][np.flatnonzero(data[:-1] == 0xFF)]
+    markers = following[~_NO_MARKER[following]]
     ends = np.count_nonzero(markers == _END_OF_IMAGE)
     whole = ends == 1 and markers[-1] == _END_OF_IMAGE and bool(_BETWEEN_SCANS[markers].all())
     return Route.AS_IS if whole else Route.CHECKED

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import io
 import json
 import logging
 import os
@@ -23,14 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from pipelines.loading.dali_graph import Decoding
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Samples
 from pipelines.loading.preprocessing import Preprocessing
+from pipelines.loading.synthetic_photographs import SyntheticPhotographs
 from pipelines.remote import cache_folder, write_atomically
 from pipelines.stores.sample_store import SampleStore
 
@@ -126,7 +123,7 @@ def _try_out(command: list[str]) -> list[dict[str, Any]]:
 
 def try_candidates(candidates: list[Decoding], device: torch.device, num_threads: int) -> Iterator[dict[str, Any]]:
     """For each candidate: images/s, and whether its pixels are right. One that raises is reported as not right."""
-    store = DrawnPhotographs(IMAGES)
+    store = SyntheticPhotographs(IMAGES)
     preprocessing = Preprocessing(224, (0.0,) * 3, (1.0,) * 3)
     samples = EpochPlan(IMAGES, 0, 0, Augmentation((256, 512), color_shift=0.0)).samples
     expected = _crops(store, preprocessing, samples[:BATCH], num_threads, torch.device("cpu"), None)
@@ -179,46 +176,6 @@ def _rate(
         if k == 1:
             start = time.perf_counter()
     return count / (time.perf_counter() - start)
-
-
-class DrawnPhotographs(SampleStore):
-    """Synthetic JPEGs of ImageNet's usual size and level of detail: smooth noise at several scales."""
-
-    def __init__(self, count: int, distinct: int = 16) -> None:
-        self.labels = np.zeros(count, np.int64)
-        self.class_names = ["drawn"]
-        self._encoded = [_drawn(seed) for seed in range(distinct)]
-
-    def read(self, index: int) -> bytes:
-        """One of `distinct` images, repeated."""
-        return self._encoded[index % len(self._encoded)]
-
-    def length(self, index: int) -> int:
-        """Size of the JPEG in bytes."""
-        return len(self.read(index))
-
-    def name(self, index: int) -> str:
-        """For example `drawn-12`."""
-        return f"drawn-{index}"
-
-    def size(self, index: int) -> tuple[int, int] | None:
-        """(height, width) in pixels."""
-        return 375, 500
-
-    def subset(self, indices: NDArray[np.int64]) -> DrawnPhotographs:
-        """A store with as many images as there are `indices`."""
-        return DrawnPhotographs(len(indices))
-
-
-def _drawn(seed: int) -> bytes:
-    rng = np.random.default_rng(seed)
-    layers = []
-    for cells, channels, weight in ((4, 3, 1.0), (16, 3, 0.6), (64, 1, 0.4), (250, 1, 0.25)):  # fine detail is grey
-        noise = Image.fromarray(np.repeat(rng.integers(0, 256, (cells, cells, channels), dtype=np.uint8), 3 // channels, 2))
-        layers.append(weight * np.asarray(noise.resize((500, 375), Image.Resampling.BICUBIC), np.float32))
-    file = io.BytesIO()
-    Image.fromarray((np.sum(layers, axis=0) / 2.25).astype(np.uint8)).save(file, "JPEG", quality=92)
-    return file.getvalue()
 
 
 def main(

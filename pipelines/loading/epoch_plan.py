@@ -86,12 +86,14 @@ class Step:
 
 
 # Dummy sample for a worker without images in a step; it still joins the all-reduce.
-FILLER = Samples(np.array([-1]), np.ones(1, np.int32), np.zeros((1, 2)), np.zeros(1, np.bool_), np.zeros((1, 3), np.float32))
+DUMMY_SAMPLE = Samples(
+    np.array([-1]), np.ones(1, np.int32), np.zeros((1, 2)), np.zeros(1, np.bool_), np.zeros((1, 3), np.float32)
+)
 
 
-def filled(samples: Samples, size: int) -> Samples:
+def pad_samples(samples: Samples, size: int) -> Samples:
     """The samples padded to `size` with dummy samples, which are ignored, so that all batches have one shape."""
-    return concatenate([samples, *[FILLER] * max(0, size - len(samples))])
+    return concatenate([samples, *[DUMMY_SAMPLE] * max(0, size - len(samples))])
 
 
 class EpochPlan:
@@ -151,7 +153,7 @@ class EpochPlan:
             pieces = -(-(last - first) // micro_batch)
             cuts = [first + (last - first) * k // pieces for k in range(pieces + 1)] if pieces else []
             micro_batches = [self.samples[slice(*cut)] for cut in pairwise(cuts)]
-            yield Step(end, end - start, micro_batches or [FILLER])
+            yield Step(end, end - start, micro_batches or [DUMMY_SAMPLE])
             start = end
 
 

@@ -1,1 +1,1 @@
-"""Where encoded images lie: folders, tars, shards, drawings. `stores.open` opens what `--data` names."""
+"""Stores of encoded images: folders, tars, shards, built-in data. `stores.open` opens the data that `--data` names."""

@@ -194,10 +194,10 @@ def _checked(tar: tarfile.TarFile, where: str, size: int) -> Iterator[tarfile.Ta
         raise ValueError(f"{where} is truncated: it has {size} bytes and no end-of-archive marker")
     if rest[: tarfile.BLOCKSIZE].strip(b"\0"):
         raise ValueError(f"{where} is damaged: no valid header at byte {tar.offset}")
-    behind = (len(rest) - len(rest.lstrip(b"\0"))) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
-    if rest[behind + 257 : behind + 262] == b"ustar":
+    padding = (len(rest) - len(rest.lstrip(b"\0"))) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+    if rest[padding + 257 : padding + 262] == b"ustar":
         raise ValueError(
-            f"{where} has another archive after its end, at byte {tar.offset + behind}: pass each one separately"
+            f"{where} has another archive after its end, at byte {tar.offset + padding}: pass each one separately"
         )
 
 

@@ -1,4 +1,4 @@
-"""`python -m cluster`: what it refuses, what it starts, and that jobs run there; Ray's launcher file."""
+"""`python -m cluster`: invalid flags, the services that it starts, jobs on the cluster, and Ray's launcher file."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_down_goes_on_where_a_process_ends_by_itself_meanwhile(monkeypatch: pyte
     processes = {"ended": psutil.Process(ended.pid), "running": psutil.Process(running.pid)}
     ended.kill()
     ended.wait()
-    # As it is found where it ends between this question and the signal.
+    # The process ends between this query and the signal.
     monkeypatch.setattr(services.Service, "process", lambda service: processes[service.name])
     noted = tuple(services.Service(name, process.pid, 0, "") for name, process in processes.items())
     services.stop(services.Cluster("", "", noted[::-1]))
@@ -69,7 +69,7 @@ def test_down_goes_on_where_a_process_ends_by_itself_meanwhile(monkeypatch: pyte
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_a_node_that_gives_up_at_its_start_is_started_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Ray gives up one that took more than 30 s."""
+    """Ray gives up on a node that takes more than 30 s."""
     tries, gives_up = tmp_path / "tries", "echo once >> tries; echo given up; exit 1"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(local, "_joined", lambda cluster, nodes: lambda: (tmp_path / "joined").exists())
@@ -80,11 +80,11 @@ def test_a_node_that_gives_up_at_its_start_is_started_once_more(tmp_path: Path, 
         return local._start_node(services.Cluster("", "", ()), tmp_path, local.Up(), 1, environment, 0.0)
 
     script = gives_up
-    with pytest.raises(services.ClusterError, match=r"^node-1 ended at its start: given up "):
+    with pytest.raises(services.ClusterError, match=r"^node-1 ended while starting: given up "):
         start()
     assert tries.read_text() == "once\n" * 2
     tries.unlink()
-    script = f"test -e tries || {{ {gives_up}; }}; touch joined; exec sleep 600"
+    script = f"test -e tries || {{ {gives_up}; }}; : > joined; exec sleep 600"
     cluster = start()
     assert [service.name for service in cluster.services] == ["node-1"]
     assert services.stop(cluster) == 1
@@ -108,7 +108,7 @@ def test_the_launcher_file_passes_rays_schema() -> None:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A cluster of three nodes: the folder that it was started in, and what its user's environment has."""
+    """A cluster of three nodes: the folder that it was started in, and the environment of its user."""
     folder = tmp_path_factory.mktemp("up")
     ports = {flag: str(free_port()) for flag in ("--port", "--dashboard-port", "--mlflow-port")}
     flags = [text for pair in ports.items() for text in pair]
@@ -151,7 +151,8 @@ def test_a_second_one_is_refused(up: tuple[Path, dict[str, str]]) -> None:
     second = command(up[0], "up")
     assert second.returncode == 2
     assert (
-        second.stderr == "cluster: a cluster is up on this machine; `python -m cluster status` shows it, `down` stops it\n"
+        second.stderr == "cluster: a cluster is already running on this machine; "
+        "`python -m cluster status` shows it, `down` stops it\n"
     )
 
 
@@ -159,7 +160,7 @@ def test_a_second_one_is_refused(up: tuple[Path, dict[str, str]]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_lost_node_costs_a_search_what_its_trials_did_since_their_checkpoints(up: tuple[Path, dict[str, str]]) -> None:
-    """Three trials of two workers fill the three nodes, and a fourth waits."""
+    """Three trials with two workers each fill the three nodes, and a fourth waits."""
     folder, exported = up
     flags = ["--arch", "A", "--head", "linear", "--image-size", "32", "--data", "synthetic:train=192,val=20,size=40"]
     flags += ["--global-batch", "16", "--epochs", "3", "--checkpoint-every", "2", "--log-every", "1", "--num-workers", "2"]
@@ -190,7 +191,7 @@ def test_a_lost_node_costs_a_search_what_its_trials_did_since_their_checkpoints(
     assert job.returncode == 0, text
     assert re.search(r"worker \d failed|Trial task failed", text)
     last = dict(sorted(at_loss))
-    assert all(step > last.get(trial, 0) for trial, step in written), (at_loss, written)  # none began anew
+    assert all(step > last.get(trial, 0) for trial, step in written), (at_loss, written)  # no trial started over
     assert "node-2   ENDED" in command(folder, "status").stdout
     runs = read_runs(exported["MLFLOW"], "vgg_dist")
     assert len(runs) == 4
@@ -212,7 +213,7 @@ def free_port() -> int:
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m cluster` with its notes, and its user's home, in `folder`."""
+    """Runs `python -m cluster` with its records and its user's home in `folder`."""
     env = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "HOME": str(folder), "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "cluster", *arguments]
     return subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)

@@ -1,4 +1,4 @@
-"""The image, by what its files say: the Dockerfile, what is copied, the pinned packages. test_image builds and runs it."""
+"""Static checks of the image: the Dockerfile, the copied files, the pinned packages. test_image.py builds and runs it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.paths import ROOT
 DOCKERFILE = ROOT / "cluster" / "Dockerfile"
 HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-# What Debian's and Ubuntu's packages bring with them.
+# Programs in packages of Debian and Ubuntu.
 PROGRAMS = {"g++": ("gcc", "g++", "as", "ld"), "openssl": ("openssl",)}
 
 
@@ -29,7 +29,7 @@ def test_the_dockerfile_has_no_lint() -> None:
 
 
 def test_the_builder_is_sent_what_is_copied_and_nothing_else(tmp_path: Path) -> None:
-    from docker.utils.build import exclude_paths  # as Docker reads .dockerignore
+    from docker.utils.build import exclude_paths  # reads .dockerignore as Docker does
 
     copied = [word for line in re.findall(r"^COPY ([^-].*) \S+$", DOCKERFILE.read_text(), re.M) for word in line.split()]
     assert set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= set(copied)
@@ -49,14 +49,14 @@ def test_the_builder_is_sent_what_is_copied_and_nothing_else(tmp_path: Path) -> 
 
 
 def image_packages() -> set[str]:
-    """What apt-get installs into the image that runs; what the stage before it has is not there."""
+    """The packages that apt-get installs in the final stage of the image."""
     stage = DOCKERFILE.read_text().split("\nFROM ")[-1].replace("\\\n", " ")
     lines = re.findall(r"apt-get install ([^&\n]*)", stage)
     return {word for line in lines for word in line.split() if not word.startswith("--")}
 
 
 def test_the_image_has_what_ray_up_calls_in_it() -> None:
-    """Ray copies files by an rsync that starts another one in the container, as long as it does it like this."""
+    """Ray copies files with rsync, which starts rsync in the container; this checks that Ray still does so."""
     from ray.autoscaler._private.command_runner import DockerCommandRunner
 
     assert "rsync -e '{} exec -i'" in inspect.getsource(DockerCommandRunner.run_rsync_up)
@@ -65,7 +65,7 @@ def test_the_image_has_what_ray_up_calls_in_it() -> None:
 
 @pytest.mark.slow
 def test_the_image_has_what_torch_compile_calls(tmp_path: Path) -> None:
-    """With no other programs than its packages bring, Triton's launcher is compiled, and a net for the CPU."""
+    """With only the programs of these packages, Triton's launcher and a net for the CPU can be compiled."""
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if missing := [name for names in PROGRAMS.values() for name in names if shutil.which(name) is None]:
         pytest.skip(f"no {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""The doctor's verdicts on what nodes said of themselves; the doctor itself is in test_doctor_on_hosts.py."""
+"""The verdicts of `doctor` on the reports of nodes; test_doctor_on_hosts.py runs the command itself."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from cluster import probes, verdicts
+from cluster.allreduce_verdicts import judge_rdma
 from cluster.doctor import lost_nodes
-from cluster.link_verdicts import judge_rdma
 from cluster.verdicts import GIB, Verdict
 from pipelines.preparation.shard_writer import write_shards
 from pipelines.stores.open import open_splits, open_store
@@ -41,18 +41,22 @@ AFAR = READ | {"images_per_second": 3.0, "to_fetch": 10**11, "free": 2 * 10**11,
 
 
 def nodes(**changes: Any) -> dict[str, Any]:
-    """Three nodes, of which c differs."""
+    """The reports of three nodes, of which c differs."""
     facts = {name: copy.deepcopy(FACT) | {"host": f"host-{name}", "machine": f"boot-{name}"} for name in "abc"}
     facts["c"] |= changes
     return facts
 
 
 def bad(found: list[Verdict]) -> list[str]:
-    return [f"{verdict.level}: {verdict.what}" for verdict in found if verdict.level != "ok"]
+    return [f"{verdict.level}: {verdict.message}" for verdict in found if verdict.level != "ok"]
 
 
 def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
-    found = [*verdicts.judge_versions(nodes()), *verdicts.judge_gpus(nodes(), COUNTED), *verdicts.judge_room(nodes())]
+    found = [
+        *verdicts.judge_versions(nodes()),
+        *verdicts.judge_gpus(nodes(), COUNTED),
+        *verdicts.judge_memory_and_disks(nodes()),
+    ]
     found += judge_rdma(nodes())
     found += verdicts.judge_nodes(["a", "b", "c"], [], {})
     found += verdicts.judge_clocks({"a": 0.0, "b": 0.1, "c": -0.2})
@@ -60,7 +64,7 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
     found += verdicts.judge_data("/data", dict.fromkeys("abc", READ), dict.fromkeys("abc", 2))
     found += verdicts.judge_tracking("http://mlflow", dict.fromkeys("abc"))
     assert bad(found) == []
-    assert all(verdict.mend == "" for verdict in found)
+    assert all(verdict.fix == "" for verdict in found)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
         ),
         (
             verdicts.judge_gpus(nodes(gpus=[GPU, GPU | {"used": 40 * GIB}]), COUNTED),
-            "warn: c: 40 of 80 GiB are in use already",
+            "warn: c: 40 of 80 GiB are already in use",
         ),
         (verdicts.judge_gpus(nodes(gpus=[]), COUNTED), "bad: c: Ray counts 2 GPUs there, the driver shows none"),
         (verdicts.judge_gpus(nodes(gpus=[GPU]), COUNTED), "bad: c: Ray counts 2 GPUs there, the driver shows 1"),
@@ -94,12 +98,15 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
         ),
         (
             judge_rdma(nodes(rdma={"devices": 8, "memlock": 8 * 2**20})),
-            "bad: c: 8 devices, but only 8192 KiB may be locked in memory",
+            "bad: c: 8 devices, but processes may lock only 8192 KiB of memory",
         ),
-        (verdicts.judge_room(nodes(shm={"total": 64e6, "free": 64e6})), "bad: c: 64 MB shared memory; 1 GiB is the least"),
-        (verdicts.judge_room(nodes(shm=None)), "bad: c: no shared memory; 1 GiB is the least"),
         (
-            verdicts.judge_room(nodes(disks={"/runs": {"total": 100 * GIB, "free": 2 * GIB}})),
+            verdicts.judge_memory_and_disks(nodes(shm={"total": 64e6, "free": 64e6})),
+            "bad: c: 64 MB shared memory; at least 1 GiB is needed",
+        ),
+        (verdicts.judge_memory_and_disks(nodes(shm=None)), "bad: c: no shared memory; at least 1 GiB is needed"),
+        (
+            verdicts.judge_memory_and_disks(nodes(disks={"/runs": {"total": 100 * GIB, "free": 2 * GIB}})),
             "bad: c: 2.0 of 100.0 GiB free at /runs",
         ),
         (verdicts.judge_clocks({"a": 0.0, "b": 0.1, "c": -7.0}), "bad: c is -7.0 s off"),
@@ -109,20 +116,20 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
         ),
         (
             verdicts.judge_storage(
-                "/runs", {"a": None, "b": None}, {"a": {"a": None, "b": None}, "b": {"a": "is not seen", "b": None}}
+                "/runs", {"a": None, "b": None}, {"a": {"a": None, "b": None}, "b": {"a": "does not exist there", "b": None}}
             ),
-            "bad: b does not see what a wrote: is not seen",
+            "bad: b does not see what a wrote: does not exist there",
         ),
         (
             verdicts.judge_storage(
                 "/runs",
                 dict.fromkeys("abc"),
                 {
-                    node: {other: None if (node == "c") == (other == "c") else "is not seen" for other in "abc"}
+                    node: {other: None if (node == "c") == (other == "c") else "does not exist there" for other in "abc"}
                     for node in "abc"
                 },
             ),
-            "bad: c does not see what a, b wrote: is not seen",
+            "bad: c does not see what a, b wrote: does not exist there",
         ),
         (
             verdicts.judge_storage("/runs", dict.fromkeys("a"), {"a": {"a": "Access denied"}}),
@@ -139,50 +146,50 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
         ),
         (
             verdicts.judge_data("/data", {"a": READ, "b": READ, "c": READ | {"names": "xyz"}}, {}),
-            "bad: c has images of other names than the others",
+            "bad: c has images with other names than the others",
         ),
         (
             verdicts.judge_data("/data", {"a": READ, "b": READ | {"images_per_second": 700.0}}, {"a": 2, "b": 2}),
-            "warn: b reads 700 images/s; its GPUs want about 1000",
+            "warn: b reads 700 images/s; its GPUs need about 1000",
         ),
         (
             verdicts.judge_data("s3://data", {"a": AFAR, "b": AFAR | {"free": GIB}}, {"a": 8, "b": 8}),
-            "bad: b: 93.1 GiB are to be copied to /cache, 1.0 are free",
+            "bad: b: 93.1 GiB must be copied to /cache, but 1.0 GiB are free",
         ),
         (verdicts.judge_tracking("http://mlflow", {"a": None, "b": "403"}), "bad: b: 403"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_mend(found: list[Verdict], expected: str) -> None:
+def test_what_is_wrong_is_named_with_its_fix(found: list[Verdict], expected: str) -> None:
     assert bad(found) == [expected]
-    assert all(verdict.mend for verdict in found if verdict.level != "ok")
-    assert "mend: " in verdicts.to_line(next(verdict for verdict in found if verdict.level != "ok"))
+    assert all(verdict.fix for verdict in found if verdict.level != "ok")
+    assert "fix: " in verdicts.to_line(next(verdict for verdict in found if verdict.level != "ok"))
 
 
 def test_gpus_that_only_ray_counts_are_no_clean_bill() -> None:
-    """Not "none; training runs on CPUs": Ray would place workers there, and they would find no GPU."""
+    """It is bad, because Ray would place workers there that find no GPU; not "none; training runs on CPUs"."""
     facts = {name: fact | {"gpus": []} for name, fact in nodes().items()}
     assert bad(verdicts.judge_gpus(facts, dict.fromkeys("abc", 0))) == []
     found = verdicts.judge_gpus(facts, {"a": 0, "b": 4, "c": 0})
     assert bad(found) == ["bad: b: Ray counts 4 GPUs there, the driver shows none"]
-    assert "runtimeClassName: nvidia" in found[0].mend
+    assert "runtimeClassName: nvidia" in found[0].fix
 
 
 def test_nodes_that_an_autoscaler_took_away_are_not_lost() -> None:
-    """By Ray's numbers: 1 stopped, 2 failed, 3 preempted or stopped by SIGTERM, 4 idle; 0 unknown."""
+    """Ray's death reasons: 0 unknown, 1 stopped, 2 failed, 3 preempted or stopped by SIGTERM, 4 idle."""
     gone = [{"Alive": False, "NodeID": str(reason), "DeathReason": reason} for reason in range(5)]
     up = [{"Alive": True, "NodeID": "up", "DeathReason": 0}]
     assert [node["NodeID"] for node in lost_nodes([*up, *gone])] == ["0", "1", "2", "3"]
 
 
 def test_nodes_of_one_host_may_share_its_gpus_out() -> None:
-    """As `python -m cluster up --gpus 1 --nodes 3` does: NVML shows each all of them; NCCL sees one host."""
+    """As with `python -m cluster up --gpus 1 --nodes 3`: NVML shows all GPUs to each node, and NCCL sees one host."""
     facts = {name: fact | {"gpus": [GPU] * 3, "host": "here", "machine": "boot"} for name, fact in nodes().items()}
     assert bad(verdicts.judge_gpus(facts, dict.fromkeys("abc", 1))) == []
 
 
 def test_a_probe_tells_what_the_verdicts_ask_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
-    fact = probes.look([str(tmp_path)])
+    fact = probes.inspect_node([str(tmp_path)])
     assert fact["nccl"]["NCCL_P2P_DISABLE"] == "1"
     assert fact["rdma"]["devices"] == len(list(Path("/dev").glob("infiniband/uverbs*")))
     assert fact["machine"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -195,7 +202,7 @@ def test_a_probe_tells_what_the_verdicts_ask_for(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("user", [0, 65534])
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root")
 def test_locked_memory_is_told_as_the_kernel_allows_it(user: int) -> None:
-    """Root may lock any number of bytes whatever the limit, where it has CAP_IPC_LOCK; nobody else may."""
+    """Root with CAP_IPC_LOCK may lock any amount of memory, whatever the limit; others may not."""
     script = (
         "import mmap, os, resource, ctypes; from cluster import probes;"
         f"resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536)); os.setuid({user});"
@@ -205,14 +212,14 @@ def test_locked_memory_is_told_as_the_kernel_allows_it(user: int) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     told, locked = done.stdout.split()
-    assert (told, locked) in (("None", "True"), ("65536", "False"))  # root of a container may not have it either
+    assert (told, locked) in (("None", "True"), ("65536", "False"))  # root in a container may lack the capability
     assert user == 0 or locked == "False"
 
 
 def test_data_from_afar_are_told_in_minutes() -> None:
     [found] = verdicts.judge_data("s3://data", {"a": AFAR, "b": AFAR | {"bytes_per_second": 1e8}}, {"a": 8, "b": 8})
     assert found.level == "ok"
-    assert found.what == "1000 + 100 images; 100.0 GB are copied to a node at first, at 100 MB/s in 17 min"
+    assert found.message == "1000 + 100 images; 100.0 GB are first copied to each node, at 100 MB/s in 17 min"
 
 
 def test_data_behind_a_url_are_read_without_copying_them(

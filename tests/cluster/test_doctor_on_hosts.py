@@ -1,4 +1,4 @@
-"""The doctor on a cluster of hosts with eleven things wrong, and with them mended."""
+"""`doctor` on a cluster of hosts with eleven problems, and after they are fixed."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ pytestmark = on_hosts
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A folder that all hosts see, with another state of the project, data, and room for runs."""
+    """A folder that all hosts share, with another version of the project, data, and a folder for runs."""
     folder = tmp_path / "shared"
     for room in ("vgg_dist", "pipelines", "cluster"):
         shutil.copytree(ROOT / room, folder / "other" / room)
     (folder / "other" / "vgg_dist" / "metrics.py").write_text("# an earlier version\n")
-    # Half a minute slow, for all that is Python (libfaketime hangs in its time.sleep).
+    # Sets the clock back by half a minute, for Python only (libfaketime hangs in time.sleep).
     (folder / "other" / "sitecustomize.py").write_text("import time\nnow = time.time\ntime.time = lambda: now() - 30\n")
     (folder / "runs").mkdir()
     return folder
 
 
 def doctor(cluster: Cluster, shared: Path) -> tuple[int, list[str]]:
-    """Its exit status, and its lines without the mends; the hosts by their names."""
+    """The exit status of `doctor`, and its lines without the fixes, with hosts by name."""
     flags = [
         "--data",
         str(shared / "data"),
@@ -53,14 +53,14 @@ def test_eleven_faults_of_real_hosts_are_found_and_nothing_else(shared: Path, sm
         cluster.start_postgres()
         cluster.start_mlflow()
         cluster.start_ray(head)
-        # The second host: another checkout, a clock that is wrong, no way to MLflow, storage to read only, no data.
+        # The second host: another checkout, a wrong clock, no route to MLflow, read-only storage, no data.
         cluster.start_ray(second, PYTHONPATH=str(shared / "other"))
         second.run("ip", "route", "add", "unreachable", f"{SERVICE}/32")
         second.run("mount", "--bind", str(shared / "runs"), str(shared / "runs"))
         second.run("mount", "-o", "remount,bind,ro", str(shared / "runs"))
         second.run("mount", "-t", "tmpfs", "none", str(shared / "data"))
-        # The third: GPUs that only Ray counts, little shared memory, storage of its own, which is full, an image less, a
-        # slow link. Its two processes each reserve a GPU.
+        # The third host: GPUs that only Ray counts, little shared memory, separate storage, which is full, one image
+        # missing, a slow network. Its two processes each reserve a GPU.
         cluster.start_ray(third, RAY_OVERRIDE_RESOURCES='{"GPU": 2}')
         third.run("mount", "-t", "tmpfs", "-o", "size=64m", "none", "/dev/shm")
         third.run("mount", "-t", "tmpfs", "-o", "size=100m", "none", str(shared / "runs"))
@@ -99,7 +99,7 @@ def test_eleven_faults_of_real_hosts_are_found_and_nothing_else(shared: Path, sm
         cluster.start_ray(second)
         cluster.start_ray(third)
         status, lines = doctor(cluster, shared)
-        # Ray remembers those that were stopped; and on a busy machine every link may be too slow for E.
+        # Ray remembers stopped nodes; and on a busy machine the whole network may be too slow for E.
         left = [line for line in lines if not line.startswith("ok ") and "configuration E's gradients" not in line]
         assert sorted(left) == [f"warn  nodes: {host} has left the cluster" for host in ("host2", "host3")]
         assert status == 0

@@ -18,7 +18,7 @@ from support.mlflow_server import wait_for
 from support.paths import ROOT
 
 pytestmark = on_hosts
-# 20 steps in two epochs, a checkpoint every third.
+# 20 steps in two epochs, a checkpoint every third step.
 SMALL = """
     --arch A --head linear --image-size 32 --data s3://runs/data --global-batch 16 --micro-batch 8
     --lr 0.002 --precision fp32 --log-every 1 --epochs 2 --checkpoint-every 3 --num-workers 2
@@ -96,11 +96,11 @@ def test_prometheus_finds_the_metrics_that_alerts_and_dashboard_name(cluster: Cl
     folder = ROOT / "k8s" / "components" / "monitoring"
     queries = (folder / "rules.yaml").read_text() + (folder / "dashboard.json").read_text()
     wanted = set(re.findall(r"ray_(?:node|vgg_dist)_\w+", queries)) - {"ray_node_gpus_utilization", "ray_node_gram_used"}
-    # Where Ray itself tells Prometheus to look.
+    # The targets that Ray gives Prometheus.
     found = json.loads(cluster.head.run("cat", "/tmp/ray/prom_metrics_service_discovery.json"))
     targets = [target for group in found for target in group["targets"]]
-    time.sleep(25)  # Ray drops a gauge that is not set again for 20 s
-    scraped = "".join(cluster.head.run("curl", "--silent", f"http://{target}/metrics") for target in targets)
+    time.sleep(25)  # Ray drops a gauge that is not refreshed for 20 s
+    scraped = "".join(cluster.head.run("curl", "--unanswered", f"http://{target}/metrics") for target in targets)
     names = set(re.findall(r"^(\w+)[{ ]", scraped, re.MULTILINE))
     assert sorted(monitoring.PROJECT_METRICS - names) == []
     assert sorted(wanted - names) == []

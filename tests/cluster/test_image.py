@@ -1,4 +1,4 @@
-"""The image built here and run: as its user, on a read-only root, with what k8s/ mounts. With VGG_DIST_TEST_ALL=1 only."""
+"""Builds and runs the image: as its user, on a read-only root, with the mounts of k8s/. Only with VGG_DIST_TEST_ALL=1."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from support.mlflow_server import wait_for
 
 TOKEN = "0123456789abcdef" * 4
 STORAGE = "/storage"
-"""Where data and runs are: a folder that the group may write to, like a volume."""
+"""The folder for data and runs, which the group may write to, like a volume."""
 MEMORY = {"/tmp": 8 << 30, "/dev/shm": 1 << 30}
-"""What k8s/ mounts there, in bytes; HOME is /tmp there, too."""
+"""The mounts in k8s/, with sizes in bytes; HOME is /tmp there, too."""
 ENTRYPOINT = ["tini", "--"]
 DATA = f"{STORAGE}/data"
 TRAIN = f"python -m vgg_dist.train --storage-path {STORAGE}/runs --global-batch 16 --log-every 1".split()
@@ -48,11 +48,11 @@ for capability in (90, 100):
     source = ASTSource(double, {"x": "*fp32", "n": "constexpr"}, {"n": 128})
     assert triton.compile(source, GPUTarget("cuda", capability, 32)).asm["cubin"].startswith(b"\\x7fELF")
 """
-"""For GPUs that are not here: Hopper, and Blackwell, for which Triton has another assembler."""
+"""Compiles for GPUs that need not be present: Hopper, and Blackwell, for which Triton has another assembler."""
 
 
 def why_not() -> str:
-    """What keeps the image from being built here, or nothing."""
+    """The reason why the image cannot be built here, or nothing."""
     if not os.environ.get("VGG_DIST_TEST_ALL"):
         return "builds and runs the image for 15 minutes: set VGG_DIST_TEST_ALL=1"
     if missing := [f"buildah and debootstrap needed: no {tool}" for tool in MISSING]:
@@ -65,7 +65,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.ray,
     pytest.mark.timeout(2400),
-    pytest.mark.xdist_group("hosts"),  # its address is that of theirs
+    pytest.mark.xdist_group("hosts"),  # uses the same address as the hosts
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
 
@@ -81,7 +81,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hosts.Host]:
     """Where containers run; their storage is its."""
     with hosts.network(1, tmp_path_factory.mktemp("hosts")) as network:
         (host,) = network.hosts
-        host.run("ip", "route", "add", "default", "dev", "eth0")  # by which Ray finds its own address
+        host.run("ip", "route", "add", "default", "dev", "eth0")  # Ray finds its own address through this route
         yield host
 
 
@@ -106,7 +106,7 @@ class Containers:
             "OMP_NUM_THREADS": "1",
         }
         self.env |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "20", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self.env["RAY_memory_monitor_refresh_ms"] = "0"  # it would judge by all that runs on this machine
+        self.env["RAY_memory_monitor_refresh_ms"] = "0"  # it would count everything that runs on this machine
 
     def start(self, *command: str) -> Container:
         """With the image's entrypoint, and its command where none is given."""
@@ -157,13 +157,13 @@ def test_its_user_its_root_and_its_programs(containers: Containers) -> None:
     assert output(container.run("cat", "/proc/1/cmdline")).startswith("tini\0--\0sleep")
     for folder in ("/", "/opt/venv", "/home/ubuntu", "/var/tmp"):
         assert "Read-only file system" in container.run("touch", f"{folder}/new").stdout
-    # As `ray up` calls it, and copies by it.
+    # As `ray up` calls it, and copies with it.
     assert "2.60.0" in output(container.run("bash", "--login", "-c", "-i", "ray --version"))
     assert output(container.run("rsync", "--version")).startswith("rsync")
     output(container.run("pip", "check"))
     for command in COMMANDS:
         assert f"python -m {command}" in output(container.run("python", "-m", command, "--help"))
-    # What torch.compile does on a CPU, and on GPUs up to the point where it takes one.
+    # torch.compile on a CPU, and for GPUs up to the point where it needs one.
     output(container.run("python", "-c", COMPILE, "/tmp"))
     (containers.storage / "kernel.py").write_text(KERNEL)
     output(container.run("python", f"{STORAGE}/kernel.py"))
@@ -190,7 +190,7 @@ def test_a_cluster_of_it_trains_and_all_look_at_it(containers: Containers) -> No
     assert "compiled" in output(head.run(*report.split()))
     assert "--output comparison.html: cannot be written: Read-only" in head.run(*report.split()[:-2]).stdout
     assert server.stop() == 0, server.output()
-    head.stop()  # Ray's exit status is 1 where it drains for all of its time
+    head.stop()  # Ray's exit status is 1 if draining takes all of its time
 
 
 def test_sigterm_ends_a_training(containers: Containers) -> None:

@@ -36,6 +36,7 @@ from vgg_dist.evaluation.posteriors import ImageSet, Manifest, PosteriorFiles
 from vgg_dist.run_folder.checkpoints import unused_name, whole_checkpoints
 from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.run_folder.digests import DIGESTS, DamagedCheckpoint, check_files
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, STATE
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import TrainState, build_state
@@ -52,7 +53,7 @@ FLIPS = 200
 
 
 def state_at(step: int) -> TrainState:
-    """A net after one step on made-up gradients; `step` is what it says of itself."""
+    """The state of a net after one step on made-up gradients, with the step number set to `step`."""
     state = build_state(CONFIGURED, len(CLASSES), torch.device("cpu"))
     for parameter in state.model.parameters():
         parameter.grad = torch.full_like(parameter, float(step))
@@ -141,7 +142,7 @@ SETS: dict[str, tuple[Callable[[Path], None], Callable[[Path], str]]] = {
 
 
 def payload(folder: Path) -> dict[str, list[tuple[int, int]]]:
-    """Of each tar of shards, where the images' own bytes are."""
+    """The byte ranges of the images in each tar of shards."""
     spans: dict[str, list[tuple[int, int]]] = {}
     for tar in (folder / "shards").glob("*.tar"):
         with tarfile.open(tar) as members:
@@ -150,7 +151,7 @@ def payload(folder: Path) -> dict[str, list[tuple[int, int]]]:
 
 
 def outcome(read: Callable[[Path], str], folder: Path) -> tuple[str, str]:
-    """What is read, or the line of an error of the kinds that the commands print without a traceback."""
+    """The result of reading, or the message of an error that commands print as one line, without a traceback."""
     try:
         return read(folder), ""
     except (ValueError, OSError) as error:
@@ -164,7 +165,7 @@ def test_no_flipped_bit_gives_another_value_or_a_traceback(kind: str, tmp_path: 
     folder = tmp_path / kind
     write(folder)
     whole, images = read(folder), payload(folder)
-    # A checkpoint's files are of sizes from bytes to megabytes: each file gets the same number of flips.
+    # The files of a checkpoint have from a few bytes to megabytes; each gets the same number of flipped bits.
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "source" not in path.parts)
     generator, found = random.Random(kind), 0
     for number in range(FLIPS // len(SETS)):
@@ -182,11 +183,11 @@ def test_no_flipped_bit_gives_another_value_or_a_traceback(kind: str, tmp_path: 
         where = f"bit {bit} of byte {at} of {file}"
         assert told or value == whole, f"{where}: another value, and nobody is told"
         assert "\n" not in told, where
-        # A flipped number or name in a manifest or in digests.json is told as a difference from what is beside it.
+        # A flipped number or name in a manifest or in digests.json is reported as a difference from the files beside it.
         named = str(file.parent) if file.suffix == ".json" else str(file)
         assert named in told or not told, f"{where}: {told}"
         found += bool(told)
-    # The tars' headers and DALI's indexes are not read, so that most flips in shards change nothing.
+    # The headers of tars and DALI's indexes are not read, so most flips in shards have no effect.
     assert found > FLIPS // len(SETS) * (0.2 if kind == "shards" else 0.8)
     assert read(folder) == whole
 
@@ -213,7 +214,7 @@ def test_what_was_written_without_digests_is_read(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run's folder with checkpoints of the steps 1, 2 and 3."""
+    """A run's folder with checkpoints of steps 1, 2 and 3."""
     for step in (1, 2, 3):
         write_checkpoint(tmp_path / "run" / f"checkpoint-{step:09d}", step)
     return tmp_path / "run"
@@ -240,7 +241,7 @@ def test_of_a_run_whose_last_checkpoint_is_damaged_the_one_before_it_is_taken(
     (line,) = caplog.messages
     assert "\n" not in line
     assert f"checkpoint {run}/checkpoint-000000003/{MODEL} is damaged" in line
-    assert line.endswith(f"{run}/checkpoint-000000002 is taken")
+    assert line.endswith(f"{run}/checkpoint-000000002 is used instead")
     for place in (run / "checkpoint-000000003", run):
         for step in (1, 2):
             if place == run:
@@ -273,17 +274,17 @@ def test_a_training_resumes_from_the_last_checkpoint_that_is_whole(run: Path) ->
         assert len(prepared.passed_over) == 4 - step
         line = prepared.passed_over[-1]
         assert f"checkpoint-{step:09d}/{file} is damaged" in line
-        assert line.endswith(f"checkpoint-{step - 1:09d} is taken")
+        assert line.endswith(f"checkpoint-{step - 1:09d} is used instead")
     flip(run / "checkpoint-000000001" / CONFIG)
     with pytest.raises(TrainingError, match=r"checkpoint-000000001/config\.json is damaged"):
         resumed(run, names)
 
 
 def test_a_new_checkpoint_does_not_take_the_name_of_a_damaged_one(run: Path) -> None:
-    local, name = fs.LocalFileSystem(), "checkpoint-000000003"
-    assert unused_name(local, str(run), "checkpoint-000000004") == "checkpoint-000000004"
-    assert unused_name(local, str(run), name) == name  # of a worker that died before it was reported
+    folder, name = RunFolder(str(run)), "checkpoint-000000003"
+    assert unused_name(folder, "checkpoint-000000004") == "checkpoint-000000004"
+    assert unused_name(folder, name) == name  # left by a worker that died before it reported the checkpoint
     flip(run / name / STATE)
-    assert unused_name(local, str(run), name) == f"{name}-again"
+    assert unused_name(folder, name) == f"{name}-again"
     with pytest.raises(DamagedCheckpoint, match=STATE):
         check_files(run / name)

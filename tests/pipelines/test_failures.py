@@ -1,4 +1,4 @@
-"""What a run that failed says in one line: of DALI's errors, of tracebacks, of CUDA's and NCCL's."""
+"""The one-line reason of a failure, extracted from errors of DALI, CUDA and NCCL and from tracebacks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def jpeg(side: int = 64) -> np.ndarray:
 
 
 def dali_error(encoded: list[np.ndarray], start: int = 0) -> BaseException:
-    """What DALI raises for these files, of which it decodes 32 rows from `start`."""
+    """The error that DALI raises when it decodes 32 rows of these files from `start`."""
     from nvidia.dali import fn, types
 
     @dali.pipeline_def(batch_size=2, num_threads=1, device_id=None)
@@ -94,7 +94,7 @@ def test_workers_that_failed_for_the_same_reason_share_a_line() -> None:
     from ray.exceptions import RayTaskError
     from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-    from vgg_dist.launch.controller import describe_failures
+    from vgg_dist.launch.failures import describe_failures
 
     gone = WorkerHealthCheckFailedError("A worker health check failed.", RuntimeError("The actor died.\n\tclass_name: W"))
     called = RayTaskError("f", "Traceback (most recent call last):\n  File\nOSError: stale", OSError("stale"))

@@ -1,4 +1,4 @@
-"""Training, evaluation, prediction and `check` see the same pixels of a file, or refuse it for the same reason."""
+"""Training, evaluation, prediction and `check` use the same pixels of a file, or refuse it for the same reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REFUSED = (
 
 @pytest.fixture(scope="module")
 def verdicts() -> dict[str, NDArray[np.uint8] | str]:
-    """Pixels, or the reason why there are none, of every image, by the definition."""
+    """The defined pixels of every image, or the reason why it is refused."""
     found: dict[str, NDArray[np.uint8] | str] = {}
     for name, encoded in ALL.items():
         try:
@@ -48,7 +48,7 @@ def verdicts() -> dict[str, NDArray[np.uint8] | str]:
 def test_loaders_give_the_pixels_of_the_definition_or_its_refusal(
     kind: str, verdicts: dict[str, NDArray[np.uint8] | str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At the image's own scale a central crop has the pixels as they are decoded."""
+    """Without a rescale, a centre crop has the decoded pixels."""
     caplog.set_level(logging.ERROR)
     names, size = list(ALL), 16
     loader = make(kind, Images(list(ALL.values())), Preprocessing(size, (0.0,) * 3, (1.0,) * 3, center=True))
@@ -65,7 +65,7 @@ def test_loaders_give_the_pixels_of_the_definition_or_its_refusal(
             assert label == row, (names[row], loader.bad_images.get(row))
             top, left = (np.array(expected.shape[:2]) - size + 1) // 2
             difference = abs(crop - expected[top : top + size, left : left + size])
-            # DALI's windows of JPEGs may round a colour between two samples in another way.
+            # DALI's windows of JPEGs may round an interpolated colour differently.
             most = (1.0, 0.3) if ALL[names[row]].startswith(b"\xff\xd8") and kind != REFERENCE else (0.0, 0.0)
             assert (difference.max(), difference.mean()) <= most, (names[row], difference.max(), difference.mean())
 
@@ -75,7 +75,7 @@ def _shape(verdict: NDArray[np.uint8] | str) -> tuple[int, ...]:
 
 
 def test_whole_images_and_check_say_the_same(verdicts: dict[str, NDArray[np.uint8] | str]) -> None:
-    """At its own scale a whole image has the pixels as they are decoded."""
+    """Without a rescale, a whole image has the decoded pixels."""
     names = list(ALL)
     whole = WholeImages(Images(list(ALL.values())), Preprocessing(16, (0.0,) * 3, (1.0,) * 3), 1, CPU, 1)
     for row, name in enumerate(names):
@@ -102,7 +102,7 @@ def test_what_is_read_and_what_is_not(verdicts: dict[str, NDArray[np.uint8] | st
 
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in REFUSED])
 def test_the_end_cut_off_is_refused(name: str) -> None:
-    """But for what stands behind the first picture's end, which is not looked at."""
+    """Except for damage after the end of the first image, which is ignored."""
     encoded = ZOO[name]
     ends_before = "behind" in name or name in ("MPO", "BMP, RLE8", "PNG, animated", "WebP, animated")
     assert ends_before or refusal(encoded[:-16]) is not None
@@ -137,7 +137,7 @@ def test_plain_images_go_to_dali_as_they_are(imagenet_samples: list[Path]) -> No
 
 
 def test_damaged_jpegs_are_found_before_a_window_or_a_gpu_hides_the_damage() -> None:
-    """Every cut, with or without an end marker behind it, with zeros or with noise."""
+    """Every truncation, followed by nothing, by an end marker, by zeros or by noise."""
     noise = np.random.default_rng(0).bytes(1000)
     start = LARGE.index(b"\xff\xda") + 14
     for at in range(start, len(LARGE) - 2, 97):

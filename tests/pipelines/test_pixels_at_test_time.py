@@ -1,4 +1,4 @@
-"""Evaluation and prediction see the pixels of the definition, or refuse a file for its reason: the zoo through them."""
+"""Evaluation and prediction use the pixels of `pipelines.pixels`, or refuse a file for the same reason."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ BAD = [name for name in ALL if REASONS[name] is not None]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LeNet-5, whose posteriors tell these images apart, in a run of two classes."""
+    """A run of LeNet-5 with two classes, whose posteriors differ between these images."""
     return make_run(tmp_path_factory.mktemp("runs"), "net", 0, ["a", "b"])
 
 
 def expected(net: TrainedNet, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Of the central crop of the definition's pixels at SCALE."""
+    """The posteriors for the centre crop of the defined pixels at SCALE."""
     height, width = pixels.shape[:2]
     size = SCALE * width // min(height, width), SCALE * height // min(height, width)
     grey = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR), np.float32) @ np.float32(
@@ -62,7 +62,7 @@ def test_predictions_are_of_the_pixels_of_the_definition_or_there_is_its_reason(
     for file, posteriors in zip(pictures.files, found, strict=True):
         name = files[Path(file).name]
         np.testing.assert_allclose(posteriors, expected(net, decode(ALL[name])), atol=1e-5, err_msg=name)
-    assert np.ptp(found[:, 0]) > 0.05  # other pixels would be seen
+    assert np.ptp(found[:, 0]) > 0.05  # so other pixels would be noticed
 
 
 def test_evaluations_are_of_the_pixels_of_the_definition_or_there_is_its_reason(run: Path, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_evaluations_are_of_the_pixels_of_the_definition_or_there_is_its_reason(
     found = evaluation.reader(0)("center", SCALE)
     for row, posteriors in enumerate(found):
         name = GOOD[int(Path(evaluation.images.names[row]).stem)]
-        np.testing.assert_allclose(posteriors, expected(net, decode(ALL[name])), atol=2e-3, err_msg=name)  # kept in 16 bits
+        np.testing.assert_allclose(posteriors, expected(net, decode(ALL[name])), atol=2e-3, err_msg=name)  # 16 bits
 
     make_tree(tmp_path / "bad", {f"val/{'ab'[k % 2]}/{k:03}.jpg": ALL[name] for k, name in enumerate(BAD)})
     store = open_store(str(tmp_path / "bad"), "val")

@@ -1,4 +1,4 @@
-"""Shards behind URLs: copied once, by whoever comes first, whole or not at all."""
+"""Shards behind URLs: copied once, by the first process that reads them, completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passwords and keys inside URLs: in nothing that a run writes, logs, prints or sends, and no hindrance to its resume."""
+"""Passwords and keys in URLs appear in nothing that a run writes, logs, prints or sends, and do not prevent a resume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipelines.stores.open import open_splits
 from vgg_dist.config import EvalConfig, TrainConfig, TrainSettings, TuneConfig
 from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
 from vgg_dist.evaluation.open import open_images
-from vgg_dist.launch.driver import _say
+from vgg_dist.launch.driver import _Launch
 from vgg_dist.launch.run_record import open_training
 from vgg_dist.run_folder.names import checkpoint_name
 from vgg_dist.run_folder.outcome import read_earlier, write_outcome
@@ -37,7 +37,7 @@ URLS = {
     "https://{}@host/path": "https://***@host/path",
     "http://me:a@{}@host": "http://***@host",
     "http://me:a/{}@host:5000/x": "http://***@host:5000/x",
-    "http://me:9/{}@host": "http://me:9/hUsHhUsH@host",  # host, port and a path with an @ in it, as any client reads it
+    "http://me:9/{}@host": "http://me:9/hUsHhUsH@host",  # host, port and a path that contains an @
     "http://me:a?{}#b@host": "http://***@host",
     "s3://KEY:{}@bucket/runs": "s3://***@bucket/runs",
     "simplecache::s3://KEY:{}@bucket/runs": "simplecache::s3://***@bucket/runs",
@@ -74,7 +74,7 @@ def test_the_last_part_of_a_url_has_no_piece_of_a_secret() -> None:
 
 
 def begun(storage: Path, secret: str = SECRET) -> TrainConfig:
-    """Every setting that can hold a URL holds one with a secret."""
+    """Settings in which every URL has a secret."""
     return TrainConfig(
         arch="lenet5", epochs=2, name="first", storage_path=str(storage), num_workers=1, micro_batch=4, loader_threads=1,
         data=f"s3://KEY:{secret}@bucket/imagenet", tracking_uri=f"http://me:{secret}@host:5000",
@@ -86,7 +86,7 @@ def run_record(folder: Path, config: TrainConfig) -> str:
     """Logs the settings of a training and its failure, and returns the database's URI."""
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     parent = TrackedRun(uri, "0", "f" * 32, 0.0, f"s3://bucket/runs/all?secret_key=x/{SECRET}")
-    with pytest.MonkeyPatch.context() as environment:  # the server of --tracking-uri is not there
+    with pytest.MonkeyPatch.context() as environment:  # there is no server at --tracking-uri
         environment.setattr("vgg_dist.launch.run_record.resolve_tracking_uri", lambda *_: uri)
         run = open_training(config, parent)
     finish_run(run, "FAILED", f"--data {config.data}: does not answer")
@@ -100,7 +100,7 @@ def test_nothing_that_a_run_writes_has_the_secret(tmp_path: Path, capfd: pytest.
     folder.mkdir(parents=True)
     saved(config).save(folder, config, CLASSES)
     write_outcome(config, {"metrics": {"epoch": 2.0, "val/top1_error": 1.0}, "step": 2, "checkpoint": str(folder)})
-    _say(False, f"checkpoint: {config.data}")
+    _Launch(config, None).say(f"checkpoint: {config.data}")
     print(config.command_line())
     print(config.to_dict())
     print(ui_hint(TrackedRun(config.tracking_uri or "", "1", "2", 0.0, "")))
@@ -127,7 +127,7 @@ CLASSES = open_splits("synthetic")[0].class_names
 
 
 def saved(config: TrainConfig) -> TrainState:
-    """A net at its second step."""
+    """The state of a net after two steps."""
     state = build_state(dataclasses.replace(config, init_from=None), len(CLASSES), torch.device("cpu"))
     state.step, state.epoch = 2, 2
     return state
@@ -150,7 +150,7 @@ def test_a_run_is_resumed_with_its_secret_or_a_new_one(tmp_path: Path) -> None:
     elsewhere = dataclasses.replace(config, data=f"s3://KEY:{SECRET}@other/imagenet")
     assert earlier.changes(elsewhere) == "--data s3://***@bucket/imagenet, not s3://***@other/imagenet"
     moved = dataclasses.replace(config, init_from="/runs/a")  # the keys are now in the environment
-    refuse_changes(config.to_dict(secrets=True), moved)  # and the checkpoint is of an earlier version, which kept them
+    refuse_changes(config.to_dict(secrets=True), moved)  # and the checkpoint is from an earlier version, which stored them
     other = dataclasses.replace(config, init_from=f"s3://K:{SECRET}@bucket/runs/b")
     with pytest.raises(ValueError, match="cannot change") as refused:
         refuse_changes(config.to_dict(secrets=True), other)

@@ -236,7 +236,7 @@ def test_a_training_told_to_stop_saves_what_it_has_trained(cluster: dict[str, st
     assert steps(tmp_path, "first", "train/loss") == list(range(1, stopped + 1))
 
     second = start(*flags, env=driver(cluster))
-    second.await_line(rf"goes on from step {stopped} \(epoch ")
+    second.await_line(rf"resumes from step {stopped} \(epoch ")
     validated = int(second.await_line(r"step +(\d+)  validation")[1])
     second.send(signal.SIGTERM)
     again = int(re.search(r"at step (\d+), checkpoint written", second.ended(signal.SIGTERM))[1])  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Data and settings for benchmarks in small."""
+"""Small data and settings for benchmarks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vgg_dist.config import ScaleRange
 
 
 def write_tree(root: Path, shapes: list[tuple[int, int]], subsampling: str = "4:2:0") -> Path:
-    """Two classes of smooth random JPEGs of these (height, width)."""
+    """Writes two classes of smooth random JPEGs with these (height, width)."""
     rng = np.random.default_rng(0)
     for number, (height, width) in enumerate(shapes):
         folder = root / "train" / f"class{number % 2}"

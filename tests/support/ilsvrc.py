@@ -1,4 +1,4 @@
-"""The archives of ILSVRC-2012, in small."""
+"""Miniature ILSVRC-2012 archives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VAL_LABELS = [2, 4, 4, 1, 3, 2]
 
 
 def write_ilsvrc(folder: Path) -> None:
-    """Miniatures of the three official files, of the very same structure."""
+    """Writes miniatures of the three official files, with exactly the same structure."""
     from scipy.io import savemat
 
     classes = {}

@@ -1,4 +1,4 @@
-"""Builds cluster/Dockerfile by buildah, without a container engine or a registry.
+"""Builds cluster/Dockerfile with buildah, without a container engine or a registry.
 
 The base that it names cannot be pulled everywhere, so another is made by debootstrap and given its name: Ubuntu 24.04 with
 the certificates, the user and the variables that NVIDIA's image has, but without its libraries of CUDA.
@@ -29,7 +29,7 @@ DOCKERFILE = ROOT / "cluster" / "Dockerfile"
 BASES = set(re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(), re.MULTILINE))
 SUITE = "noble"
 SCRIPT = Path("/usr/share/debootstrap/scripts/gutsy")
-"""Of all Ubuntus from gutsy on; Debian's debootstrap knows the newest by no other name."""
+"""debootstrap's script for all Ubuntu releases since gutsy; Debian's debootstrap has no script for the newest."""
 KEYS = "pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb"
 KEYS_SHA256 = "36de43b15853ccae0028e9a767613770c704833f82586f28eb262f0311adb8a8"
 """Ubuntu's archive keys of 2012 and 2018."""
@@ -53,7 +53,7 @@ GIB_FREE = 25
 
 @contextlib.contextmanager
 def built_image(logs: Path) -> Iterator[tuple[Image, User]]:
-    """The image, unpacked for the while, and its user; what the builds say goes to the folder of logs."""
+    """The image, unpacked inside the context, and its user. The output of the builds goes to the folder of logs."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="vgg-dist-image-") as folder:
         builder = Builder(Path(folder), logs)
         try:
@@ -69,21 +69,21 @@ def built_image(logs: Path) -> Iterator[tuple[Image, User]]:
 
 
 class Builder:
-    """Buildah with a storage of its own."""
+    """Buildah with a separate storage."""
 
     def __init__(self, folder: Path, logs: Path) -> None:
         self.folder, self.logs = folder, logs
         self.env = {**os.environ, "TMPDIR": str(folder)}
 
     def buildah(self, *arguments: str, check: bool = True) -> str:
-        """What it printed. AssertionError if it fails."""
+        """Runs buildah and returns its output. Raises AssertionError if it fails."""
         line = ["buildah", f"--root={self.folder}/storage", f"--runroot={self.folder}/run", *arguments]
         done = subprocess.run(line, env=self.env, capture_output=True, text=True, check=False)
         assert done.returncode == 0 or not check, f"{shlex.join(line)}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
         return done.stdout.strip()
 
     def make_base(self) -> None:
-        """What stands in for the base."""
+        """Builds the stand-in for the base image."""
         mirror = str(re.findall(r"default_mirror (http://archive\S+)", SCRIPT.read_text())[0])
         container = self.buildah("from", "scratch")
         root = Path(self.buildah("mount", container))
@@ -104,7 +104,7 @@ class Builder:
         self.buildah("rm", container)
 
     def _keyring(self, mirror: str) -> Path:
-        """Ubuntu's keys: this machine's, or those of a package that is known by its digest."""
+        """Ubuntu's keys: from this machine, or from a package whose digest is known."""
         here = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
         if not here.exists():
             with urllib.request.urlopen(f"{mirror}/{KEYS}", timeout=60) as answer:
@@ -125,13 +125,13 @@ class Builder:
         return Image(env, config["WorkingDir"], command=command, root=root), User(uid, gid, None)
 
     def build(self) -> None:
-        """From the repository, as `docker build` does."""
+        """Builds the image from the repository, as `docker build` does."""
         arguments = ["--isolation=chroot", "--pull-never", "--layers=false", *self._package_index()]
         output = self.buildah("build", *arguments, f"--file={DOCKERFILE}", "--tag=vgg-dist", str(ROOT))
         (self.logs / "build.log").write_text(output)
 
     def _package_index(self) -> list[str]:
-        """Mounts by which pip and uv in there trust and ask whom pip does here."""
+        """Mounts with this machine's pip configuration and certificates, for pip and uv in the build."""
         bundle = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().openssl_cafile
         pip, uv = configparser.ConfigParser(), ["system-certs = true"]
         pip["global"] = {"cert": CERTIFICATES}

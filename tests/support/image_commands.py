@@ -1,4 +1,4 @@
-"""What the image is to run."""
+"""Commands that tests run in the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image files of every kind with the pixels that they are to give."""
+"""Image files of every kind, with their expected pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAMAGED = ["JPEG", "JPEG, progressive", "JPEG, restart markers", "MPO", "PNG, RG
 
 
 def damages() -> Iterator[tuple[str, bytes]]:
-    """Whole images of the zoo cut short, with zeros in place of their ends, with noise, flipped bits and early ends."""
+    """Images of the zoo, damaged: truncated, ending in zeros or noise, with flipped bits or an early end marker."""
     rng = np.random.default_rng(0)
     for name in DAMAGED:
         whole = ZOO[name]
@@ -40,7 +40,7 @@ def damages() -> Iterator[tuple[str, bytes]]:
 
 
 def given() -> Iterator[tuple[str, bytes]]:
-    """The images that others gave, where they are."""
+    """Images from other projects, if they are present."""
     archive = SHARED / "inputs" / "failing-inputs.tar"
     if archive.exists():
         with tarfile.open(archive) as tar:

@@ -1,4 +1,4 @@
-"""Images of every kind that collections hold: formats, depths, colour models and damages, as encoded files in memory."""
+"""Images of every kind: formats, bit depths, colour models and kinds of damage, as encoded files in memory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def picture() -> NDArray[np.uint8]:
 
 
 def deep(channels: int) -> NDArray[np.uint16]:
-    """16 bits a sample over the whole range, with low bytes of all values: uint16 (HEIGHT, WIDTH, channels)."""
+    """16-bit samples over the whole range, with all values of the low byte: uint16 (HEIGHT, WIDTH, channels)."""
     values = np.linspace(0, 65535, HEIGHT * WIDTH * channels).astype(np.uint16)
     return np.random.default_rng(0).permutation(values.reshape(-1, 1)).reshape(HEIGHT, WIDTH, channels)
 
@@ -78,7 +78,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(samples: NDArray[np.uint16] | NDArray[np.uint8], colour: int, *extra: bytes, interlaced: bool = False) -> bytes:
-    """A PNG of samples (H, W, C), 8 or 16 bits by their type, with all five filters; `extra`: chunks before the data."""
+    """A PNG of samples (H, W, C), 8 or 16 bits by their dtype, with all five filters. `extra`: chunks before the data."""
     size = samples.shape[1], samples.shape[0]
     header = struct.pack(">IIBBBBB", *size, 8 * samples.itemsize, colour, 0, 0, interlaced)
     adam7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
@@ -89,7 +89,7 @@ def png(samples: NDArray[np.uint16] | NDArray[np.uint8], colour: int, *extra: by
 
 
 def _filtered(samples: NDArray[np.uint16] | NDArray[np.uint8]) -> bytes:
-    """Row k by filter k modulo 5 (PNG, section 9): none, sub, up, average, Paeth."""
+    """The rows, filtered; row k with filter k modulo 5 (PNG, section 9): none, sub, up, average, Paeth."""
     height, width, channels = samples.shape
     step = channels * samples.itemsize
     raw = samples.astype(samples.dtype.newbyteorder(">")).tobytes()
@@ -170,7 +170,7 @@ def pngs() -> Iterator[tuple[str, bytes]]:
 
 
 def packed(bits: int) -> bytes:
-    """A grey PNG of 2 or 4 bits a pixel."""
+    """A grey PNG with 2 or 4 bits per pixel."""
     levels = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH) % (1 << bits)
     binary = np.unpackbits(levels[..., None], axis=2)[..., 8 - bits :].reshape(HEIGHT, -1)
     rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in binary)
@@ -207,7 +207,7 @@ def jpegs() -> Iterator[tuple[str, bytes]]:
 
 
 def others() -> Iterator[tuple[str, bytes]]:
-    """WebPs, formats that are not read, and what is no image."""
+    """WebP images, unsupported formats, and files that are not images."""
     image = Image.fromarray(picture())
     frames = [Image.fromarray(np.full((HEIGHT, WIDTH, 3), level, np.uint8)) for level in (50, 100, 200)]
     yield "WebP, lossy", save(image, "WEBP")
@@ -228,7 +228,7 @@ def others() -> Iterator[tuple[str, bytes]]:
 
 
 def whole() -> dict[str, bytes]:
-    """All undamaged images, and what is none, by what they are."""
+    """All undamaged images, and files that are not images, by description."""
     return dict([*jpegs(), *pngs(), *bitmaps(), *others()])
 
 

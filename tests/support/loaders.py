@@ -73,7 +73,7 @@ def load(loader: Loader, samples: Samples, size: int = 16) -> Batch:
 
 
 def by_torchvision(store: SampleStore, samples: Samples, preprocessing: Preprocessing) -> torch.Tensor:
-    """Decode, Resize, crop, flip, shift, normalise, with torchvision's functions on whole images."""
+    """The expected batch: decode, resize, crop, flip, shift and normalise with torchvision's functions on whole images."""
     size, images = preprocessing.image_size, []
     for k in range(len(samples)):
         image = Image.open(io.BytesIO(store.read(int(samples.index[k])))).convert("RGB")
@@ -103,7 +103,7 @@ def encode(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
 
 
 def photo(height: int = 300, width: int = 400, seed: int = 0) -> Image.Image:
-    """A smooth random picture: noise at several scales, as photographs have."""
+    """A smooth random image, similar to a photograph: noise at several scales."""
     rng = np.random.default_rng(seed)
     layers = [
         np.asarray(

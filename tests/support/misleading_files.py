@@ -31,7 +31,7 @@ def noise(seed: int, height: int = 24, width: int = 32) -> Image.Image:
 
 
 def deep_grey() -> Image.Image:
-    """16 bits, from black to white: mean 127.5 of 255."""
+    """16 bits, from black to white; the mean is 127.5 on the 0-255 scale."""
     return Image.fromarray(np.linspace(0, 65535, 24 * 32).astype(np.uint16).reshape(24, 32))
 
 

@@ -1,4 +1,4 @@
-"""Where things lie: the project's root, this folder, and what is shared beside the project."""
+"""Paths: the project's root, this folder, and the shared folder beside the project."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyarrow import fs
 
 from vgg_dist.config import TrainConfig
 from vgg_dist.run_folder.best import keep_best
 from vgg_dist.run_folder.checkpoints import write_checkpoint
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.stopping import StopAgreement
 from vgg_dist.worker.exchange import Exchange
@@ -35,9 +35,6 @@ SMALL = TrainConfig(
 
 
 Weights = dict[str, torch.Tensor]
-
-
-LOCAL = fs.LocalFileSystem()
 
 
 def nothing(step: int) -> None:
@@ -85,7 +82,8 @@ class Training(Reporter):
     def write(self, name: str, write: Callable[[Path], None]) -> str:
         step = int(name.rpartition("-")[2])
         self.while_writing(step)
-        keep_best(LOCAL, str(self.folder), write_checkpoint(LOCAL, str(self.folder), name, write))
+        run = RunFolder(str(self.folder))
+        keep_best(run, write_checkpoint(run, name, write))
         self.events.append(f"{step} written")
         return str(step)
 

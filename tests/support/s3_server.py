@@ -1,4 +1,4 @@
-"""A real S3 server (moto's) that has bad minutes: it answers 503 as long as a file is there.
+"""An S3 server (moto) with simulated outages: it answers 503 as long as a certain file exists.
 
 python tests/support/s3_server.py ADDRESS PORT FILE
 """

@@ -1,4 +1,4 @@
-"""Folders and tars of small images for tests, and what a store holds."""
+"""Folders and tars of small images for tests, and the content of a store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.stores.sample_store import SampleStore
 
 
 def picture(number: int, extension: str = "JPEG", mode: str = "RGB", **options: object) -> bytes:
-    """A small image that differs for each number."""
+    """A small image, different for each number."""
     pixels = np.random.default_rng(number).integers(0, 255, (20, 24, 3), np.uint8)
     stream = io.BytesIO()
     image = Image.fromarray(pixels).convert(mode)
@@ -48,7 +48,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def contents(store: SampleStore) -> dict[str, tuple[str, bytes]]:
-    """File stem with its class -> (class name, bytes), which must not depend on how a store keeps its samples."""
+    """Class and file stem -> (class name, bytes): the content of a store, which must not depend on its kind."""
     found = {}
     for index in range(len(store)):
         class_name = store.class_names[store.labels[index]]
@@ -57,7 +57,7 @@ def contents(store: SampleStore) -> dict[str, tuple[str, bytes]]:
 
 
 def left_out(store: SampleStore) -> dict[str, str]:
-    """Number and reason -> first names."""
+    """Count and reason -> first names of what was left out."""
     return dict(store.left_out.lines())
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from conftest import Outcome
 from PIL import Image
-from pyarrow import fs
 from support.evaluations import make_runs
 from support.runs import CLASSES, make_run
 
 from vgg_dist.run_folder.best import keep_best
 from vgg_dist.run_folder.digests import write_digests
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.run_folder.names import RECORDS, checkpoint_name
 from vgg_dist.weights.load import load_net
 
@@ -38,7 +38,7 @@ def test_last_best_and_a_step_are_evaluated_predicted_and_exported_and_named(
         )
         write_digests(made)
         shutil.copytree(made, storage / "net" / name)
-        keep_best(fs.LocalFileSystem(), str(storage / "net"), name)
+        keep_best(RunFolder(str(storage / "net")), name)
     digests = {step: load_net(str(storage / "net" / checkpoint_name(step))).digest for step in errors}
     shutil.rmtree(storage / "net" / checkpoint_name(2))
     last = "net: step 3, the last checkpoint (validation top-1 error 90.00 %, top-5 error 20.00 %)"

@@ -18,7 +18,7 @@ from support.trainings import SMALL, Run, same
 
 from pipelines.loading.dali_graph import Decoding
 from pipelines.loading.dali_loader import DaliLoader
-from pipelines.loading.epoch_plan import FILLER, Augmentation, EpochPlan, concatenate
+from pipelines.loading.epoch_plan import DUMMY_SAMPLE, Augmentation, EpochPlan, concatenate
 from pipelines.loading.preprocessing import Preprocessing
 from vgg_dist.training.parallelism import Worker
 
@@ -63,7 +63,7 @@ def test_memory_of_a_used_batch_is_not_overwritten_before_the_gpu_is_through_wit
 @pytest.mark.parametrize("device", [CUDA, torch.device("cuda")], ids=str)  # evaluation names no number
 def test_a_batch_of_fillers_only(device: torch.device) -> None:
     loader = DaliLoader(Images([b""]), Preprocessing(64, MEAN, (1.0,) * 3), 1, device, 4, Decoding())
-    (batch,) = loader.batches([FILLER])
+    (batch,) = loader.batches([DUMMY_SAMPLE])
     assert (batch.images == 0).all()
     assert batch.images.device.type == "cuda"
 

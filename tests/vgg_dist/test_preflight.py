@@ -134,16 +134,17 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_imported(tmp_path: P
 
 
 FORMS = {
-    "ray://127.0.0.1:10001": "is Ray Client's, through which Ray Train cannot run; give HOST:PORT of the cluster's head",
-    "http://127.0.0.1:8265": "is the job server's; send it the command by `ray job submit`, or give HOST:PORT",
-    "127.0.0.1": "is no address; give HOST:PORT of the cluster's head, such as 10.0.0.1:6379, auto, or local",
-    "head:": "is no address", ":6379": "is no address", "127.0.0.1:99999": "is no address", "127.0.0.1:0": "is no address",
-    "redis://head:6379": "is no address", "a b:6379": "is no address",
+    "ray://127.0.0.1:10001": "is for Ray Client, through which Ray Train cannot run; give HOST:PORT of the cluster's head",
+    "http://127.0.0.1:8265": "is the job server; use `ray job submit` with it, or give HOST:PORT",
+    "127.0.0.1": "is not an address; give HOST:PORT of the cluster's head, such as 10.0.0.1:6379, auto, or local",
+    "head:": "is not an address", ":6379": "is not an address", "127.0.0.1:99999": "is not an address",
+    "127.0.0.1:0": "is not an address",
+    "redis://head:6379": "is not an address", "a b:6379": "is not an address",
     "nowhere.invalid:6379": "nothing answers (",
     "127.0.0.1:9": "nothing answers (Connection refused)",
     "[::1]:9": "nothing answers (",
     f"{'x' * 80}:6379": "nothing answers (",
-    "auto": "no `ray start` has begun a cluster on this machine; ",
+    "auto": "no cluster was started on this machine by `ray start`; ",
 }  # fmt: skip
 
 

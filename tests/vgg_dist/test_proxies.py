@@ -78,7 +78,7 @@ def test_what_a_proxy_refuses_is_told_with_its_name_and_without_its_password(
         with pytest.raises(TrackingError) as caught:
             check_store(url)
         assert str(caught.value).startswith(f"--tracking-uri {url}: ")
-        assert str(caught.value).endswith(f" (through the proxy http://***@{proxy}; no_proxy=mlflow.example goes past it)")
+        assert str(caught.value).endswith(f" (through the proxy http://***@{proxy}; no_proxy=mlflow.example bypasses it)")
         assert "hUsH" not in str(caught.value)
     assert any("mlflow.example" in path for path in asked)
     environment.setenv("http_proxy", "http://127.0.0.1:9")

@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from conftest import Outcome, driver
 from support.paths import ROOT, SUPPORT
+from support.terminal import run_in_terminal, screen
 
 from vgg_dist.run_folder.choice import local_checkpoint
 
@@ -170,7 +171,7 @@ def undisturbed(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactor
         time.sleep(2)
     assert job.returncode == 0, job.stdout + job.stderr
     assert "succeeded" in job.stdout
-    assert "top-1 error" in job.stdout
+    (storage / "job.log").write_text(job.stdout)
     return storage
 
 
@@ -193,6 +194,20 @@ def test_a_job_with_the_token_trains_and_is_tracked(undisturbed: Path) -> None:
     artifacts = {path.name for path in undisturbed.rglob("*") if path.is_file()}
     assert "learning_curves.png" in artifacts
     assert "MLmodel" in artifacts
+
+
+@pytest.mark.ray
+def test_a_jobs_log_has_each_report_in_a_plain_line_and_nothing_of_rays(undisturbed: Path) -> None:
+    lines = (undisturbed / "job.log").read_text().splitlines()
+    begun = next(number for number, line in enumerate(lines) if line == "vgg_dist.train: starting Ray and its workers")
+    ended = next(number for number, line in enumerate(lines) if line.startswith("vgg_dist.train: run whole finished"))
+    said, *progress = lines[begun + 1 : ended]
+    assert said.startswith("vgg_dist.train: run whole, 2 workers of 1 CPU; metrics every 1")
+    reported = [(int(line.split()[1]), "validation" in line) for line in progress if line.startswith("step ")]
+    assert reported == sorted([(step, False) for step in range(1, 11)] + [(5, True), (10, True)])
+    others = [line for line in progress if not line.startswith("step ")]
+    assert all(line.startswith("--micro-batch") for line in others), others
+    assert all(len(line) <= 79 for line in progress)
 
 
 @pytest.mark.ray
@@ -225,8 +240,14 @@ def test_killed_in_mid_epoch_and_resumed(
     storage = tmp_path / "storage"
     shutil.copytree(killed, storage)
     flags = [*KILLED, "--num-workers", str(num_workers), "--storage-path", str(storage)]
-    resumed = run(*flags, env=driver(cluster))
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    status, written = run_in_terminal(command(*flags), driver(cluster))
+    assert status == 0, written
+    lines = screen(written)  # no colours; the live line is gone at the end
+    assert [line for line in lines if line.startswith("step     10  validation: loss ")], lines
+    assert "vgg_dist.train: starting Ray and its workers" in lines
+    assert not [line for line in lines if "pid=" in line or " INFO " in line]
+    assert all("validation" in line for line in lines if line.startswith("step"))
+    assert all(len(line) <= 79 for line in lines if line.startswith(("step", "vgg_dist.train: ")))
     steps = logged(storage, "killed")
     assert steps["train/loss"] == list(range(1, 11))
     assert steps["val/loss"] == [5, 10]

@@ -14,6 +14,7 @@ import pytest
 from conftest import Outcome
 from support.paths import ROOT
 
+from pipelines.version import version_line
 from vgg_dist.cli import SUBCOMMANDS
 from vgg_dist.completion import SETTINGS
 from vgg_dist.models.specs import MODELS
@@ -36,6 +37,13 @@ def test_each_subcommand_has_its_own_help_and_one_line_for_a_mistake(name: str, 
     assert (done.status, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(f"vgg {name}: ")
     assert "--help" in done.stderr
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_each_tells_the_version(name: str, call: Callable[..., Outcome]) -> None:
+    done = call("vgg_dist.cli", name, "--version")
+    assert (done.status, done.stdout, done.stderr) == (0, f"{version_line()}\n", "")
+    assert call("vgg_dist.cli", "--version").stdout == done.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Measurements of loader, training step, checkpoint, evaluation and a training's start, beside what others would use.
+"""Benchmarks of the loader, training step, checkpoint, evaluation and startup, each compared with common alternatives.
 
     python -m vgg_dist.benchmark loader --data /data/imagenet --threads 2 --peers all
     python -m vgg_dist.benchmark step --archs A D E --batch 8 --trace trace.json
@@ -6,6 +6,6 @@
     python -m vgg_dist.benchmark evaluation --data /data/imagenet --arch D
     python -m vgg_dist.benchmark startup --arch E --data /data/imagenet
 
-Machines drift: whatever is compared is measured in turn within one run, round by round, and the ratios are medians over the
-rounds. `--json FILE` keeps the figures with the machine and the versions they belong to.
+The speed of a machine drifts. Alternatives are therefore measured alternately within one run, round by round, and ratios are
+medians over the rounds. `--json FILE` saves the results, with the machine and the versions.
 """

@@ -14,7 +14,7 @@ from vgg_dist.config.suggestions import suggestions
 
 
 def main(prog: str = "python -m vgg_dist.benchmark") -> None:
-    """Runs the benchmark that is named; one line on stderr and exit status 2 for a user's mistake."""
+    """Runs the chosen benchmark. A user's mistake gives one line on stderr and exit status 2."""
     status = run_command(
         prog,
         lambda: tyro.cli(Benchmark, prog=prog, description=vgg_dist.benchmark.__doc__),
@@ -27,9 +27,9 @@ def main(prog: str = "python -m vgg_dist.benchmark") -> None:
 
 
 def run(options: Benchmark) -> None:
-    """Measures and prints; ValueError, one line, for settings or data that cannot be."""
+    """Measures and prints. Raises ValueError, one line, for invalid settings or data."""
     options.check()
-    # Imported here: torch and DALI take seconds, and `--help` needs neither.
+    # Imported here, because torch and DALI take seconds to import and `--help` needs neither.
     if isinstance(options, LoaderBenchmark):
         from vgg_dist.benchmark.loader import run_loader
 

@@ -1,7 +1,7 @@
-"""`benchmark checkpoint`: seconds for which a checkpoint holds up training, and until it is whole on the storage.
+"""`benchmark checkpoint`: seconds for which a checkpoint blocks training, and until it is complete on the storage.
 
-As a training writes it: the state is copied on the device, a thread writes the copy. Beside it the same files written by the
-training's own thread, which waits for the storage. In turn in one run.
+A training copies its state on the device, and a background thread writes the copy. This is compared with writing the same
+files in the training's own thread, which then waits for the storage. Both are measured alternately in one run.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ from vgg_dist.training.state import Snapshot, TrainState, build_state
 from vgg_dist.weights.checkpoint import CONFIG
 from vgg_dist.worker.background_writer import BackgroundWriter
 
-AT_ONCE, BY_THREAD, DURABLE = "written by the training's thread", "copied, then written by a thread", "whole on the storage"
+BLOCKING, BACKGROUND, COMPLETE = (
+    "written by the training's thread",
+    "copied, then written by a thread",
+    "complete on the storage",
+)
 
 
 def run_checkpoint(options: CheckpointBenchmark) -> None:
-    """Measures, prints and writes. ValueError or OSError, one line, for a storage that takes nothing."""
+    """Measures, prints and saves. Raises ValueError or OSError, one line, if the storage cannot be written."""
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     config = options.train_config().resolved()
     state = trained_state(options, device)
@@ -39,25 +43,27 @@ def run_checkpoint(options: CheckpointBenchmark) -> None:
         def store(name: str, write: Callable[[Path], None]) -> None:
             write_folder(filesystem, join(folder, f"benchmark-{name}"), write, CONFIG)
 
-        seconds: dict[str, list[float]] = {AT_ONCE: [], BY_THREAD: [], DURABLE: []}
+        seconds: dict[str, list[float]] = {BLOCKING: [], BACKGROUND: [], COMPLETE: []}
         spare: Snapshot | None = None
         for _ in Progress(range(options.rounds + 1), "writing", unit="round"):
             start = _now(device)
             store("at-once", lambda part: state.save(part, config, names))
-            seconds[AT_ONCE].append(time.perf_counter() - start)
+            seconds[BLOCKING].append(time.perf_counter() - start)
             start = _now(device)
             snapshot = state.snapshot(spare)
             spare = snapshot if device.type == "cpu" else None
             writer: BackgroundWriter[bool] = BackgroundWriter()
             writer.start(lambda copy=snapshot: _write(copy, store, config, names))  # type: ignore[misc]
-            seconds[BY_THREAD].append(_now(device) - start)
+            seconds[BACKGROUND].append(_now(device) - start)
             writer.wait()
             if writer.error is not None:
                 raise writer.error
-            seconds[DURABLE].append(time.perf_counter() - start)
+            seconds[COMPLETE].append(time.perf_counter() - start)
         for name in ("at-once", "by-thread"):
             filesystem.delete_dir(join(folder, f"benchmark-{name}"))
-    figures = {name: rounds[1:] for name, rounds in seconds.items()}  # the first one takes memory, which is used again
+    figures = {
+        name: rounds[1:] for name, rounds in seconds.items()
+    }  # without the first round, which allocates memory that the others reuse
     print(report(options, device, figures, sum(value.nbytes for value in state.model.state_dict().values())))
     if options.json is not None:
         write_json(options.json, options, {"device": device.type, "seconds": figures})
@@ -70,7 +76,7 @@ def _write(snapshot: Snapshot, store: Callable[..., None], config: TrainSettings
 
 
 def trained_state(options: CheckpointBenchmark, device: torch.device) -> TrainState:
-    """After a step, so that there is momentum."""
+    """A training's state after one step, so that it includes the momentum."""
     state = build_state(options.train_config().resolved(), options.num_classes, device)
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -85,12 +91,12 @@ def _now(device: torch.device) -> float:
 
 
 def report(options: CheckpointBenchmark, device: torch.device, figures: dict[str, list[float]], weights: int) -> str:
-    """The table, and what it was measured on."""
-    ratio = paired_ratio(figures[AT_ONCE], figures[BY_THREAD])
+    """The table of results, and the settings and machine."""
+    ratio = paired_ratio(figures[BLOCKING], figures[BACKGROUND])
     rows = [[name, *(f"{value:.2f}" for value in (median(each), min(each), max(each)))] for name, each in figures.items()]
     return (
         f"{table(['', 'seconds', 'min', 'max'], rows)}\n"
-        f"The first holds training up {ratio:.1f} times as long as the second.\n"
-        f"Median of {options.rounds} rounds, in turn; {options.arch}, {2 * weights / 1e9:.2f} GB of weights and momentum, "
-        f"{device.type}.\n{machine_line(describe_machine())}"
+        f"The first blocks training {ratio:.1f} times as long as the second.\n"
+        f"Median of {options.rounds} alternating rounds; {options.arch}, {2 * weights / 1e9:.2f} GB of weights and "
+        f"momentum, {device.type}.\n{machine_line(describe_machine())}"
     )

@@ -1,4 +1,4 @@
-"""Holding this process, and what it starts, to a number of CPU cores."""
+"""Limits this process, and the processes that it starts, to a number of CPU cores."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def held_to_cores(count: int) -> Iterator[None]:
-    """Threads and processes started within run on the same `count` cores, where the system can do that (Linux).
+def limited_to_cores(count: int) -> Iterator[None]:
+    """Inside this context, all threads and new processes run on the same `count` cores (on Linux; elsewhere a no-op).
 
-    ValueError, one line, if this process has fewer.
+    Raises ValueError, one line, if this process may use fewer cores.
     """
     if sys.platform != "linux":
         yield
@@ -20,18 +20,18 @@ def held_to_cores(count: int) -> Iterator[None]:
     before = os.sched_getaffinity(0)
     if count > len(before):
         raise ValueError(f"--threads {count}: this process may use {len(before)} CPU cores")
-    _hold(set(sorted(before)[:count]))
+    _set_affinity(set(sorted(before)[:count]))
     try:
         yield
     finally:
-        _hold(before)
+        _set_affinity(before)
 
 
 if sys.platform == "linux":
 
-    def _hold(cores: set[int]) -> None:
+    def _set_affinity(cores: set[int]) -> None:
         for thread in os.listdir("/proc/self/task"):
             try:
                 os.sched_setaffinity(int(thread), cores)
-            except ProcessLookupError:  # it has ended meanwhile
+            except ProcessLookupError:  # the thread has ended
                 continue

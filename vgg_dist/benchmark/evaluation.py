@@ -1,8 +1,8 @@
-"""`benchmark evaluation`: images/s of dense evaluation and of 50 crops, and of two plain ways to evaluate densely.
+"""`benchmark evaluation`: images/s of dense evaluation and of 50 crops, and of two simpler ways to evaluate densely.
 
-All see the same images at the same Q, decoded from the files, with an untrained net (the weights do not matter for speed).
-Plain ways: one image at a time; and batches of images padded with black to the largest height and width among them, as one
-does who wants batches of any images. In turn in one run, on the same cores.
+All use the same images at the same Q, decoded from files, and an untrained net, because weights do not affect the speed. The
+simpler ways are: one image at a time; and batches in which all images are padded with black to the largest height and width.
+All are measured alternately in one run, on the same cores.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from vgg_dist.models.precision import apply_precision, autocast_dtype, resolve_p
 from vgg_dist.models.specs import MODELS
 
 DENSE, CROPS = "dense", "50 crops"
-CROPS_SHARE = 8  # of the images: they take fourteen times as long
+CROPS_SHARE = 8  # crops are measured on 1/8 of the images, because they take 14 times as long
 ONE, PADDED = "dense, one image at a time", "dense, padded batches"
 
 
-class Bench:
-    """The contestants, each a function of the images' indices."""
+class EvaluationWays:
+    """The ways to evaluate, each a method that takes the indices of the images."""
 
     def __init__(self, options: EvaluationBenchmark, device: torch.device) -> None:
         spec = MODELS[options.arch]
@@ -56,37 +56,37 @@ class Bench:
         self.shapes: list[tuple[int, ...]] = []
 
     def dense(self, indices: NDArray[np.int64]) -> None:
-        """Ours."""
+        """Our dense evaluation."""
         view_images(self.viewer, self.whole, "dense", self.options.test_scale, indices)
 
     def crops(self, indices: NDArray[np.int64]) -> None:
-        """Ours."""
+        """Our evaluation of 50 crops."""
         view_images(self.viewer, self.whole, "crops", self.options.test_scale, indices)
 
     def one_at_a_time(self, indices: NDArray[np.int64]) -> None:
-        """Dense, in batches of one."""
+        """Dense evaluation in batches of one image."""
         for image in self._single(indices):
             self.viewer.posteriors("dense", image).cpu()
 
     def padded(self, indices: NDArray[np.int64]) -> None:
-        """Dense, in batches of as many images as fit when padded to the largest height and width of all."""
+        """Dense evaluation of images padded to the largest height and width, with as many per batch as fit."""
         height, width = (max(shape[side] for shape in self.shapes) for side in (0, 1))
-        most, waiting = max(1, self.whole.max_pixels // (height * width)), []
+        max_images, batch = max(1, self.whole.max_pixels // (height * width)), []
         for image in self._single(indices):
-            waiting.append(pad(image, (0, width - image.shape[3], 0, height - image.shape[2])))
-            if len(waiting) == most:
-                self.viewer.posteriors("dense", torch.cat(waiting)).cpu()
-                waiting = []
-        if waiting:
-            self.viewer.posteriors("dense", torch.cat(waiting)).cpu()
+            batch.append(pad(image, (0, width - image.shape[3], 0, height - image.shape[2])))
+            if len(batch) == max_images:
+                self.viewer.posteriors("dense", torch.cat(batch)).cpu()
+                batch = []
+        if batch:
+            self.viewer.posteriors("dense", torch.cat(batch)).cpu()
 
     def _single(self, indices: NDArray[np.int64]) -> Iterator[torch.Tensor]:
-        """Images (1, C, H, W); those that come in parts are not for a comparison of batches."""
+        """Images (1, C, H, W), without large images, which cannot be batched."""
         batches = self.single.batches(indices, self.options.test_scale)
         return (batch.images for batch in batches if isinstance(batch, SizedBatch))
 
-    def arithmetic(self, indices: NDArray[np.int64]) -> dict[str, float]:
-        """Floating-point operations of an image, on average, by view."""
+    def operations(self, indices: NDArray[np.int64]) -> dict[str, float]:
+        """Floating-point operations per image, on average, by view."""
         self.shapes = [tuple(image.shape[2:]) for image in self._single(indices)]
         with torch.device("meta"):
             model = build_model(self.options.arch)
@@ -96,34 +96,34 @@ class Bench:
 
 
 def flops(model: torch.nn.Module, channels: int, shape: tuple[int, ...]) -> int:
-    """Operations of a forward pass of one image, without computing anything."""
+    """Floating-point operations of a forward pass of one image, counted without computing it."""
     with FlopCounterMode(display=False) as counter:
         model(torch.empty(1, channels, *shape, device="meta"))
     return counter.get_total_flops()
 
 
 def run_evaluation(options: EvaluationBenchmark) -> None:
-    """Measures, prints and writes. ValueError, one line, for data that cannot be read."""
+    """Measures, prints and saves. Raises ValueError, one line, for data that cannot be read."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bench = Bench(options, device)
+    bench = EvaluationWays(options, device)
     indices = np.arange(min(options.images, len(bench.store)))
-    operations = bench.arithmetic(indices)
-    contestants: dict[str, tuple[Callable[[NDArray[np.int64]], None], NDArray[np.int64]]] = {
+    operations = bench.operations(indices)
+    ways: dict[str, tuple[Callable[[NDArray[np.int64]], None], NDArray[np.int64]]] = {
         DENSE: (bench.dense, indices),
         ONE: (bench.one_at_a_time, indices),
         PADDED: (bench.padded, indices),
         CROPS: (bench.crops, indices[: max(1, len(indices) // CROPS_SHARE)]),
     }
-    bench.dense(indices[:1])  # what is set up once is not timed
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    with Progress(total=options.rounds * len(contestants), desc="measuring", unit="turn") as progress:
+    bench.dense(indices[:1])  # one-time setup is not timed
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    with Progress(total=options.rounds * len(ways), desc="measuring", unit="turn") as progress:
         for _ in range(options.rounds):
-            for name, (evaluate, some) in contestants.items():
+            for name, (evaluate, some) in ways.items():
                 start = time.perf_counter()
                 evaluate(some)
                 rates[name].append(len(some) / (time.perf_counter() - start))
                 progress.update()
-    figures = {name: {"images_per_second": rates[name]} for name in contestants}
+    figures = {name: {"images_per_second": rates[name]} for name in ways}
     print(report(options, device, figures, operations))
     if options.json is not None:
         write_json(options.json, options, {"device": device.type, "evaluation": figures, "flops_per_image": operations})
@@ -132,7 +132,7 @@ def run_evaluation(options: EvaluationBenchmark) -> None:
 def report(
     options: EvaluationBenchmark, device: torch.device, figures: dict[str, dict[str, Any]], operations: dict[str, float]
 ) -> str:
-    """The table, and what it was measured on."""
+    """The table of results, and the settings and machine."""
     ours = figures[DENSE]["images_per_second"]
     rows = []
     for name, figure in figures.items():
@@ -142,8 +142,8 @@ def report(
         rows.append([name, *digits, f"{paired_ratio(ours, rates):.2f}", cost])
     return (
         f"{table(['', 'images/s', 'min', 'max', 'dense, times', 'GFLOP/image'], rows)}\n"
-        f"By arithmetic dense is {operations[CROPS] / operations[DENSE]:.2f} times as cheap as 50 crops.\n"
-        f"Median of {options.rounds} rounds, in turn; {options.arch} at Q = {options.test_scale}, {options.images}"
-        f" images a round (crops: 1/{CROPS_SHARE} of them), micro-batch {options.micro_batch}, {device.type}.\n"
+        f"50 crops take {operations[CROPS] / operations[DENSE]:.2f} times as many operations as dense evaluation.\n"
+        f"Median of {options.rounds} alternating rounds; {options.arch} at Q = {options.test_scale}, {options.images}"
+        f" images per round (crops: 1/{CROPS_SHARE} of them), micro-batch {options.micro_batch}, {device.type}.\n"
         f"{machine_line(describe_machine())}"
     )

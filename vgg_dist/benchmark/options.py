@@ -1,4 +1,4 @@
-"""The settings of the benchmarks, which are their command lines. No torch in here: `--help` is to be quick."""
+"""The settings of the benchmarks, which are also their command lines. Does not import torch, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ PeerName = Literal["spdl", "webdataset", "litdata", "ffcv"]
 
 
 def check_output(file: Path | None, field: str = "json") -> None:
-    """ValueError, one line, if the file cannot be written: better now than after the measuring."""
+    """Raises ValueError, one line, if the file cannot be written; called before the benchmark, not after it."""
     if file is not None and (file.is_dir() or not os.access(file if file.exists() else file.absolute().parent, os.W_OK)):
-        raise ValueError(f"{flag(field)} {file}: cannot be written; a file in an existing, writable folder is needed")
+        raise ValueError(f"{flag(field)} {file}: cannot be written; must be a file in an existing, writable folder")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderBenchmark:
-    """Images/s of this loader, the stock DALI chain, torchvision's and other loaders, and how far their pixels differ."""
+    """Images/s of this loader, the stock DALI pipeline, torchvision's and other loaders, and differences of their pixels."""
 
     data: str
-    """Folder (or URL) with train/ class folders or shards, as the training takes it."""
+    """Folder (or URL) with train/ class folders or shards, as for training."""
     threads: int = 2
-    """Decoding threads (worker processes of the DataLoader); the whole process is held to as many CPU cores."""
+    """Decoding threads (or worker processes of a DataLoader); the benchmark is limited to as many CPU cores."""
     image_size: int = 224
-    """Side of the crops, pixels."""
+    """Side of the crops, px."""
     train_scale: ScaleFlag = field(default=ScaleRange(256, 512))
     """Training scale S: the smaller side of an image after resizing, in pixels: 256, or a range such as 256-512."""
     batch: int = 64
-    """Images a batch."""
+    """Images per batch."""
     images: int = 1000
-    """Images a round, at most: the first ones of the epoch's order."""
+    """Largest number of images per round; the first ones of the epoch are used."""
     rounds: int = 3
-    """Timed rounds; in each one every loader has its turn."""
+    """Timed rounds; each measures every loader once."""
     device: Device = "cpu"
-    """Where decoding ends and batches are wanted: cuda measures nvJPEG (DALI's "mixed" decoder)."""
+    """Device of the finished batches; cuda also decodes there, with nvJPEG (DALI's "mixed" decoder)."""
     peers: tuple[PeerName | Literal["all"], ...] = ()
-    """Loaders of other packages to compare too. Packages that are missing here are installed in an environment of their own,
-    in ~/.cache/vgg_dist/benchmark-envs (or $VGG_DIST_CACHE); a peer that cannot be run is reported as such."""
+    """Loaders of other packages to include. Missing packages are installed into a separate environment in
+    ~/.cache/vgg_dist/benchmark-envs (or $VGG_DIST_CACHE); a peer that cannot be run is reported as such."""
     json: Path | None = None
-    """File for the figures, the machine and the versions."""
+    """File for the results, with the machine and the versions."""
 
     def check(self) -> None:
-        """ValueError, one line that names the flag, for what cannot be."""
+        """Raises ValueError, one line that names the flag, for an invalid setting."""
         for name in ("threads", "batch", "images", "rounds", "image_size"):
             at_least(name, getattr(self, name), 1)
         at_least("train_scale", self.train_scale.low, self.image_size, "the crop's size")
@@ -58,54 +58,54 @@ class LoaderBenchmark:
         check_output(self.json)
 
     def peer_names(self) -> list[PeerName]:
-        """The peers that `peers` names, each once."""
+        """The names of the selected peers, each once."""
         every: tuple[PeerName, ...] = get_args(PeerName)
         return [name for name in every if name in self.peers or "all" in self.peers]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepBenchmark:
-    """Images/s of training steps and their share of the machine's matmul peak, beside a plain loop in torch."""
+    """Images/s of training steps and their share of the machine's matmul peak, compared with a plain loop in torch."""
 
     archs: tuple[Arch, ...] = ("A", "D", "E")
-    """Networks, one after the other."""
+    """Networks to measure."""
     precisions: tuple[Literal["fp32", "tf32", "bf16"], ...] = ("fp32", "bf16")
-    """Precisions; bf16 is left out where the hardware does not multiply it, unless it is the only one asked for."""
+    """Precisions to measure; bf16 is skipped on hardware without bf16 matrix units, unless it is the only one."""
     batch: int = 32
-    """Images a step."""
+    """Images per step."""
     image_size: int = 224
-    """Side of the images, pixels."""
+    """Side of the images, px."""
     steps: int = 10
-    """Steps a round; as many come first, untimed."""
+    """Steps per round; the first round is not timed."""
     rounds: int = 3
     """Timed rounds."""
     batch_norm: bool = False
-    """The networks' batch-norm twins."""
+    """Use the networks with batch norm."""
     compile: bool = False
-    """torch.compile our network; the plain loop stays as it is."""
+    """Compile our network with torch.compile; the plain loop is not compiled."""
     deterministic: bool = False
-    """Only kernels that give the same bits every time, on a GPU, for both."""
+    """On a GPU, use only kernels with bit-equal results, in both loops."""
     trace: Path | None = None
-    """File for a Chrome trace of one more round of the last network; the operators that take longest are printed."""
+    """File for a Chrome trace of an extra round of the last network; also prints the slowest operators."""
     device: Device | None = None
-    """Where to train. Default: cuda where there is one."""
+    """Device to train on. Default: cuda if there is a GPU."""
     json: Path | None = None
-    """File for the figures, the machine and the versions."""
+    """File for the results, with the machine and the versions."""
 
     def check(self) -> None:
-        """ValueError, one line that names the flag, for what cannot be."""
+        """Raises ValueError, one line that names the flag, for an invalid setting."""
         for name in ("batch", "steps", "rounds"):
             at_least(name, getattr(self, name), 1)
         for name in ("archs", "precisions"):
             if not getattr(self, name):
-                raise ValueError(f"{flag(name)}: at least one is needed")
+                raise ValueError(f"{flag(name)}: needs at least one value")
         for arch in self.archs:
             self.train_config(arch, "fp32").resolved()
         check_output(self.json)
         check_output(self.trace, "trace")
 
     def train_config(self, arch: Arch, precision: Literal["fp32", "tf32", "bf16"]) -> TrainConfig:
-        """The training whose steps are measured: an untimed round, then the timed ones, metrics after each."""
+        """The training whose steps are measured: an untimed round, then the timed ones, with metrics after each."""
         return TrainConfig(
             arch=arch,
             batch_norm=self.batch_norm,
@@ -115,7 +115,7 @@ class StepBenchmark:
             log_every=str(self.steps),
             global_batch=self.batch,
             micro_batch=self.batch,
-            lr=1e-6,  # of noise nothing can be learnt, and the loss is to stay finite
+            lr=1e-6,  # small, so that the loss stays finite on images of noise
             precision=precision,
             compile=self.compile,
             deterministic=self.deterministic,
@@ -124,29 +124,29 @@ class StepBenchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationBenchmark:
-    """Images/s of dense evaluation and of 50 crops, beside plain ways to evaluate densely."""
+    """Images/s of dense evaluation and of 50 crops, compared with simpler ways to evaluate densely."""
 
     data: str
-    """Folder (or URL) with train/ class folders or shards; the images of train are taken."""
+    """Folder (or URL) with train/ class folders or shards; the images of train are used."""
     arch: Arch = "D"
-    """Network, untrained."""
+    """Network; it is untrained."""
     test_scale: int = 256
     """Smallest side Q of the images."""
     images: int = 64
-    """Images a round: the first ones."""
+    """Images per round; the first ones are used."""
     rounds: int = 3
-    """Timed rounds; in each one every way has its turn."""
+    """Timed rounds; each measures every way once."""
     micro_batch: int = 32
-    """Crops, or as many pixels of whole images, at once."""
+    """Crops per batch; for whole images, the same number of pixels."""
     threads: int | None = None
-    """Decoding threads. Default: as many as there are CPUs."""
+    """Decoding threads. Default: the number of CPUs."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """bf16 autocast, tf32 (on GPUs), or true fp32. auto: bf16 where the hardware multiplies bf16 matrices, else fp32."""
+    """bf16 autocast, tf32 (on GPUs), or true fp32. auto: bf16 on hardware with bf16 matrix units, else fp32."""
     json: Path | None = None
-    """File for the figures, the machine and the versions."""
+    """File for the results, with the machine and the versions."""
 
     def check(self) -> None:
-        """ValueError, one line that names the flag, for what cannot be."""
+        """Raises ValueError, one line that names the flag, for an invalid setting."""
         for name in ("images", "rounds", "micro_batch"):
             at_least(name, getattr(self, name), 1)
         at_least("test_scale", self.test_scale, MODELS[self.arch].image_size, "the crop's size")
@@ -155,47 +155,47 @@ class EvaluationBenchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class StartupBenchmark:
-    """Seconds from the command to a training's first step, phase by phase. Takes the flags of vgg_dist.train."""
+    """Seconds from the command to a training's first step, by phase. Takes all flags of vgg_dist.train."""
 
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
         default_factory=lambda: TrainConfig(data="synthetic:train=16,val=10", global_batch=16, max_steps=1)
     )
-    """The training that is started."""
+    """The training to start."""
     repeats: int = 3
-    """How often it is started."""
+    """How many times to start it."""
     json: Path | None = None
-    """File for the figures, the machine and the versions."""
+    """File for the results, with the machine and the versions."""
 
     def check(self) -> None:
-        """ValueError, one line that names the flag, for what cannot be."""
+        """Raises ValueError, one line that names the flag, for an invalid setting."""
         at_least("repeats", self.repeats, 1)
         self.train.resolved()
         check_output(self.json)
 
     def train_flags(self) -> list[str]:
-        """`train` as a command line of vgg_dist.train: the flags that differ from its defaults."""
+        """`train` as a command line of vgg_dist.train: all flags that differ from the defaults."""
         return self.train.flags(secrets=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointBenchmark:
-    """Seconds for which a checkpoint holds up training, and until it is whole on the storage."""
+    """Seconds for which a checkpoint blocks training, and until it is complete on the storage."""
 
     arch: Arch = "E"
-    """Network."""
+    """Network whose state is written."""
     batch_norm: bool = False
-    """The network's batch-norm twin."""
+    """Use the network with batch norm."""
     num_classes: int = 1000
-    """Classes."""
+    """Number of classes."""
     storage_path: str | None = None
     """Folder or URL to write to. Default: a temporary folder."""
     rounds: int = 5
-    """Timed rounds; one more comes first, untimed."""
+    """Timed rounds, after an untimed one."""
     json: Path | None = None
-    """File for the figures, the machine and the versions."""
+    """File for the results, with the machine and the versions."""
 
     def check(self) -> None:
-        """ValueError, one line that names the flag, for what cannot be."""
+        """Raises ValueError, one line that names the flag, for an invalid setting."""
         for name in ("num_classes", "rounds"):
             at_least(name, getattr(self, name), 1)
         self.train_config().resolved()

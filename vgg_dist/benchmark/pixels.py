@@ -1,4 +1,4 @@
-"""How far the pixels of the loaders are from those of `pipelines.loading.reference_loader`, in grey levels."""
+"""Compares the pixels of the loaders with those of `pipelines.loading.reference_loader`, in grey levels."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from pipelines.progress import Progress
 from vgg_dist.benchmark.peers import PeerError
 from vgg_dist.benchmark.work import Epoch, Work
 
-CHECK_HINT = "python -m pipelines.prepare check finds all such images and has them left out"
+CHECK_HINT = "python -m pipelines.prepare check finds all such images and quarantines them"
 
 
 def compare_pixels(work: Work, epochs: dict[str, Epoch]) -> dict[str, dict[str, float]]:
-    """Each loader's mean absolute difference from the reference: over all images, and of the worst one, in grey levels.
+    """Each loader's mean absolute difference from the reference, in grey levels: over all images, and for the worst one.
 
-    ValueError for images that cannot be decoded: the loaders deal with them in different ways.
+    Raises ValueError for images that cannot be decoded, because the loaders treat them differently.
     """
     cpu = torch.device("cpu")
     reference = ReferenceLoader(work.store, work.preprocessing, work.threads, cpu)
     differences: dict[str, list[float]] = {name: [] for name in epochs}
-    walks = zip(reference.batches(work.micro_batches()), *(epoch() for epoch in epochs.values()), strict=True)
+    epochs_together = zip(reference.batches(work.micro_batches()), *(epoch() for epoch in epochs.values()), strict=True)
     try:
-        for expected, *batches in Progress(walks, "comparing pixels", total=len(list(work.parts())), unit="batch"):
+        for expected, *batches in Progress(epochs_together, "comparing pixels", total=len(list(work.parts())), unit="batch"):
             for name, images in zip(epochs, batches, strict=True):
                 differences[name] += _difference(images, expected.images)
-    except Exception:  # DALI and the workers of the DataLoader raise several kinds
+    except Exception:  # DALI and the DataLoader's workers raise several types
         if not reference.bad_images:
             raise
     if reference.bad_images:
@@ -42,9 +42,9 @@ def compare_pixels(work: Work, epochs: dict[str, Epoch]) -> dict[str, dict[str, 
 
 
 def compare_peer(work: Work, batches: Iterable[tuple[NDArray[np.int64], Tensor]]) -> dict[str, float]:
-    """The same for one loader that says which positions of the epoch its images have.
+    """The same for a loader that returns the position in the epoch of each image.
 
-    PeerError if it does not give every image once.
+    Raises PeerError if it does not return every image exactly once.
     """
     reference = ReferenceLoader(work.store, work.preprocessing, work.threads, torch.device("cpu"))
     differences: list[float] = []
@@ -54,7 +54,9 @@ def compare_peer(work: Work, batches: Iterable[tuple[NDArray[np.int64], Tensor]]
         differences += _difference(images, expected.images)
         seen += positions.tolist()
     if sorted(seen) != list(range(len(work.samples))):
-        raise PeerError(f"it gave {len(seen)} images, {len(set(seen))} of them different, instead of {len(work.samples)}")
+        raise PeerError(
+            f"it returned {len(seen)} images, {len(set(seen))} of them different, instead of {len(work.samples)}"
+        )
     return _summary(differences)
 
 
@@ -69,7 +71,7 @@ def _at(samples: Samples, positions: NDArray[np.int64]) -> Samples:
 
 
 def _difference(images: Tensor, expected: Tensor) -> list[float]:
-    # The standard deviation is 1: normalised values are a grey level apart where pixels are.
+    # The std is 1, so differences of normalised values are differences in grey levels.
     return (images.cpu() - expected).abs().mean(dim=(1, 2, 3)).tolist()
 
 

@@ -1,7 +1,7 @@
-"""The other side of `benchmark step`: a training loop as torchvision's reference classification script has it.
+"""The plain loop of `benchmark step`: the training loop of torchvision's reference classification script.
 
-references/classification/train.py: torchvision's own VGG in NCHW, SGD, optional autocast, and after each step the loss and
-the accuracies fetched from the device for its meters. A-LRN's is its vgg11 with torch's own LocalResponseNorm.
+As in references/classification/train.py: torchvision's VGG in NCHW, SGD, optional autocast, and after each step the loss and
+the accuracies are fetched from the device. For A-LRN it is torchvision's vgg11 with torch's LocalResponseNorm.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import torchvision
 from torch import Tensor, nn
 
 TORCHVISION_NAMES = {"A": "vgg11", "A-LRN": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
-_POOLED = 7  # torchvision pools to 7x7 in front of its FC layers, whatever the image's size
+_POOLED = 7  # torchvision pools to 7x7 before its FC layers, for any image size
 
 
-def has_twin(arch: str, image_size: int) -> bool:
+def has_torchvision_net(arch: str, image_size: int) -> bool:
     """Whether torchvision has the same net for images of this size."""
     return arch in TORCHVISION_NAMES and image_size // 32 == _POOLED
 
 
 class PlainLoop:
-    """Trains torchvision's twin of `arch` on one batch: images (n, 3, H, W) float32, labels (n,) int64.
+    """Trains torchvision's version of `arch` on one batch: images (n, 3, H, W) float32, labels (n,) int64.
 
-    `dtype` is autocast's, None for fp32 throughout.
+    `dtype`: for autocast; None for fp32 without autocast.
     """
 
     def __init__(self, arch: str, batch_norm: bool, dtype: torch.dtype | None, images: Tensor, labels: Tensor) -> None:
@@ -40,7 +40,7 @@ class PlainLoop:
         self.meters: dict[str, float] = {}
 
     def run(self, steps: int) -> None:
-        """Trains for so many steps; the last one's loss and accuracies in percent are left in `meters`."""
+        """Trains for `steps` steps; `meters` then has the loss and accuracies (in percent) of the last one."""
         for _ in range(steps):
             with torch.autocast(self.images.device.type, self.dtype, enabled=self.dtype is not None):
                 output = self.model(self.images)

@@ -1,4 +1,4 @@
-"""What the benchmarks print and write: tables, ratios, and the machine and versions that figures belong to."""
+"""The output of the benchmarks: tables, ratios, and the machine and versions of a measurement."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "ray", "mlflow", "num
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Aligned text: the first column to the left, the others to the right."""
+    """An aligned text table: the first column is left-aligned, the others are right-aligned."""
     return aligned(headings, list(rows), {0})
 
 
 def paired_ratio(ours: Sequence[float], other: Sequence[float]) -> float:
-    """How many times as fast we are: the median over rounds of our rate by theirs in the same round."""
+    """Our speedup: the median over rounds of our rate divided by the other rate of the same round."""
     return median(a / b for a, b in zip(ours, other, strict=True))
 
 
 def spread(rates: Sequence[float]) -> tuple[str, str, str]:
-    """Median, least and greatest, as text."""
+    """Median, minimum and maximum, as text."""
     return f"{median(rates):.1f}", f"{min(rates):.1f}", f"{max(rates):.1f}"
 
 
 def describe_machine() -> dict[str, Any]:
-    """CPU, cores, memory and GPUs; nothing that tells which machine it is."""
+    """CPU, cores, GPUs and operating system; nothing that identifies the machine."""
     gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     return {
         "cpu": _cpu_model(),
@@ -57,12 +57,12 @@ def _cpu_model() -> str:
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """The machine, for people."""
+    """The machine in one line of text."""
     return ", ".join([f"{machine['cores']} cores of {machine['cpu']} ({machine['cpu_capability']})", *machine["gpus"]])
 
 
 def versions() -> dict[str, str]:
-    """Python's, the packages' that matter, and this code's."""
+    """The versions of Python, of the relevant packages and of this code."""
     found = {"python": platform.python_version()} | code_version()
     for package in PACKAGES:
         try:
@@ -73,7 +73,7 @@ def versions() -> dict[str, str]:
 
 
 def write_json(file: Path, settings: Any, figures: dict[str, Any]) -> None:
-    """`settings` (a dataclass), `figures`, and what they belong to."""
+    """Writes `settings` (a dataclass), `figures`, the machine and the versions to a JSON file."""
     record = {
         "benchmark": type(settings).__name__.removesuffix("Benchmark").lower(),
         "settings": masked(dataclasses.asdict(settings)) | {"json": None},

@@ -1,6 +1,6 @@
 """`benchmark startup`: seconds from the command `python -m vgg_dist.train` to its first optimizer step, by phase.
 
-The training marks its phases (see vgg_dist.startup_marks). For scale there is a plain torch script beside it, without Ray
+The training records the end of each phase (see vgg_dist.startup_marks). It is compared with a plain torch script without Ray
 and MLflow: imports, the same net, one step on a batch of noise.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from pipelines.progress import Progress
+from pipelines.secrets import masked
 from vgg_dist.benchmark.options import StartupBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, table, write_json
 from vgg_dist.config import TrainConfig
@@ -23,7 +24,7 @@ from vgg_dist.startup_marks import PHASES, VARIABLE, read_marks
 
 EXIT = "command done"
 Times = dict[str, float]
-"""Phase -> seconds from the command to its end."""
+"""Phase -> seconds from the command to the end of the phase."""
 
 PLAIN_SCRIPT = """
 from vgg_dist.startup_marks import mark
@@ -50,7 +51,7 @@ mark("first step done")
 
 
 def run_startup(options: StartupBenchmark) -> None:
-    """Starts the training and the plain script in turn, prints and writes. ValueError, one line, if one fails."""
+    """Starts the training and the plain script alternately; prints and saves. Raises ValueError, one line, if one fails."""
     trainings: list[Times] = []
     scripts: list[Times] = []
     for _ in Progress(range(options.repeats), "starting", unit="start"):
@@ -64,21 +65,21 @@ def run_startup(options: StartupBenchmark) -> None:
 
 def _train_command(options: StartupBenchmark, folder: str) -> list[str]:
     train = options.train
-    if train.storage_path == TrainConfig().storage_path:  # measuring leaves no runs behind
+    if train.storage_path == TrainConfig().storage_path:  # the benchmark leaves no runs behind
         options = dataclasses.replace(options, train=dataclasses.replace(train, storage_path=os.path.join(folder, "runs")))
     return [sys.executable, "-m", "vgg_dist.train", *options.train_flags()]
 
 
 def _plain_command(train: TrainConfig) -> list[str]:
-    batch = min(train.global_batch, train.micro_batch or 64)  # a CPU's default
+    batch = min(train.global_batch, train.micro_batch or 64)  # the default on a CPU
     settings = [train.arch, train.batch_norm, train.head, train.resolved().image_size, batch]
     return [sys.executable, "-c", PLAIN_SCRIPT, *map(str, settings)]
 
 
 def time_phases(command: list[str], folder: Path) -> Times:
-    """Runs a command to its end and returns when it was through with each phase that it marked, and with everything.
+    """Runs a command and returns when each phase that it recorded, and the command itself, ended.
 
-    ValueError, with the last line that it printed, if it fails.
+    Raises ValueError, with the last line of its output, if it fails.
     """
     marks, output = folder / "phases.jsonl", folder / "output.txt"
     marks.unlink(missing_ok=True)
@@ -93,25 +94,25 @@ def time_phases(command: list[str], folder: Path) -> Times:
 
 
 def report(options: StartupBenchmark, trainings: list[Times], scripts: list[Times]) -> str:
-    """The table, and what it was measured on."""
+    """The table of results, and the settings and machine."""
     rows = []
     before = 0.0
     for phase in (*PHASES, EXIT):
         plain = f"{median(times[phase] for times in scripts):.1f}" if all(phase in times for times in scripts) else ""
         seconds = [times[phase] for times in trainings if phase in times]
         if not seconds:
-            rows.append([phase, "not marked", "", "", "", plain])
+            rows.append([phase, "not recorded", "", "", "", plain])
             continue
         middle = median(seconds)
         rows.append([phase, *(f"{value:.1f}" for value in (middle, min(seconds), max(seconds), middle - before)), plain])
         before = middle
-    headings = ["phase", "seconds", "min", "max", "of that here", "plain script"]
+    headings = ["phase", "seconds", "min", "max", "of which here", "plain script"]
     text = (
         f"{table(headings, rows)}\n"
-        f"Median of {options.repeats} starts, in turn; of several workers the last one. "
+        f"Median of {options.repeats} alternating starts; of several workers, the slowest counts. "
         "Plain script: torch alone, the same net, one step.\n"
-        f"python -m vgg_dist.train {' '.join(options.train_flags())}\n{machine_line(describe_machine())}"
+        f"python -m vgg_dist.train {masked(' '.join(options.train_flags()))}\n{machine_line(describe_machine())}"
     )
     if "workers up" not in trainings[0]:
-        text += "\nPhases of the workers are missing: they ran on other nodes, or on a Ray that was up before."
+        text += "\nPhases of the workers are missing: they ran on other nodes, or on a Ray cluster that was already running."
     return text

@@ -1,7 +1,7 @@
-"""`benchmark step`: images/s of `engine.Trainer` per network and precision, and their share of the machine's matmul peak.
+"""`benchmark step`: images/s of training steps by network and precision, and their share of the machine's matmul peak.
 
-The trainer runs as in a training, its metrics every --steps steps included, on one batch that stays on the device. Where
-torchvision has the same net, a plain loop (see plain_loop.py) has its turn after each of the trainer's rounds.
+`training.trainer.Trainer` runs as in a training, with metrics every --steps steps, on one batch that stays on the device. If
+torchvision has the same net, a plain loop (see plain_loop.py) is measured after each round of the trainer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipelines.loading.preprocessing import Preprocessing
 from pipelines.progress import Progress
 from pipelines.stores.synthetic import SyntheticSpec, SyntheticStore
 from vgg_dist.benchmark.options import StepBenchmark
-from vgg_dist.benchmark.plain_loop import PlainLoop, has_twin
+from vgg_dist.benchmark.plain_loop import PlainLoop, has_torchvision_net
 from vgg_dist.benchmark.report import describe_machine, machine_line, paired_ratio, spread, table, write_json
 from vgg_dist.config import Arch
 from vgg_dist.models.precision import Precision, autocast_dtype, matmul_peak
@@ -35,25 +35,25 @@ NUM_CLASSES = 1000
 
 
 class ResidentLoader(Loader):
-    """Hands out the same batch, which is on the device already, for each of `num_images / len(images)` steps."""
+    """Returns the same batch, already on the device, for each of `num_images / len(images)` steps."""
 
     def __init__(self, images: Tensor, labels: Tensor, num_images: int) -> None:
-        # Of the store only its length is used.
+        # Only the length of the store is used.
         store = SyntheticStore(SyntheticSpec(train=num_images), "train")
         super().__init__(store, Preprocessing(images.shape[-1], (0.0,), (1.0,)), 1, images.device)
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.resident_labels = labels
 
     def batches(self, micro_batches: Iterable[Samples]) -> Iterator[Batch]:
-        """The batch, cut to as many images as each micro-batch has."""
+        """The batch, cut to the size of each micro-batch."""
         for samples in micro_batches:
             yield Batch(self.images[: len(samples)], self.resident_labels[: len(samples)])
 
 
 class Stopwatch:
-    """The trainer's report: times the steps since the last one, then gives the plain loop its turn.
+    """The trainer's report callback: times the round that ends with it, then runs and times the plain loop.
 
-    `ours`, `plain`: images/s of each timed round; the first round warms up.
+    `ours`, `plain`: images/s of each timed round. The first round is a warm-up.
     """
 
     def __init__(self, options: StepBenchmark, device: torch.device, plain: PlainLoop | None) -> None:
@@ -66,7 +66,7 @@ class Stopwatch:
         self.start = self._now()
 
     def __call__(self, metrics: dict[str, float], save: bool) -> None:
-        """Called by the trainer after every round, and with the validation's metrics at the end."""
+        """Called by the trainer after every round, and at the end with the metrics of the validation."""
         if "train/loss" not in metrics:
             self.progress.close()
             return
@@ -90,7 +90,7 @@ class Stopwatch:
 
 
 def run_step(options: StepBenchmark) -> None:
-    """Measures, prints and writes. ValueError, one line, for a device that is not there."""
+    """Measures, prints and saves. Raises ValueError, one line, for a missing device."""
     device = _device(options)
     figures = []
     for precision in _precisions(options, device):
@@ -113,9 +113,7 @@ def _device(options: StepBenchmark) -> torch.device:
 
 def _precisions(options: StepBenchmark, device: torch.device) -> list[Precision]:
     if autocast_dtype("auto", device) is None and "fp32" in options.precisions and "bf16" in options.precisions:
-        print(
-            "bf16 left out: this hardware does not multiply bf16 matrices (--precisions bf16 alone measures it all the same)"
-        )
+        print("bf16 skipped: this hardware has no bf16 matrix units (--precisions bf16 alone measures it anyway)")
         return ["fp32"]
     if device.type != "cuda" and "tf32" in options.precisions:
         raise ValueError("--precisions tf32: only on a CUDA device; allowed here: fp32, bf16")
@@ -123,7 +121,7 @@ def _precisions(options: StepBenchmark, device: torch.device) -> list[Precision]
 
 
 def noise(options: StepBenchmark, arch: Arch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A batch on the device: images of noise, labels at random."""
+    """A batch on the device: images of noise and random labels."""
     shape = options.batch, MODELS[arch].in_channels, options.image_size, options.image_size
     return 64 * torch.randn(shape, device=device), torch.randint(NUM_CLASSES, (options.batch,), device=device)
 
@@ -131,20 +129,20 @@ def noise(options: StepBenchmark, arch: Arch, device: torch.device) -> tuple[Ten
 def trainer(
     options: StepBenchmark, arch: Arch, precision: Precision, batch: tuple[Tensor, Tensor], report: Report
 ) -> Trainer:
-    """A training on this batch, of one untimed round and those that `options` say."""
+    """A trainer on this batch, with one untimed round and the timed rounds in `options`."""
     config = options.train_config(arch, precision).resolved().with_micro_batch(options.batch)
     device = batch[0].device
-    # Ten batches more than are trained, so that no epoch ends; validation, untimed, has ten images.
+    # Ten batches more than are used, so that the epoch does not end. The validation, untimed, has ten images.
     train = ResidentLoader(*batch, options.batch * ((config.max_steps or 0) + 10))
     state = build_state(config, NUM_CLASSES, device)
     return Trainer(config, state, train, ResidentLoader(*batch, 10), Worker(device=device), report)
 
 
 def measure(options: StepBenchmark, arch: Arch, precision: Precision, device: torch.device, peak: float) -> dict[str, Any]:
-    """One network at one precision; `peak` in FLOP/s. Of the plain loop `images_per_second` is empty if there is none."""
+    """Measures one network at one precision; `peak` in FLOP/s. The plain loop's `images_per_second` may be empty."""
     batch = noise(options, arch, device)
     plain = None
-    if has_twin(arch, options.image_size):
+    if has_torchvision_net(arch, options.image_size):
         plain = PlainLoop(arch, options.batch_norm, autocast_dtype(precision, device), *batch)
     watch = Stopwatch(options, device, plain)
     training = trainer(options, arch, precision, batch, watch)
@@ -166,27 +164,27 @@ def measure(options: StepBenchmark, arch: Arch, precision: Precision, device: to
 
 
 def trace(options: StepBenchmark, arch: Arch, precision: Precision, device: torch.device, file: Path) -> str:
-    """Writes a Chrome trace of a round, and returns the operators that take longest as a table."""
+    """Writes a Chrome trace of one round, and returns a table of the slowest operators."""
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     profiler = profile(activities=activities)
     rounds = iter(range(options.rounds + 1))
 
-    def turn(metrics: dict[str, float], save: bool) -> None:
-        """The first round warms up, the second one is recorded."""
+    def record(metrics: dict[str, float], save: bool) -> None:
+        """Records the second round; the first one is a warm-up."""
         number = next(rounds, None)
         if number == 0:
             profiler.start()
         elif number == 1:
             profiler.stop()
 
-    trainer(options, arch, precision, noise(options, arch, device), turn).run()
+    trainer(options, arch, precision, noise(options, arch, device), record).run()
     profiler.export_chrome_trace(str(file))
     return profiler.key_averages().table(sort_by="self_device_time_total" if on_gpu else "self_cpu_time_total", row_limit=25)
 
 
 def report(options: StepBenchmark, device: torch.device, figures: list[dict[str, Any]]) -> str:
-    """The table, and what it was measured on."""
+    """The table of results, and the settings and machine."""
     rows = []
     for figure in figures:
         theirs = figure["plain_loop"]
@@ -201,8 +199,8 @@ def report(options: StepBenchmark, device: torch.device, figures: list[dict[str,
     headings = ["arch", "precision", "images/s", "min", "max", "of peak", *plain_headings, "peak TFLOP/s"]
     return (
         f"{table(headings, rows)}\n"
-        f"Median of {options.rounds} rounds of {options.steps} steps, in turn; batches of {options.batch} synthetic "
+        f"Median of {options.rounds} alternating rounds of {options.steps} steps; batches of {options.batch} synthetic "
         f"images of {options.image_size} px, resident on {device.type}{'; ours compiled' if options.compile else ''}.\n"
-        "Peak: what a large matrix product reaches here at that precision. Plain loop: torchvision's VGG, trained as "
-        f"its reference script does.\n{machine_line(describe_machine())}"
+        "Peak: speed of a large matrix product at that precision. Plain loop: torchvision's VGG, trained as in "
+        f"its reference script.\n{machine_line(describe_machine())}"
     )

@@ -1,6 +1,6 @@
-"""The work on one decoded image as torchvision does it: on PIL images (v1) and on tensors (v2).
+"""torchvision's preprocessing of one decoded image, with the planned crop and flip: on PIL images (v1), on tensors (v2).
 
-Both are pickled to the worker processes of DataLoaders.
+Both classes are pickled to the worker processes of DataLoaders.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class _Planned:
 
 
 class PilTransform(_Planned):
-    """Rescale, crop, flip, to a tensor, normalise: torchvision's reference transforms on PIL images."""
+    """Rescale, crop, flip, convert to a tensor, normalise: torchvision's reference transforms on PIL images."""
 
     def __call__(self, position: int, image: Image.Image) -> Tensor:
-        """(3, size, size) float32 of the RGB image at this position of the epoch."""
+        """(3, size, size) float32 from the RGB image at this position in the epoch."""
         image = functional.resize(image, int(self.scale[position]), functional.InterpolationMode.BILINEAR)
         image = functional.crop(image, *self.corner[position].tolist(), self.size, self.size)
         if self.flip[position]:
@@ -40,7 +40,7 @@ class TensorTransform(_Planned):
     """The same steps with transforms.v2 on uint8 tensors."""
 
     def __call__(self, position: int, image: Tensor) -> Tensor:
-        """(3, size, size) float32 of the RGB image (3, H, W) uint8 at this position of the epoch."""
+        """(3, size, size) float32 from the RGB image (3, H, W) uint8 at this position in the epoch."""
         mode = functional_v2.InterpolationMode.BILINEAR
         image = functional_v2.resize(image, [int(self.scale[position])], mode, antialias=True)
         image = functional_v2.crop(image, *self.corner[position].tolist(), self.size, self.size)

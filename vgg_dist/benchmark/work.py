@@ -1,4 +1,4 @@
-"""What every loader of `benchmark loader` is given: which images, in which order, and what to make of each."""
+"""The work that every loader of `benchmark loader` does: which images, in which order, with which crops and flips."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from pipelines.stores.open import SampleStore, open_store
 
 @dataclass(frozen=True)
 class Work:
-    """Which images, in which order, and what is made of each: the same for all loaders.
+    """The images, their order and their preprocessing, the same for all loaders.
 
-    `data`: where the training split of `store` lies. `source`, `resized`, `corner`: int64 (n, 2) as (y, x), the images'
-    shapes before and after the rescale to smallest side S, and the crops' top-left corners; given to all loaders but ours,
-    which finds them on its own.
+    `data`: the location of `store`, a training split. `source`, `resized`, `corner`: int64 (n, 2) as (y, x), the shapes of
+    the images before and after the rescale to smallest side S, and the top-left corners of the crops. Our loader computes
+    these itself; all others are given them.
     """
 
     data: str
@@ -38,33 +38,33 @@ class Work:
     device: torch.device
 
     def parts(self) -> Iterator[slice]:
-        """Each batch's place in the samples."""
+        """The slice of the samples for each batch."""
         return (
             slice(first, min(first + self.batch, len(self.samples))) for first in range(0, len(self.samples), self.batch)
         )
 
     def micro_batches(self) -> Iterator[Samples]:
-        """Each batch's samples."""
+        """The samples of each batch."""
         return (self.samples[part] for part in self.parts())
 
     def read(self, position: int) -> bytes:
-        """The file of the image at this position of the epoch."""
+        """The encoded image at this position in the epoch."""
         return self.store.read(int(self.samples.index[position]))
 
     def encoded(self, part: slice) -> list[NDArray[np.uint8]]:
-        """The files of a batch."""
+        """The encoded images of a batch."""
         return [np.frombuffer(self.store.read(index), np.uint8) for index in self.samples.index[part].tolist()]
 
     def means(self, part: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        """(n, 3): what to subtract from each image's pixels, the mean less the random RGB shift."""
+        """(n, 3): the values to subtract from each image's pixels, which are the mean minus the random RGB shift."""
         return np.array(self.preprocessing.mean, np.float32) - self.samples.shift[part]
 
     def labels(self, part: slice) -> NDArray[np.int64]:
-        """(n,)."""
+        """Labels (n,) of a batch."""
         return self.store.labels[self.samples.index[part]]
 
     def save(self, file: Path) -> None:
-        """Writes everything but the images to an npz, for a process of another environment."""
+        """Writes everything except the images to an npz file, for a process in another environment."""
         samples, preprocessing = self.samples, self.preprocessing
         np.savez(
             file,
@@ -87,7 +87,7 @@ class Work:
 
     @staticmethod
     def load(file: Path) -> Work:
-        """What `save` wrote, with the store opened anew. ValueError for data that cannot be read."""
+        """Reads what `save` wrote, and opens the store again. Raises ValueError for data that cannot be read."""
         with np.load(file) as saved:
             kept = dict(saved)
         samples = Samples(*(kept[name] for name in ("index", "scale", "position", "flip", "shift")))
@@ -107,14 +107,14 @@ class Work:
 
 
 Epoch = Callable[[], Iterator[Tensor]]
-"""Walks over the work once: images (n, 3, size, size) float32, normalised, on the device; nothing, from the floor."""
+"""Runs through the work once: yields images (n, 3, size, size) float32, normalised, on the device."""
 
 PlacedEpoch = Callable[[], Iterator[tuple[Tensor, Tensor]]]
-"""The same for a loader with an order of its own: positions (n,) int64 in the work's order, and the images."""
+"""The same for a loader with another order: yields positions (n,) int64 in the work's order, and the images."""
 
 
-def walk_seconds(work: Work, epoch: Callable[[], Iterable[object]]) -> float:
-    """How long a walk over the work takes, until its last batch is on the device."""
+def epoch_seconds(work: Work, epoch: Callable[[], Iterable[object]]) -> float:
+    """Seconds of one epoch over the work, until its last batch is on the device."""
     start = time.perf_counter()
     for _ in epoch():
         pass

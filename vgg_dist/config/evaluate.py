@@ -45,7 +45,7 @@ class EvalConfig(Config):
     views: tuple[Literal["dense", "crops", "center"], ...] = ("dense",)
     """What a net sees of an image: dense, the whole image; crops, 5 x 5 crops (both mirrored too); center, one crop."""
     report: bool = True
-    """Print the paper's tables, and write them as report.md and report.html beside the posteriors and to MLflow."""
+    """Print the tables of errors and write the report (HTML, Markdown, CSV, LaTeX) beside the posteriors and to MLflow."""
     submission: str | None = None
     """File to write for the ILSVRC test server: the five best classes of each of a folder of images. Needs --devkit."""
     predict: tuple[str, ...] = ()

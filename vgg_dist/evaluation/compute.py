@@ -181,9 +181,9 @@ def _on_cluster(tasks: list[Task], store: SampleStore, config: EvalConfig) -> It
     import ray
     from ray.util import ActorPool
 
+    from vgg_dist.ray_cluster.lost_ray import describe_loss, watched_cluster
     from vgg_dist.ray_cluster.nodes import worker_resources
-    from vgg_dist.ray_cluster.start import describe_loss, start_ray
-    from vgg_dist.ray_cluster.watch import watched_cluster
+    from vgg_dist.ray_cluster.start import start_ray
 
     start_ray()
     resources = worker_resources(config.num_workers)[: len(tasks)]

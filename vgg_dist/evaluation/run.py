@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from vgg_dist.paper import AnyView
 from vgg_dist.reporting.paper_tables import EvaluatedNet, Report, build_report, mean_posteriors, write_submission
 from vgg_dist.run_folder.settings import keep_config
 from vgg_dist.storage import replace_file
-from vgg_dist.tracking import TrackedRun, finish_run, log_report, open_run, resolve_tracking_uri, ui_hint
+from vgg_dist.tracking import TrackedRun, log_report, open_run, recorded, resolve_tracking_uri, ui_hint
 
 
 def evaluate(config: EvalConfig, only: ViewFilter | None = None, parent: TrackedRun | None = None) -> Report | None:
@@ -40,20 +39,12 @@ def evaluate(config: EvalConfig, only: ViewFilter | None = None, parent: Tracked
     tags = {"mlflow.source.name": "vgg_dist.evaluate"}
     with signals.holding():
         run = open_run(uri, config.experiment, config.storage_path, config.name, config.to_dict(), tags, parent)
-        status = "FAILED"
-        try:
-            with signals.at_last(partial(finish_run, run, "KILLED", quick=True)), signals.raising():
-                compute(evaluation, config)
-                keep_config(evaluation.folder, config, "vgg_dist.evaluate")
-                if config.submission is not None:
-                    submit(evaluation, config)
-                report = write_report(evaluation, run) if config.report and labelled else None
-            status = "FINISHED"
-        except signals.Stopped:
-            status = "KILLED"
-            raise
-        finally:
-            finish_run(run, status, quick=True)
+        with recorded(run), signals.raising():
+            compute(evaluation, config)
+            keep_config(evaluation.folder, config, "vgg_dist.evaluate")
+            if config.submission is not None:
+                submit(evaluation, config)
+            report = write_report(evaluation, run) if config.report and labelled else None
     return report
 
 

@@ -1,1 +1,1 @@
-"""Launches trainings with Ray Train and follows them: progress, MLflow, Prometheus, signals, outcome."""
+"""Launches trainings with Ray Train: progress on the terminal, MLflow, Prometheus, signals, and the outcome."""

@@ -1,17 +1,16 @@
-"""Beside each validation in MLflow, the errors of the best net so far: the run's list and curves show both."""
+"""Adds the errors of the best net so far to each validation, as `best/...`, so that MLflow shows both."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vgg_dist.metric_names import validation_errors
-from vgg_dist.run_folder.best import best_of, kept
-from vgg_dist.storage import open_storage
-from vgg_dist.tracking import Record
+from vgg_dist.metric_names import BEST, VAL, VAL_BAD_IMAGES, Record, validation_errors
+from vgg_dist.run_folder.best import best_copies, best_of
+from vgg_dist.run_folder.folder import RunFolder
 
 
 class BestSoFar:
-    """Of one run, in the process that sees its records."""
+    """The best validation of one run, in the process that receives its records."""
 
     def __init__(self, run_folder: str) -> None:
         self.run_folder = run_folder
@@ -19,18 +18,18 @@ class BestSoFar:
         self.begun = False
 
     def added_to(self, records: Iterable[Record]) -> list[Record]:
-        """The records; those of validations with `best/...`. OSError where the run's folder cannot be read."""
+        """The records, those of validations with `best/...` added. OSError if the run's folder cannot be read."""
         return [self._added_to(record) for record in records]
 
     def _added_to(self, record: Record) -> Record:
         errors = validation_errors(record["metrics"])
         if errors is None:
             return record
-        if not self.begun:  # a run that goes on
-            earlier = best_of(each for each in kept(*open_storage(self.run_folder)) if each.step < record["step"])
+        if not self.begun:  # a resumed run has earlier validations
+            earlier = best_of(each for each in best_copies(RunFolder(self.run_folder)) if each.step < record["step"])
             self.metrics, self.begun = None if earlier is None else earlier.metrics, True
         if self.metrics is None or errors < (validation_errors(self.metrics) or ()):
-            names = [name for name in record["metrics"] if name.startswith("val/") and name != "val/bad_images"]
+            names = [name for name in record["metrics"] if name.startswith(VAL) and name != VAL_BAD_IMAGES]
             self.metrics = {name: record["metrics"][name] for name in names}
-        best = {name.replace("val/", "best/"): value for name, value in self.metrics.items()}
+        best = {name.replace(VAL, BEST): value for name, value in self.metrics.items()}
         return {**record, "metrics": record["metrics"] | best}

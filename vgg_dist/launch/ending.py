@@ -1,7 +1,7 @@
-"""How a command that trains ends when it is told to stop: its runs have ended, and one line says how to go on.
+"""How a command that trains ends when it is told to stop: once its runs have ended, with one line on how to resume.
 
-Ray is not shut down for that: with a thread that waits for it, it may abort with a page of stack trace. What this process
-has started ends with it, by the kernel's word; of a cluster's processes those that worked for it.
+Ray is not shut down first: with a thread still waiting for it, it may abort with a page of stack trace. The processes that
+this one has started end with it, and on a cluster those of its job.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vgg_dist.errors import Interrupted
 
 @contextmanager
 def stoppable_runs(command: str) -> Iterator[None]:
-    """Around a command's work, from which Interrupted comes where it is stopped. At first a signal ends it at once."""
+    """Around a command's work, which raises Interrupted when it is stopped. Until it holds signals, one ends it at once."""
     with signals.stoppable(command, in_order=False):
         try:
             yield

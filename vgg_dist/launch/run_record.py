@@ -1,4 +1,4 @@
-"""A training's record in MLflow, seen from its command: opened, completed with its net, ended with a status."""
+"""A training's run in MLflow: opened with its settings and tags, completed with its last metrics and its net."""
 
 from __future__ import annotations
 
@@ -15,52 +15,49 @@ from vgg_dist.tracking import (
     Tracker,
     TrackingError,
     await_store,
-    finish_run,
     log_model,
     open_run,
     resolve_tracking_uri,
 )
 
-TRACKING_WAIT_S = 600.0  # for a tracking server that is away when a run has come to its end
-STOP_WAIT_S = 3.0  # and when its command was told to stop: the next start sends the rest
+TRACKING_WAIT_S = 600.0  # for a tracking server that is away when a training is finished
+STOP_WAIT_S = 3.0  # and when the command was told to stop: the next start sends what is left
 
 
 def open_training(config: TrainSettings, parent: TrackedRun | None = None) -> TrackedRun:
-    """The MLflow run of a training, with the tags by which runs are told apart."""
+    """Opens the MLflow run of a training, with the tags that tell runs apart: arch, train_scale, init."""
     origin = None if config.init_from is None else origin_name(config.init_from)
     tags = {
         "arch": config.arch,
         "train_scale": str(config.train_scale),
         "init": config.init if origin is None else f"from {origin}",
     }
-    # MLflow's compare page plots the first settings that differ: the name, which it shows anyhow, is not to be among them,
-    # and of a path it would show the first letters.
+    # MLflow's compare page plots the first settings that differ. The name, which it shows anyway, should not be among them;
+    # and of a path it would show only the first letters, so init_from is logged as the name of the run it points to.
     params = {name: value for name, value in config.to_dict().items() if name != "name"} | {"init_from": origin}
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
     return open_run(uri, config.experiment, config.storage_path, config.name, params, tags, parent)
 
 
-def log_the_rest(run: TrackedRun) -> None:
-    """What MLflow has not been told yet; TrainingError if it stays away. Here that holds up no GPU any more."""
+def send_all_metrics(run: TrackedRun) -> None:
+    """Sends what MLflow has not been told yet. TrainingError if it stays away: no GPU waits any more, so there is time."""
     try:
         await_store(run.tracking_uri, TRACKING_WAIT_S)
     except TrackingError as error:
-        raise TrainingError(f"{error}; the run is whole, and the same command logs what is missing") from None
+        raise TrainingError(f"{error}; the run is complete, and the same command logs what is missing") from None
     Tracker(run).close(SERVER_WAIT_S)
 
 
-def end_record(run: TrackedRun, error: BaseException) -> None:
-    """For a training that `error` ends: sends what MLflow has not been told, sets the status, and says why.
+def send_last_metrics(run: TrackedRun, error: BaseException) -> None:
+    """Before the record of a training that `error` ends is closed: sends what MLflow has not been told.
 
-    One that is told to stop has little time, and no curves are drawn.
+    Waits for a server that is away, but only a little where the training was told to stop.
     """
-    stopped = isinstance(error, Interrupted)
-    Tracker(run).close(STOP_WAIT_S if stopped else SERVER_WAIT_S)
-    finish_run(run, "KILLED" if stopped else "FAILED", " ".join(str(error).split())[:500], quick=stopped)
+    Tracker(run).close(STOP_WAIT_S if isinstance(error, Interrupted) else SERVER_WAIT_S)
 
 
 def keep_model(run: TrackedRun, config: TrainSettings, checkpoint: Checkpoint, step: int) -> None:
-    """The last checkpoint as a model in MLflow: the net whose errors are val/... there."""
+    """Logs the last checkpoint as a model in MLflow: the net whose errors are the last val/... there."""
     import torch
 
     from vgg_dist.models.build import build_model

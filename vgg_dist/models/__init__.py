@@ -1,1 +1,1 @@
-"""The networks: their sizes (`specs`, without torch), how they are built and initialised (`build`), and their layers."""
+"""The networks: their specifications (`specs`, without torch), construction and initialisation (`build`), and layers."""

@@ -28,11 +28,11 @@ def build_model(
 ) -> ConvNet:
     """A network of MODELS for square images of `image_size` pixels (None: its usual size), weights as torch draws them.
 
-    The first FC layer takes the map that this size leaves, so the FC form takes no other size; `fully_convolutional`
-    makes the form that takes any larger one. Dropout acts in the fc heads of VGG, AlexNet and ZFNet.
+    The first FC layer is as large as the feature map of this size, so the net accepts no other size; its dense form
+    (`fully_convolutional`) accepts larger ones. Dropout is in the fc heads of VGG, AlexNet and ZFNet.
 
-    Raises ValueError, one line that names the flag and what is allowed, for an unknown arch or head, a batch-norm
-    twin that does not exist, no classes, dropout outside [0, 1) or an image too small.
+    Raises ValueError, one line that names the flag and what is allowed, for an unknown arch or head, batch norm
+    for a net that has none, no classes, dropout outside [0, 1) or an image too small.
     """
     if arch not in MODELS:
         raise ValueError(f"--arch {arch!r} is unknown; allowed: {', '.join(MODELS)}")
@@ -61,11 +61,11 @@ def build_model(
 def initialize(
     model: nn.Module, scheme: str = "glorot", *, std: float = 0.01, generator: torch.Generator | None = None
 ) -> None:
-    """Draw all weights anew, in place, from `generator` (on their device); biases 0, batch norm to the identity.
+    """Draws all weights, in place, from `generator` (on their device); biases 0, batch norm the identity.
 
-    glorot: uniform within sqrt(6 / (fan_in + fan_out)), which the paper's authors later found to make the start from
-    A unnecessary. gaussian: mean 0 and `std` (the paper says "1e-2 variance"; 0.01 as std is Krizhevsky's, 0.1 makes
-    the activations explode). he: normal with variance 2 / fan_in. Raises ValueError for another scheme.
+    glorot: uniform within +-sqrt(6 / (fan_in + fan_out)); with it, the paper's authors found later, the deep nets need not
+    start from A. gaussian: mean 0 and `std` (the paper says "1e-2 variance"; Krizhevsky uses a std of 0.01, and with 0.1
+    activations explode). he: normal with variance 2 / fan_in. Raises ValueError for another scheme.
     """
     if scheme not in INIT_SCHEMES:
         raise ValueError(f"--init {scheme!r} is unknown; allowed: {', '.join(INIT_SCHEMES)}")
@@ -86,8 +86,8 @@ def initialize(
 def macs(model: nn.Module, image_size: int) -> int:
     """Multiply-adds of the convolutions and FC layers in one forward pass of one square image of `image_size` pixels.
 
-    For nets whose layers follow one another, as all of MODELS and their dense forms do; nothing is computed or
-    allocated, and the model may be on the meta device.
+    For sequential nets, as all of MODELS and their dense forms are. Nothing is computed or allocated, so the model may be on
+    the meta device.
     """
     total, size = 0, image_size
     for layer in model.modules():

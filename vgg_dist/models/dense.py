@@ -19,8 +19,8 @@ def fully_convolutional(model: ConvNet) -> nn.Sequential:
     head becomes one such convolution. A gap head becomes a 1x1 convolution, and the mean of its score map over space
     is the model's logits.
 
-    Put the model in its place and mode (device, eval()) first: the convolutional layers are the model's own, not
-    copies, and the new ones share the memory of its FC weights.
+    Move the model to its device and call eval() first: the convolutional layers are the model's own, not copies, and the new
+    ones share the memory of its FC weights.
     """
     kernel = 1 if isinstance(model.avgpool, nn.AdaptiveAvgPool2d) else model.map_size
     layers = model.classifier if isinstance(model.classifier, nn.Sequential) else [model.classifier]
@@ -35,9 +35,9 @@ def fully_convolutional(model: ConvNet) -> nn.Sequential:
 
 
 class WindowLinear(nn.Conv2d):
-    """A convolution of few positions and many weights, computed as one matrix product over its windows.
+    """A convolution with few positions and many weights, computed as one matrix product over its windows.
 
-    For a 7x7 one with 4096 filters that is eight times as fast as oneDNN's convolution, which reorders the weights.
+    With 7x7 kernels and 4096 filters it is eight times as fast on a CPU as oneDNN's convolution, which reorders the weights.
     """
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Local response normalisation, of AlexNet, ZFNet and VGG's A-LRN (Krizhevsky et al. 2012, section 3.3).
 
-The paper's section 4.1 finds that it does not help, so what is asked of it is that finding this out costs little.
-torch.nn.LocalResponseNorm pads and pools in three dimensions, raises to a power, and leaves the gradient of each of these
-steps to autograd; `python -m vgg_dist.benchmark step --archs A-LRN` shows what that takes.
+The paper's section 4.1 finds that it does not help; it should at least cost little. torch.nn.LocalResponseNorm pads and
+pools in three dimensions, raises to a power, and differentiates each of these steps by autograd. Here forward and backward
+pass are written out; `python -m vgg_dist.benchmark step --archs A-LRN` measures them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SIZE, ALPHA, BETA, K = 5, 1e-4, 0.75, 2.0
-PART = 1 << 22  # numbers, 16 MiB in fp32: one image of A-LRN's at 224 pixels
+PART = 1 << 22  # numbers at a time, 16 MiB in fp32: the maps of one image of A-LRN at 224 pixels
 
 
 class LocalResponseNorm(nn.Module):
     """Divides maps (N, C, H, W) by (2 + 1e-4 * the sum of squares over 5 neighbouring channels) ** 0.75.
 
-    The sum is plain, as Krizhevsky's; torch's module divides alpha by the number of channels. Computed in fp32 at least, and
-    given in the dtype of the maps.
+    As in Krizhevsky et al., alpha multiplies the sum; torch's module divides alpha by the number of channels. Computed in
+    fp32 or wider; the result has the dtype of the maps.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _in_parts(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
-    """`function` of the tensors; on a CPU of a few images at a time: what it computes on the way stays in the caches."""
+    """`function` of the tensors; on a CPU for a few images at a time, so that intermediate results stay in the caches."""
     images = max(1, PART // max(1, tensors[0][:1].numel()))
     if tensors[0].device.type != "cpu" or torch.compiler.is_compiling() or len(tensors[0]) <= images:
         return function(*tensors)
@@ -57,7 +57,7 @@ def _in_parts(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> 
 
 
 def _normalise(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """The normalised maps, and what they are divided by before its exponent."""
+    """The normalised maps, and the base of the power that divides them, for the backward pass."""
     wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
     base = _window_sum(wide * wide).mul_(ALPHA).add_(K)
     return _to_minus_beta(base).mul_(wide).to(maps.dtype), base
@@ -80,6 +80,6 @@ def _window_sum(maps: Tensor) -> Tensor:
 
 
 def _to_minus_beta(base: Tensor) -> Tensor:
-    """base ** -0.75, on a CPU in a third of the time that a power takes."""
+    """base ** -0.75, on a CPU in a third of the time of `pow`."""
     root = base.rsqrt()
     return root.sqrt().mul_(root)

@@ -1,4 +1,4 @@
-"""What numbers are computed in (fp32, tf32 or bf16), and by which kernels: for torch, autocast and the measured peak."""
+"""Numeric precision (fp32, tf32 or bf16), kernels and memory format of a training, and the peak rate they allow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 
 def resolve_precision(asked: str, device: torch.device) -> Precision:
-    """`auto` is bf16 where the hardware multiplies bf16 matrices, else fp32; on a CPU tf32 is fp32."""
+    """The precision for --precision: `auto` is bf16 if the hardware multiplies bf16 matrices; on a CPU tf32 is fp32."""
     if asked == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
@@ -25,13 +25,13 @@ def resolve_precision(asked: str, device: torch.device) -> Precision:
 
 
 def apply_precision(precision: Precision) -> None:
-    """Makes fp32 products of this process true fp32, or TF32: by default torch's convolutions on a GPU are in TF32."""
+    """Makes this process multiply fp32 numbers in fp32, or for `tf32` in TF32, which is torch's default for convolutions."""
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
 
 def choose_kernels(deterministic: bool) -> None:
-    """cuDNN's kernels: the fastest by trial, or those that give the same bits every time."""
+    """Selects the kernels of cuDNN: the fastest by trial, or deterministic ones."""
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.deterministic = deterministic
     if deterministic:
@@ -40,7 +40,7 @@ def choose_kernels(deterministic: bool) -> None:
 
 
 def autocast_dtype(asked: str, device: torch.device) -> torch.dtype | None:
-    """What autocast computes matrix products in; None for fp32 and tf32, which need no autocast."""
+    """The dtype of autocast; None for fp32 and tf32, which need no autocast."""
     return torch.bfloat16 if resolve_precision(asked, device) == "bf16" else None
 
 
@@ -50,9 +50,9 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
 
 
 def memory_format(dtype: torch.dtype | None, device: torch.device) -> torch.memory_format:
-    """How images and weights lie in memory in training: channels last for matrix units.
+    """The tensor layout of images and weights in training: channels_last where matrix units exist.
 
-    Without those (fp32 on a CPU) the usual format trains D at 224 pixels 1.3 times as fast.
+    In fp32 on a CPU, where they do not, the contiguous format trains D at 224 pixels 1.3 times as fast.
     """
     return torch.contiguous_format if dtype is None and device.type == "cpu" else torch.channels_last
 
@@ -62,9 +62,9 @@ def _has_bf16_matrix_unit() -> bool:
 
 
 def matmul_peak(device: torch.device, precision: Precision) -> float:
-    """FLOP/s that a large matrix product reaches on this device now, at the precision: what utilisation is measured against.
+    """The FLOP/s that a large matrix product reaches on this device: the reference for model_flops_utilization.
 
-    Applies the precision to the process, as a training does.
+    Measured when called; sets the process's precision by `apply_precision`.
     """
     apply_precision(precision)
     size = 8192 if device.type == "cuda" else 1024

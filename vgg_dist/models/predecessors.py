@@ -1,8 +1,8 @@
-"""The earlier nets that VGG is measured against: LeNet-5, AlexNet in one column, and ZFNet.
+"""The earlier nets that VGG is compared with: LeNet-5, AlexNet in one column, and ZFNet.
 
-LeCun et al. 1998; Krizhevsky et al. 2012; Zeiler & Fergus, arXiv:1311.2901. Each is a plain sequence of modules,
-`features`, so that a deconvnet can walk it and call a max-pool again with return_indices=True: the training forward
-records no switches.
+LeCun et al. 1998; Krizhevsky et al. 2012; Zeiler & Fergus, arXiv:1311.2901. Each is a plain sequence of modules, `features`.
+A deconvnet can iterate over it and repeat a max-pool with return_indices=True; the forward pass of training records no
+switches.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from vgg_dist.models.vgg import ConvNet, fc_head
 class LeNet5(ConvNet):
     """LeNet-5 for grey images (N, 1, 32, 32): sigmoid units, 2x2 average pools, three FC layers.
 
-    It returns logits, like every net here; the log-soft-max at its end is part of the cross-entropy loss. It has no
-    dropout.
+    It returns logits, like every net here; the log-softmax is part of the loss. It has no dropout.
     """
 
     def __init__(self, *, num_classes: int, image_size: int) -> None:
@@ -46,8 +45,8 @@ class LeNet5(ConvNet):
 class AlexNet(ConvNet):
     """AlexNet without its split over two GPUs, for images (N, 3, 227, 227): ReLU, then LRN, then overlapping 3x3 pools.
 
-    Maps 55, 27, 13, 13, 13 wide after the five convolutions and 6x6x256 before the FC layers. torchvision's is
-    another, narrower net.
+    The maps are 55, 27, 13, 13, 13 wide after the five convolutions and 6x6x256 before the FC layers. torchvision's AlexNet
+    is a different, narrower net.
     """
 
     def __init__(self, *, num_classes: int, image_size: int, dropout: float) -> None:
@@ -70,9 +69,9 @@ class AlexNet(ConvNet):
 class ZFNet(ConvNet):
     """ZFNet for images (N, 3, 224, 224): AlexNet with conv1 7x7/2 and conv2 5x5/2, each with ReLU, pool, then LRN.
 
-    Maps 110 and 26 wide after those convolutions, 55 and 13 after their pools, 6x6x256 before the FC layers. The
-    paper gives these sizes but no padding: one pixel around the image and pools that round up (as cuda-convnet's do)
-    give them all. The order, normalising the pooled maps, is that of its figure 3.
+    The maps are 110 and 26 wide after those convolutions, 55 and 13 after their pools, 6x6x256 before the FC layers. The
+    paper gives these sizes but no padding: one pixel around the image, and pools that round up as those of cuda-convnet,
+    result in all of them. The pooled maps are normalised, as in its figure 3.
     """
 
     def __init__(self, *, num_classes: int, image_size: int, dropout: float) -> None:

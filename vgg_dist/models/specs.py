@@ -1,6 +1,6 @@
-"""The networks by name, and what each one takes: sizes, grey or colour, pixel normalisation, which forms there are.
+"""The specification of each network: image sizes, channels, pixel normalisation, and the variants that exist.
 
-No torch in here: the command line is checked against this before anything heavy is imported.
+Without torch, because the command line is checked against it before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a network takes and may be built with."""
+    """The input of a network, and the options that it can be built with."""
 
     in_channels: int
     """1 for grey images, 3 for RGB."""
     image_size: int
-    """Side of its usual square input, pixels."""
+    """Side of its default square input, pixels."""
     min_image_size: int
     """The smallest side that leaves at least 1x1 in front of the classifier, pixels."""
     pixel_mean: tuple[float, ...]
@@ -23,7 +23,7 @@ class ModelSpec:
     pixel_std: tuple[float, ...]
     """Divides each channel after that, grey levels of 255; 1 where the paper only subtracts the mean."""
     batch_norm: bool
-    """Whether a twin with batch normalisation exists."""
+    """Whether it can be built with batch normalisation."""
     heads: tuple[str, ...]
     """The heads it can be built with."""
 

@@ -1,7 +1,6 @@
 """The VGG family: the paper's table of configurations (section 2, arXiv:1409.1556) and the nets built from it.
 
-Modules and state-dict keys are laid out as torchvision's vgg11, 13, 16 and 19, so that weights of A, B, D and E load in
-either direction.
+Modules and state-dict keys are those of torchvision's vgg11, 13, 16 and 19, so weights of A, B, D and E can be exchanged.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def fc_head(in_features: int, num_classes: int, dropout: float) -> nn.Sequential
 
 
 class ConvNet(nn.Module):
-    """What all networks here have in common: features (N, C, h, w), an optional average over space, a classifier.
+    """The base class of all networks here: features (N, C, h, w), an optional average over space, a classifier.
 
     `map_size` is the side h = w of the features of an image of the size that the network was built for.
     """

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from vgg_dist.models.vgg import CONFIGS, VGG, ConvNet, conv_names, make_features
 
-# What the paper's deeper nets take from the trained A, beside the FC layers.
+# The convolutions that the paper's deeper nets take from the trained A, beside its FC layers.
 SHALLOW_CONVS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2")
 
 
 @torch.no_grad()
 def init_from_shallower(model: ConvNet, state_dict: Mapping[str, Tensor]) -> list[str]:
-    """Copy into `model` what it can take over from a trained net; return the keys copied. The rest keeps its values.
+    """Copies the layers of a trained net that fit into `model`; returns the keys copied. Other layers keep their values.
 
     Another VGG net gives its first four convolutions, matched by stage and position in the stage (conv1_1, conv2_1,
     conv3_1, conv3_2: paper section 3.1), and its FC layers. A net with the same convolutions (S=384 from S=256, or
@@ -31,7 +31,7 @@ def init_from_shallower(model: ConvNet, state_dict: Mapping[str, Tensor]) -> lis
     for name, source_name in layers.items():
         tensors = model.get_submodule(name).state_dict()
         sources = {key: state_dict.get(f"{source_name}.{key}") for key in tensors}
-        # A layer is copied whole or not at all: a bias fits more often than its weight.
+        # A layer is copied as a whole or not at all, because a bias may fit where its weight does not.
         if all(source is not None and source.shape == tensors[key].shape for key, source in sources.items()):
             for key, tensor in tensors.items():
                 tensor.copy_(state_dict[f"{source_name}.{key}"])
@@ -42,7 +42,7 @@ def init_from_shallower(model: ConvNet, state_dict: Mapping[str, Tensor]) -> lis
 
 
 def _matching_convs(model: ConvNet, state_dict: Mapping[str, Tensor]) -> dict[str, str]:
-    """The convolutions and batch norms to copy, each with the name of its counterpart in `state_dict`."""
+    """The convolutions and batch norms to copy: layer of `model` -> its counterpart in `state_dict`."""
     features = model.features
     if _feature_shapes(model.state_dict()) == _feature_shapes(state_dict):
         return {f"features.{name}": f"features.{name}" for name, _ in features.named_children()}
@@ -64,7 +64,7 @@ def _matching_convs(model: ConvNet, state_dict: Mapping[str, Tensor]) -> dict[st
 
 
 def _recognise(state_dict: Mapping[str, Tensor]) -> nn.Sequential | None:
-    """The convolutional part, without memory, of the VGG network that these weights belong to; None if to none."""
+    """The convolutional part, on the meta device, of the VGG net that these weights are of; None if they are of none."""
     shapes = _feature_shapes(state_dict)
     for arch in CONFIGS:
         for batch_norm in (False, True):

@@ -1,1 +1,1 @@
-"""The Ray cluster that a command runs on: its address, start, nodes and loss, and messages between a job's processes."""
+"""The Ray cluster that a command runs on: its address, start, nodes and loss; messages between a job's processes."""

@@ -1,6 +1,6 @@
-"""Which Ray cluster a command runs on, by RAY_ADDRESS in all its forms or an earlier `ray start`; checked in seconds.
+"""Finds the Ray cluster that a command runs on, from RAY_ADDRESS or an earlier `ray start`, and checks that it answers.
 
-Ray itself would try for minutes to reach what is not there.
+The check takes seconds; Ray itself would try for minutes to reach a cluster that is not there.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import socket
 from urllib.parse import urlsplit
 
 CONNECT_S = 5.0
-ANSWER_S = 15.0  # of a head that may be busy
+ANSWER_S = 15.0  # the head may be busy
 FORM = "give HOST:PORT of the cluster's head, such as 10.0.0.1:6379, auto, or local"
 
 
 def cluster_named() -> bool:
-    """Whether the environment names a cluster: RAY_ADDRESS is neither empty nor local. Data may then be there only."""
+    """Whether RAY_ADDRESS names a cluster: is neither empty nor `local`. The data may then be on its nodes only."""
     return _named() not in ("", "local")
 
 
 def find_cluster() -> str | None:
-    """HOST:PORT of the cluster that RAY_ADDRESS or an earlier `ray start` tells of; None where Ray is to be started here.
+    """HOST:PORT of the cluster that RAY_ADDRESS or an earlier `ray start` names; None where Ray is to be started here.
 
-    ValueError, one line, where that is no address, or no cluster answers there.
+    ValueError, one line, if that is not an address, or no cluster answers there.
     """
     named = _named()
     if named == "local":
@@ -36,19 +36,19 @@ def find_cluster() -> str | None:
             return None
         if not address:
             raise ValueError(
-                "RAY_ADDRESS auto: no `ray start` has begun a cluster on this machine; give HOST:PORT of one,"
+                "RAY_ADDRESS auto: no cluster was started on this machine by `ray start`; give HOST:PORT of one,"
                 " or unset it to start Ray here"
             )
     _check_form(address)
     if why := no_answer(address):
         shown = f"auto, {address}" if named == "auto" else address
-        mend = "; that is where `ray start` began a cluster, `ray stop` forgets it" if named in ("", "auto") else ""
-        raise ValueError(f"RAY_ADDRESS {shown}: {why}{mend}")
+        fix = "; that is where `ray start` began a cluster, `ray stop` forgets it" if named in ("", "auto") else ""
+        raise ValueError(f"RAY_ADDRESS {shown}: {why}{fix}")
     return address
 
 
 def no_answer(address: str) -> str | None:
-    """Why HOST:PORT is not a Ray cluster that answers; None where it is one."""
+    """The reason why no Ray cluster answers at HOST:PORT; None if one does."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
@@ -63,7 +63,7 @@ def no_answer(address: str) -> str | None:
     options = [("grpc.enable_http_proxy", 0)]
     tls = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
     try:
-        # Without a token, which this machine may lack: whether it is right Ray says itself.
+        # Without a token, which this machine may not have: Ray itself reports a wrong one.
         channel = init_grpc_channel(address, options) if tls else grpc.insecure_channel(address, options)
     except (RuntimeError, OSError) as error:
         return f"its certificates cannot be used ({' '.join(str(error).split())})"
@@ -82,6 +82,12 @@ def no_answer(address: str) -> str | None:
     return None
 
 
+def is_on_this_machine() -> bool:
+    """Whether Ray is started here, or RAY_ADDRESS is this machine's own: nodes of other machines do not join that."""
+    address = (_named() or "local").rpartition("://")[2]
+    return address == "local" or address.startswith(("127.", "localhost:", "[::1]"))
+
+
 def _named() -> str:
     return os.environ.get("RAY_ADDRESS", "").strip()
 
@@ -89,13 +95,13 @@ def _named() -> str:
 def _check_form(address: str) -> None:
     scheme, separator, rest = address.rpartition("://")
     if scheme == "ray":
-        raise ValueError(f"RAY_ADDRESS {address}: is Ray Client's, through which Ray Train cannot run; {FORM}")
+        raise ValueError(f"RAY_ADDRESS {address}: is for Ray Client, through which Ray Train cannot run; {FORM}")
     if scheme in ("http", "https"):
-        raise ValueError(f"RAY_ADDRESS {address}: is the job server's; send it the command by `ray job submit`, or {FORM}")
+        raise ValueError(f"RAY_ADDRESS {address}: is the job server; use `ray job submit` with it, or {FORM}")
     try:
         parts = urlsplit(f"//{rest}")
-        whole = parts.hostname and parts.port and parts.netloc == rest and "@" not in rest and not rest.count(" ")
-    except ValueError:  # a port that is none
-        whole = False
-    if separator or not whole:
-        raise ValueError(f"RAY_ADDRESS {address}: is no address; {FORM}")
+        is_valid = parts.hostname and parts.port and parts.netloc == rest and "@" not in rest and not rest.count(" ")
+    except ValueError:  # not a port
+        is_valid = False
+    if separator or not is_valid:
+        raise ValueError(f"RAY_ADDRESS {address}: is not an address; {FORM}")

@@ -1,7 +1,7 @@
-"""The nodes of the Ray cluster that a command runs on, and what its workers reserve there.
+"""The nodes of the Ray cluster that a command runs on, and the resources that its workers reserve there.
 
-A cluster's nodes may still be on their way, as after the loss of its head: a command waits for as many as its workers need.
-How long is VGG_DIST_WAIT_S; how many GPUs there are once all are there is VGG_DIST_GPUS, which k8s/ sets.
+Nodes may still be starting, as after the loss of the head: a command waits until there is room for its workers, for
+VGG_DIST_WAIT_S seconds at most. VGG_DIST_GPUS, which k8s/ sets, says how many GPUs the cluster has once all nodes are up.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from typing import NamedTuple
 
 import ray
 
-from vgg_dist.ray_cluster.address import find_cluster
+from vgg_dist.ray_cluster.address import find_cluster, is_on_this_machine
 
-WAIT_S = 600.0  # on a cluster; a new node has to be had, and to load an image of several GB
+WAIT_S = 600.0  # on a cluster: a new node has to be provisioned, and to pull an image of several GB
 POLL_S = 5.0
 SAY_EVERY_S = 30.0
 
 
 class Inventory(NamedTuple):
-    """What the cluster has."""
+    """The resources of the cluster."""
 
     nodes: list[dict[str, float]]
     """The resources of each node that is up."""
     kind: str
-    """What a worker takes one of: GPU, or CPU where none are there or expected."""
+    """What each worker takes one of: GPU, or CPU if there are no GPUs and none are expected."""
     total: int
-    """How many of those there are."""
+    """How many of these are up."""
     expected: int
-    """How many GPUs there are once all nodes are up; 0 where nothing says so."""
+    """How many GPUs there are once all nodes are up; 0 if unknown."""
     most: dict[str, int] | None
-    """How far an autoscaler lets it grow; None where nothing says so."""
+    """The most of each resource that an autoscaler may bring; None if unknown."""
 
     def room(self, cpus: int) -> int:
-        """How many workers of so many CPUs (and a GPU) fit into the nodes."""
+        """How many workers with this many CPUs each (and a GPU, where there are any) fit on the nodes."""
         gpus = [node.get("GPU", 0) if self.kind == "GPU" else math.inf for node in self.nodes]
         return sum(int(min(node.get("CPU", 0) // cpus, gpu)) for node, gpu in zip(self.nodes, gpus, strict=True))
 
     def cpus_for(self, num_workers: int) -> int:
-        """The most CPUs that each of so many workers can have; 0 where there is no room for them."""
+        """The most CPUs that each of this many workers can have; 0 if they do not fit."""
         most = int(max((node.get("CPU", 0) for node in self.nodes), default=0))
         return next((cpus for cpus in range(most, 0, -1) if self.room(cpus) >= num_workers), 0)
 
     def describe(self) -> str:
-        """For people."""
+        """For messages."""
         there = self.room(1)
         bounds = [f"{self.expected} expected"] * bool(self.expected)
         bounds += [f"at most {self.most.get(self.kind, 0):.0f}"] if self.most is not None else []
@@ -53,18 +53,20 @@ class Inventory(NamedTuple):
         return f"the cluster has room for {there} workers ({counts})"
 
 
-def groups_at_once(num_workers: int) -> int:
-    """How many groups of so many workers the cluster holds beside each other, by its GPUs, or its CPUs; at least one.
+def max_concurrent_groups(num_workers: int) -> int:
+    """How many groups of this many workers fit on the cluster at the same time, by its GPUs, or else its CPUs; at least one.
 
-    By the GPUs that it is expected to have, where they are more than those that are there now.
+    Counts the GPUs that are expected, if they are more than those that are up now.
     """
     inventory = _inventory()
     return max(1, max(inventory.total, inventory.expected) // num_workers)
 
 
 def check_cluster(num_workers: int | None) -> None:
-    """What can be said without starting Ray. ValueError, one line, if the cluster that is named does not answer; or, where
-    Ray is to be started on this machine, if that has no room for so many workers.
+    """Checks what can be checked without starting Ray.
+
+    ValueError, one line, if the named cluster does not answer; or, where Ray is to be started on this machine, if that has
+    no room for this many workers.
     """
     if ray.is_initialized() or find_cluster() is not None or num_workers is None:
         return
@@ -74,7 +76,7 @@ def check_cluster(num_workers: int | None) -> None:
 
 
 def _this_machine() -> dict[str, float]:
-    """What Ray will find here."""
+    """The resources that Ray will find on this machine."""
     from ray._private.accelerators import get_accelerator_manager_for_resource
     from ray._private.utils import get_num_cpus
 
@@ -96,14 +98,14 @@ def _inventory_of(nodes: list[dict[str, float]], most: dict[str, int] | None) ->
 
 
 def _grows_to() -> dict[str, int] | None:
-    """How much of each resource an autoscaler may bring. KubeRay's tells Ray nothing of that, nor does `ray up`'s."""
+    """The most of each resource that an autoscaler may bring; those of KubeRay and `ray up` do not tell."""
     from ray._private.state import state
 
     return state.get_max_resources_from_cluster_config()
 
 
 def _setting(name: str, default: float) -> float:
-    """A number of the environment, 0 or more; ValueError, one line, for anything else."""
+    """An environment variable that is a number, 0 or more; ValueError, one line, for anything else."""
     text = os.environ.get(name, "").strip() or str(default)
     try:
         value = float(text)
@@ -115,18 +117,16 @@ def _setting(name: str, default: float) -> float:
 
 
 def _wait_limit() -> float:
-    """For how many seconds nodes are waited for: on this machine's own cluster not at all, as nobody joins it."""
-    address = (os.environ.get("RAY_ADDRESS", "").strip() or "local").rpartition("://")[2]
-    own = address.startswith(("127.", "localhost:", "[::1]")) or address == "local"
-    return _setting("VGG_DIST_WAIT_S", 0.0 if own else WAIT_S)
+    """For how many seconds to wait for nodes; on this machine's own cluster not at all."""
+    return _setting("VGG_DIST_WAIT_S", 0.0 if is_on_this_machine() else WAIT_S)
 
 
 def worker_resources(num_workers: int | None) -> list[dict[str, float]]:
-    """What each of `num_workers` workers reserves: a GPU where there are any, and as many CPUs as the cluster has for it.
+    """What each of `num_workers` workers reserves: a GPU if there are any, and an equal share of the CPUs.
 
-    Without `num_workers` as many as there are GPUs, VGG_DIST_GPUS at least, or one where there are none. Waits, with a line
-    now and then, until the nodes have room for them all: never fewer workers, and none on CPUs where GPUs are expected.
-    ValueError if the cluster will never have that room, or has not after the time to wait.
+    Without `num_workers` there are as many workers as GPUs, at least VGG_DIST_GPUS, or one if there are none. Waits until
+    all fit, and prints a line now and then: never fewer workers, and none on CPUs where GPUs are expected. ValueError if the
+    cluster will never have the room, or has not after the time to wait.
     """
     limit, begun, asked = _wait_limit(), time.monotonic(), False
     say_at = 0.0
@@ -157,13 +157,13 @@ def worker_resources(num_workers: int | None) -> list[dict[str, float]]:
 
 
 def _ask_autoscaler(kind: str, workers: int) -> None:
-    """Has an autoscaler, if there is one, bring nodes for so many workers; 0 withdraws that."""
+    """Asks an autoscaler, if there is one, for nodes for this many workers; 0 withdraws the request."""
     from ray.autoscaler.sdk import request_resources
 
     request_resources(bundles=[{"CPU": 1} | {kind: 1}] * workers)
 
 
 def describe_workers(resources: list[dict[str, float]]) -> str:
-    """For people."""
+    """For messages, such as "2 workers of 1 CPU, 1 GPU"."""
     each = ", ".join(f"{amount:.0f} {kind}" for kind, amount in resources[0].items())
     return f"{len(resources)} worker{'s' * (len(resources) > 1)} of {each}"

@@ -1,7 +1,8 @@
-"""Ray and the signals that end a command.
+"""Keeps Ray from handling the signals that end a command.
 
-Ray takes SIGTERM in every process that connects to it, and ends that on the spot. And it starts its own processes in the
-command's process group: what a closed terminal or `timeout` sends to the group ends them before a checkpoint is written.
+Ray installs a handler for SIGTERM in every process that connects to it, and ends the process at once. It also starts its own
+processes in the command's process group: a signal to the group, from a closed terminal or `timeout`, would end them before a
+checkpoint is written.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pipelines import signals
 
 @contextmanager
 def unreached_by_signals() -> Iterator[None]:
-    """For the while that Ray starts: the signals stay the command's, and what Ray starts is in sessions of its own."""
+    """While Ray starts: the command keeps its signal handlers, and Ray's processes get sessions of their own."""
     services: Any = ray._private.services
     utils: Any = ray._private.utils
     popen, set_handler = services.ConsolePopen, utils.set_sigterm_handler
@@ -30,4 +31,4 @@ def unreached_by_signals() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen, utils.set_sigterm_handler = popen, set_handler
-        signals.retake()  # Ray's C++ has a handler of SIGTERM, too, that prints a stack trace
+        signals.retake()  # Ray's C++ installs one for SIGTERM, too, that prints a stack trace

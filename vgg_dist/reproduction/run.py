@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from pipelines import signals
 from pipelines.paths import join
 from vgg_dist.config import EvalConfig, ReproduceConfig
-from vgg_dist.errors import Interrupted
 from vgg_dist.evaluation.run import evaluate
 from vgg_dist.paper import AnyView, single_scale
 from vgg_dist.preflight import check_evaluation
@@ -16,7 +14,7 @@ from vgg_dist.reproduction.run_graph import Run, wants_crops
 from vgg_dist.reproduction.scheduler import run_all
 from vgg_dist.run_folder.outcome import check_earlier
 from vgg_dist.run_folder.settings import PROGRAMME, keep_settings
-from vgg_dist.tracking import TrackedRun, finish_run, open_run, resolve_tracking_uri
+from vgg_dist.tracking import TrackedRun, open_run, recorded, resolve_tracking_uri
 from vgg_dist.weights.net import TrainedNet
 
 
@@ -34,18 +32,10 @@ def reproduce(config: ReproduceConfig, runs: Sequence[Run], class_names: list[st
     with signals.holding():
         parent = open_run(uri, config.experiment, config.storage_path, str(config.name), config.to_dict(), tags)
         keep_settings(config.folder, config, PROGRAMME)
-        status = "FAILED"
-        try:
-            with signals.at_last(partial(finish_run, parent, "KILLED", quick=True)):
-                run_all(config, runs, parent)
-                with signals.raising():
-                    evaluate_all(config, runs, parent)
-            status = "FINISHED"
-        except (Interrupted, signals.Stopped):
-            status = "KILLED"
-            raise
-        finally:
-            finish_run(parent, status, quick=True)
+        with recorded(parent):
+            run_all(config, runs, parent)
+            with signals.raising():
+                evaluate_all(config, runs, parent)
 
 
 def evaluate_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:

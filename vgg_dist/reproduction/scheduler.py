@@ -13,13 +13,14 @@ import ray
 from pipelines import signals
 from vgg_dist.config import ReproduceConfig, TrainSettings
 from vgg_dist.errors import Interrupted, TrainingError
-from vgg_dist.launch.driver import DRIVER_MEMORY, Part, run_training
-from vgg_dist.launch.fitting import LEAVING_S, POLL_S, resumes, told_by
+from vgg_dist.launch.driver import DRIVER_MEMORY, LaunchOptions, run_training
+from vgg_dist.launch.ray_train import LEAVING_S, POLL_S, resumes, stop_signal
 from vgg_dist.launch.run_record import open_training
+from vgg_dist.launch.terminal import shown_lines
 from vgg_dist.ray_cluster.job_messages import JobMessages
-from vgg_dist.ray_cluster.nodes import groups_at_once, worker_resources
-from vgg_dist.ray_cluster.start import describe_loss, start_ray
-from vgg_dist.ray_cluster.watch import watched_cluster
+from vgg_dist.ray_cluster.lost_ray import describe_loss, watched_cluster
+from vgg_dist.ray_cluster.nodes import max_concurrent_groups, worker_resources
+from vgg_dist.ray_cluster.start import start_ray
 from vgg_dist.reproduction.run_graph import Run, longest_first
 from vgg_dist.tracking import TrackedRun, finish_run
 
@@ -32,7 +33,7 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) ->
     """
     print("vgg_dist.reproduce: starting Ray", flush=True)
     start_ray()
-    with watched_cluster("vgg_dist.reproduce", partial(finish_run, parent, "FAILED")):
+    with watched_cluster("vgg_dist.reproduce", partial(finish_run, parent, "FAILED")), shown_lines():
         _Scheduler(config, runs, parent).run()
 
 
@@ -41,7 +42,7 @@ class _Scheduler:
 
     def __init__(self, config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
         self.config, self.parent, self.num_runs = config, parent, len(runs)
-        self.at_once = groups_at_once(config.num_workers) if config.num_workers else 1
+        self.at_once = max_concurrent_groups(config.num_workers) if config.num_workers else 1
         resources = worker_resources(None if config.num_workers is None else config.num_workers * self.at_once)
         self.resources = resources[: len(resources) // self.at_once]
         # The driver of each run is a Ray task that only waits for Ray Train, so it reserves no CPU. Where its node is lost,
@@ -80,8 +81,8 @@ class _Scheduler:
         ready = [run for run in self.waiting if run.depends_on in self.finished]
         for run in ready[: self.at_once - len(self.running)]:
             self.waiting.remove(run)
-            part = Part(self.parent, self.resources)
-            self.running[self.train.remote(_with_uri(run.config, self.parent.tracking_uri), part)] = run
+            options = LaunchOptions(self.parent, self.resources)
+            self.running[self.train.remote(_with_uri(run.config, self.parent.tracking_uri), options)] = run
             number = self.num_runs - len(self.waiting)
             print(f"vgg_dist.reproduce: {run.name} (run {number} of {self.num_runs})", flush=True)
 
@@ -104,7 +105,7 @@ class _Scheduler:
 
     def _out_of_time(self) -> bool:
         """Looks for a signal and passes it on; returns whether the time for the runs to stop is over."""
-        self.signal = self.signal or told_by(JobMessages()) or ""
+        self.signal = self.signal or stop_signal(JobMessages()) or ""
         return bool(self.signal) and signals.left_s() < LEAVING_S
 
     def _interrupted(self) -> Interrupted:

@@ -1,1 +1,1 @@
-"""The folder of a run on `--storage-path`: its checkpoints, settings and outcome. No torch in here."""
+"""The folder of a run on --storage-path: `folder` lists its files. Without torch."""

@@ -1,12 +1,12 @@
-"""The best checkpoint of a run by validation error, kept in `best/` in the run's folder.
+"""The best checkpoint of a run by validation error, copied to best/ in the run's folder.
 
-Which one is best follows from what lies there: each checkpoint has the records of its own validation (`records.json`), and a
-copy in `best/` is as good as what it is a copy of. So no kill can leave another answer than the right one. A copy is a hard
-link, or made by the object store itself; the optimizer's state is not in it, as nothing resumes from there.
+Which one is best is computed from the files alone: each checkpoint has the records of its own validation (records.json), and
+a copy in best/ has them too. So a kill at any moment cannot leave a wrong answer. A copy is made of hard links, or by the
+object store itself. It has no optimizer state, because no run resumes from best/.
 
-A run may go on from any checkpoint in its folder: the last one may be damaged, or not reported before a kill. What was
-validated after that one is then trained and validated again. So `best/` has, for each of them, the best up to there: two
-copies as a rule, often of the same files as the last checkpoints.
+A run may resume from any checkpoint in its folder: the last one may be damaged, or may not have been reported before a kill.
+What was validated after that checkpoint is then trained and validated again. So best/ has, for each checkpoint in the
+folder, the best one up to that step. These are usually two copies, often of the same files as the last checkpoints.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from vgg_dist.config.base import BEST
-from vgg_dist.metric_names import validation_errors, without_trivial_top5
+from vgg_dist.metric_names import validation_errors, validation_metrics, without_trivial_top5
 from vgg_dist.run_folder.checkpoints import whole_checkpoints
-from vgg_dist.run_folder.digests import DIGESTS, is_intact
-from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, checkpoint_name, step_of
+from vgg_dist.run_folder.digests import is_intact
+from vgg_dist.run_folder.folder import RunFolder
+from vgg_dist.run_folder.names import CONFIG, DIGESTS, MODEL, RECORDS, checkpoint_name, step_of
 from vgg_dist.storage import write_folder
 
 FILES = MODEL, RECORDS, DIGESTS, CONFIG
-"""What a copy has. The last one comes last: with it the copy is whole."""
-SINCE = "since.json"  # the step from which on validations are compared, where an earlier version began the run
+"""The files of a copy, in the order they are written: the copy is whole once it has the last one."""
 
 
 @dataclass(frozen=True)
@@ -44,68 +43,70 @@ class Validated:
 
     @property
     def rank(self) -> tuple[tuple[float, ...], int]:
-        """The best has the smallest; of equal errors the first counts."""
+        """Smaller is better; of equal errors the earlier step wins."""
         return validation_errors(self.metrics) or (), self.step
 
 
-def begin_best(filesystem: fs.FileSystem, run: str, restored: str | None, epoch: int) -> None:
-    """A training begins, or goes on from the checkpoint of this name: what it has not come to, or will again, is removed.
+def begin_best(run: RunFolder, restored: str | None, epoch: int) -> None:
+    """Prepares best/ at the start of a training: removes copies of steps after the one that it starts from.
 
-    `epoch`: how many it has trained and validated. OSError where the storage refuses.
+    `restored`: the name of the checkpoint that the training resumes from, None for a new run; `epoch`: how many epochs it
+    has trained and validated. OSError where the storage refuses.
     """
-    folder = f"{run}/{BEST}"
+    filesystem = run.filesystem
     start = step_of(restored) if restored else 0
-    for name in _names(filesystem, folder):
+    for name in _names(filesystem, run.best):
         if step_of(name) > start:
-            _remove(filesystem, f"{folder}/{name}")
+            _remove(filesystem, run.best_checkpoint(name))
     if restored is None:
         return
-    unknown = epoch - (_validated(filesystem, f"{run}/{restored}") is not None)
-    if unknown > 0 and not _names(filesystem, folder) and read_since(filesystem, run) is None:
-        filesystem.create_dir(folder)
-        with filesystem.open_output_stream(f"{folder}/{SINCE}") as stream:
+    unknown = epoch - (_validated(filesystem, run.checkpoint(restored)) is not None)
+    if unknown > 0 and not _names(filesystem, run.best) and read_since(run) is None:
+        filesystem.create_dir(run.best)
+        with filesystem.open_output_stream(run.since) as stream:
             stream.write(json.dumps({"step": start}).encode())
-    keep_best(filesystem, run, restored)
+    keep_best(run, restored)
 
 
-def keep_best(filesystem: fs.FileSystem, run: str, name: str) -> None:
-    """Takes a checkpoint that was just written into account. OSError where the storage refuses."""
-    folder = f"{run}/{BEST}"
-    copies = kept(filesystem, run)
+def keep_best(run: RunFolder, name: str) -> None:
+    """Updates best/ after the checkpoint `name` was written. OSError where the storage refuses."""
+    filesystem = run.filesystem
+    copies = best_copies(run)
     known = list(copies)
-    new = _validated(filesystem, f"{run}/{name}")
+    new = _validated(filesystem, run.checkpoint(name))
     if new is not None and new.step not in [copy.step for copy in copies]:
         known.append(new)
-    resumable = {step_of(each) for each in [*whole_checkpoints(filesystem, run), name]}
+    resumable = {step_of(each) for each in [*whole_checkpoints(filesystem, run.path), name]}
     needed = [best_of(each for each in known if each.step <= step) for step in resumable]
     if new is not None and new in needed:
-        _copy(filesystem, f"{run}/{name}", f"{folder}/{checkpoint_name(step_of(name))}")
+        _copy(filesystem, run.checkpoint(name), run.best_checkpoint(checkpoint_name(step_of(name))))
     for copy in copies:
         if copy not in needed:
             _remove(filesystem, copy.path)
 
 
-def kept(filesystem: fs.FileSystem, run: str) -> list[Validated]:
-    """The copies in `best/`, without those whose records are damaged."""
-    folder = f"{run}/{BEST}"
-    found = [_validated(filesystem, f"{folder}/{name}") for name in whole_checkpoints(filesystem, folder)]
+def best_copies(run: RunFolder) -> list[Validated]:
+    """The copies in best/, except those whose records are damaged."""
+    names = whole_checkpoints(run.filesystem, run.best)
+    found = [_validated(run.filesystem, run.best_checkpoint(name)) for name in names]
     return [each for each in found if each is not None]
 
 
-def validated(filesystem: fs.FileSystem, run: str) -> list[Validated]:
-    """The validated checkpoints of a run, the copies in `best/` before the last ones."""
-    last = [_validated(filesystem, f"{run}/{name}") for name in whole_checkpoints(filesystem, run)]
-    return kept(filesystem, run) + [each for each in last if each is not None]
+def validated_checkpoints(run: RunFolder) -> list[Validated]:
+    """The validated checkpoints of a run: the copies in best/, then those in the folder itself."""
+    names = whole_checkpoints(run.filesystem, run.path)
+    last = [_validated(run.filesystem, run.checkpoint(name)) for name in names]
+    return best_copies(run) + [each for each in last if each is not None]
 
 
 def best_of(found: Iterable[Validated]) -> Validated | None:
-    """The one of the smallest error; None of none."""
+    """The one with the smallest error; None if there is none."""
     return min(found, key=lambda each: each.rank, default=None)
 
 
-def read_since(filesystem: fs.FileSystem, run: str) -> int | None:
-    """The step before which validations are not known; None if all are."""
-    content = _read(filesystem, f"{run}/{BEST}/{SINCE}")
+def read_since(run: RunFolder) -> int | None:
+    """The step before which validations are unknown; None if all are known."""
+    content = _read(run.filesystem, run.since)
     try:
         return None if content is None else int(json.loads(content)["step"])
     except (ValueError, KeyError, TypeError):
@@ -113,7 +114,7 @@ def read_since(filesystem: fs.FileSystem, run: str) -> int | None:
 
 
 def _validated(filesystem: fs.FileSystem, path: str) -> Validated | None:
-    """What a checkpoint's own records say of its net; None without a validation at its step, or where they are damaged."""
+    """The validation that a checkpoint's records have for its own step; None without one, or if a file is damaged."""
     step = step_of(path.rpartition("/")[2])
     records, digests, description = (_read(filesystem, f"{path}/{name}") for name in (RECORDS, DIGESTS, CONFIG))
     if records is None or description is None or not is_intact(RECORDS, records, digests):
@@ -123,13 +124,15 @@ def _validated(filesystem: fs.FileSystem, path: str) -> Validated | None:
         classes = len(json.loads(description)["class_names"])
     except (ValueError, KeyError, TypeError):
         return None
-    found = {key: value for each in metrics for key, value in each.items() if key.startswith("val/")}
+    found: dict[str, float] = {}
+    for each in metrics:
+        found |= validation_metrics(each)
     found = without_trivial_top5(found, classes)
     return Validated(path, step, found) if validation_errors(found) else None
 
 
 def _names(filesystem: fs.FileSystem, folder: str) -> list[str]:
-    """The folders of copies, also of those that are not whole."""
+    """The names of the folders in best/, also of copies that are not whole."""
     entries = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
     return [entry.base_name for entry in entries if entry.type == fs.FileType.Directory and entry.base_name[0] != "."]
 
@@ -165,5 +168,5 @@ def _link(source: Path, folder: Path) -> None:
 
 def _remove(filesystem: fs.FileSystem, path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        filesystem.delete_file(f"{path}/{CONFIG}")  # first: a kill leaves nothing that looks whole
+        filesystem.delete_file(f"{path}/{CONFIG}")  # first, so that a kill leaves nothing that looks whole
     filesystem.delete_dir(path)

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is used: the last, the best by validation error, or that of a step; and what is said of it."""
+"""Chooses a checkpoint of a run: the last one, the best by validation error, or that of a step; and describes the choice."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines.paths import absolute, join, last_part, parent
+from pipelines.paths import absolute, last_part, parent
 from vgg_dist.config.base import BEST, LAST
 from vgg_dist.metric_names import describe_errors, validation_errors
-from vgg_dist.run_folder.best import Validated, best_of, kept, read_since, validated
+from vgg_dist.run_folder.best import Validated, best_copies, best_of, read_since, validated_checkpoints
 from vgg_dist.run_folder.checkpoints import whole_checkpoints
 from vgg_dist.run_folder.digests import DamagedCheckpoint, check_files
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.run_folder.names import CONFIG, MODEL, is_checkpoint_name, step_of
 from vgg_dist.storage import list_folder, local_folder, open_storage
 
@@ -22,19 +23,19 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChosenCheckpoint:
-    """A checkpoint as a local folder, and why it is this one."""
+    """A checkpoint in a local folder, and how it was chosen."""
 
     folder: Path
     step: int | None
-    """None where its folder has another name."""
+    """None if its folder is not named as a checkpoint."""
     which: str = ""
-    """LAST or BEST of its run; empty where it was named itself, or by its step."""
+    """LAST or BEST of its run; empty if the checkpoint itself or its step was given."""
     metrics: dict[str, float] | None = None
-    """Of the validation of its net, where there was one."""
+    """Of the validation at its step; None if there was none."""
     since: int | None = None
-    """The step before which validations are not known."""
+    """The step before which validations are unknown; None if all are known."""
     better: Validated | None = None
-    """The best of its run, where the last was asked for and has other errors."""
+    """The best of its run, if the last was asked for and its errors differ."""
 
     def __str__(self) -> str:
         """Such as "step 189, the last checkpoint (validation top-1 error 26.70 %)"."""
@@ -48,13 +49,13 @@ class ChosenCheckpoint:
 
     @property
     def label(self) -> str:
-        """By which it is told from others of its run, such as "best, step 126"; empty for the last one."""
+        """Distinguishes it from others of its run, such as "best, step 126"; empty for the last one."""
         words = [self.which] * (self.which == BEST) + [f"step {self.step}"] * (self.step is not None)
         return "" if self.which == LAST else ", ".join(words)
 
     @property
     def hint(self) -> str:
-        """That there is a better one, if so."""
+        """A sentence if the run has a better checkpoint; else empty."""
         if self.better is None:
             return ""
         return f"the best is of step {self.better.step} (validation {describe_errors(self.better.metrics)})"
@@ -64,8 +65,8 @@ class ChosenCheckpoint:
 def local_checkpoint(location: str, flag: str, which: str = LAST) -> Iterator[ChosenCheckpoint]:
     """The checkpoint at `location`, a run's folder or a checkpoint's, path or URL; RUN/best is the best of the run.
 
-    `which`: LAST, BEST or a step, of a run. One that is damaged is passed over with a warning, for the one before it or the
-    next best. ValueError, one line that begins with `flag`, if there is none.
+    `which`: LAST, BEST or a step of a run. A damaged checkpoint is skipped with a warning, in favour of the one before it or
+    the next best. ValueError, one line that begins with `flag`, if there is none.
     """
     found = find_checkpoints(location, flag, which)
     location = absolute(location)
@@ -75,7 +76,9 @@ def local_checkpoint(location: str, flag: str, which: str = LAST) -> Iterator[Ch
             try:
                 check_files(folder, [CONFIG, MODEL])
             except DamagedCheckpoint as error:
-                _logger.warning("%s %s: %s; %s is taken", flag, location, str(error).replace(str(folder), place), after)
+                _logger.warning(
+                    "%s %s: %s; %s is used instead", flag, location, str(error).replace(str(folder), place), after
+                )
                 continue
             yield replace(first, folder=folder)
             return
@@ -84,11 +87,11 @@ def local_checkpoint(location: str, flag: str, which: str = LAST) -> Iterator[Ch
 
 
 Found = list[tuple[str, ChosenCheckpoint]]
-"""Where they are: the one that is wanted, then those that are taken where it is damaged."""
+"""(URL, checkpoint): the one asked for, then those to fall back on if it is damaged."""
 
 
 def find_checkpoints(location: str, flag: str, which: str = LAST) -> Found:
-    """As `local_checkpoint`, of which nothing but the records is read."""
+    """The checkpoints that `local_checkpoint` would try. Only their records are read."""
     location = absolute(location)
     try:
         return _find(location, flag, which)
@@ -99,7 +102,7 @@ def find_checkpoints(location: str, flag: str, which: str = LAST) -> Found:
 
 
 def _find(location: str, flag: str, which: str) -> Found:
-    """ValueError, one line, if there is none of this kind; OSError where the storage does not answer."""
+    """ValueError, one line, if there is no such checkpoint; OSError if the storage does not answer."""
     name = last_part(location)
     if name == BEST and whole_checkpoints(*open_storage(parent(location))):
         location, which = parent(location), BEST if which == LAST else which
@@ -108,13 +111,12 @@ def _find(location: str, flag: str, which: str) -> Found:
         if which.isdecimal() and step not in (None, int(which)):
             raise ValueError(f"{flag} {location}: is the checkpoint of step {step}, not {which}; give the run's folder")
         return [(location, ChosenCheckpoint(Path(), step))]
-    filesystem, run = open_storage(location)
-    list_folder(location)  # FileNotFoundError where there is no such run
-    copies, known = kept(filesystem, run), validated(filesystem, run)
-    paths = _paths(
-        f"{flag} {location}", which, [f"{run}/{each}" for each in whole_checkpoints(filesystem, run)], known, copies
-    )
-    best, since = best_of(copies), read_since(filesystem, run)
+    list_folder(location)  # FileNotFoundError if there is no such run
+    run = RunFolder(location)
+    copies, known = best_copies(run), validated_checkpoints(run)
+    last = [run.checkpoint(name) for name in whole_checkpoints(run.filesystem, run.path)]
+    paths = _paths(f"{flag} {location}", which, last, known, copies)
+    best, since = best_of(copies), read_since(run)
     metrics = {each.path: each.metrics for each in known}
 
     def choice(path: str) -> ChosenCheckpoint:
@@ -124,11 +126,13 @@ def _find(location: str, flag: str, which: str) -> Found:
         better = best if which == LAST and best is not None and validation_errors(best.metrics) != own else None
         return ChosenCheckpoint(Path(), step, kind, metrics.get(path), since, better)
 
-    return [(join(location, path.removeprefix(run).lstrip("/")), choice(path)) for path in paths]
+    return [(run.url_of(path), choice(path)) for path in paths]
 
 
 def _paths(run: str, which: str, last: list[str], known: list[Validated], copies: list[Validated]) -> list[str]:
-    """Of a run's checkpoints (the `last` ones, and those in best/) what may be taken, the one that is wanted first.
+    """The paths of a run's checkpoints that match `which`, the one asked for first.
+
+    `last`: paths of those in the run's folder; `copies`: those in best/; `known`: all that were validated.
 
     ValueError, one line that begins with `run`, if there is none.
     """
@@ -141,7 +145,7 @@ def _paths(run: str, which: str, last: list[str], known: list[Validated], copies
         if not copies:
             why = "it was not validated yet, or an earlier version trained it" if last else "it has no checkpoint at all"
             raise ValueError(f"{run}: has no best checkpoint ({why}); allowed: --checkpoint {LAST}, or a step")
-        # What is in the run's folder and not in best/ may be of a history that was given up (see best_checkpoint).
+        # A checkpoint in the run's folder but not in best/ may be from before a restart that went back further (see `best`).
         ours = [(copy.rank, copy.metrics) for copy in copies]
         return [each.path for each in sorted(known, key=lambda each: ((each.rank, each.metrics) not in ours, each.rank))]
     every = last[::-1] + [copy.path for copy in copies]

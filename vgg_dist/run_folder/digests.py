@@ -1,7 +1,7 @@
-"""`digests.json` of a checkpoint: the SHA-256 of each of its files, by which a flipped bit is found.
+"""Detects damaged checkpoints by digests.json, the SHA-256 of each of their files.
 
-`{"model.safetensors": "<64 hexadecimal digits>", ...}`. Checkpoints of earlier versions of this code have none, and nothing
-is checked then. In the files of torch.save, which come from anywhere, it is the archive's own checksums.
+`{"model.safetensors": "<64 hexadecimal digits>", ...}`. Checkpoints of older versions have none and are not checked. Files
+of torch.save from elsewhere are checked by the checksums of the zip archive that they are.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-DIGESTS = "digests.json"
+from vgg_dist.run_folder.names import DIGESTS
 
 
 class DamagedCheckpoint(ValueError):
-    """One line that names the file."""
+    """A file of a checkpoint is damaged or missing; the message is one line that names it."""
 
 
 def damaged(file: Path, error: Exception | str) -> DamagedCheckpoint:
@@ -25,18 +25,18 @@ def damaged(file: Path, error: Exception | str) -> DamagedCheckpoint:
 
 
 def write_digests(folder: Path) -> None:
-    """Of all files in a folder."""
+    """Writes the digests of all files in a folder."""
     digests = {file.name: _digest(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != DIGESTS}
     (folder / DIGESTS).write_text(json.dumps(digests, indent=1))
 
 
 def has_digests(folder: Path) -> bool:
-    """Whether `check_files` can say something."""
+    """Whether the checkpoint has digests, so that `check_files` checks something."""
     return (folder / DIGESTS).exists()
 
 
 def is_intact(name: str, content: bytes, digests: bytes | None) -> bool:
-    """Whether a file's content is what `digests`, the content of digests.json, says; True where there is none."""
+    """Whether a file's content agrees with `digests`, the content of digests.json; True if that is None."""
     try:
         return digests is None or json.loads(digests)[name] == hashlib.sha256(content).hexdigest()
     except (ValueError, KeyError, TypeError):
@@ -44,7 +44,7 @@ def is_intact(name: str, content: bytes, digests: bytes | None) -> bool:
 
 
 def check_files(folder: Path, names: Sequence[str] | None = None) -> None:
-    """DamagedCheckpoint if one of the files, by default of all, is not what was written."""
+    """DamagedCheckpoint if any of the files `names`, by default all, has another digest or is missing."""
     try:
         digests = json.loads((folder / DIGESTS).read_text())
         if not isinstance(digests, dict):
@@ -65,14 +65,14 @@ def check_files(folder: Path, names: Sequence[str] | None = None) -> None:
 
 
 def damaged_member(file: Path) -> str | None:
-    """A member of a file of torch.save, a zip archive, whose CRC-32 is another; torch does not look.
+    """The first member of a torch.save file, a zip archive, whose CRC-32 is wrong; torch itself does not check it.
 
-    None where there is none, or torch wrote none of them (`torch.serialization.set_crc32_options`).
+    None if all are right, or if torch wrote no checksums (`torch.serialization.set_crc32_options`).
     """
     try:
         with zipfile.ZipFile(file) as archive:
             is_whole = {member: _has_checksum(archive, member) for member in archive.namelist()}
-    except Exception:  # an older format, or a damaged directory, for which zipfile has many kinds: torch will name it
+    except Exception:  # an older format, or a damaged directory, for which zipfile raises many kinds: torch will report it
         return None
     wrong = [member for member, whole in is_whole.items() if not whole]
     return wrong[0] if wrong and len(wrong) < len(is_whole) / 2 else None

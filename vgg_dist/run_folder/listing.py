@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from pyarrow import fs
 
-from vgg_dist.run_folder.best import best_of, validated
+from vgg_dist.run_folder.best import best_of, validated_checkpoints
 from vgg_dist.run_folder.checkpoints import whole_checkpoints
+from vgg_dist.run_folder.folder import OUTCOME, SETTINGS, RunFolder
 from vgg_dist.run_folder.names import CONFIG, RECORDS, is_checkpoint_name, step_of
-from vgg_dist.run_folder.outcome import OUTCOME
-from vgg_dist.run_folder.settings import PROGRAMME, SEARCH, SETTINGS
+from vgg_dist.run_folder.settings import PROGRAMME, SEARCH
 from vgg_dist.storage import open_storage
 
 State = Literal["finished", "running?", "stopped"]
@@ -80,7 +80,7 @@ def _summary(filesystem: fs.FileSystem, run: str, name: str, entries: dict[str, 
         epoch = _last_epoch(_read_json(filesystem, f"{last}/{RECORDS}", list)) or epoch
     infos = [*entries.values(), *filesystem.get_file_info([f"{run}/{each}/{CONFIG}" for each in checkpoints[-1:]])]
     written = max((info.mtime for info in infos if info.mtime is not None), default=None)
-    best = best_of(validated(filesystem, run))
+    best = best_of(validated_checkpoints(RunFolder.within(filesystem, run)))
     return RunSummary(
         name=name,
         state="finished" if finished else "running?" if _is_recent(written) else "stopped",

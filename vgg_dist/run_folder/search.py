@@ -1,4 +1,4 @@
-"""Which search is in a folder: the same command goes on with it, and another one is refused."""
+"""Checks that a search is resumed with the settings it was begun with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAY_CHANGE = {"storage_path", "tracking_uri", "experiment", "max_concurrent_tria
 
 
 def refuse_other_search(config: TuneConfig) -> None:
-    """ValueError, one line, where the folder holds another search."""
+    """ValueError, one line, if the folder has a search with other settings; those in MAY_CHANGE may differ."""
     settings = json.loads(json.dumps(config.to_dict()))
     earlier = with_current_names(kept_settings(config.folder, SEARCH) or settings)
     if isinstance(scale := earlier.get("train_scale"), list):  # one number or two, in searches of earlier versions

@@ -1,4 +1,4 @@
-"""Which code a run was made with."""
+"""The version of the code of a run, as MLflow tags."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def code_version() -> dict[str, str]:
-    """As MLflow tags: the commit of this package's own checkout and whether files differ from it; else its version."""
+    """The git commit of this package's checkout and whether files differ from it; else the package's version."""
     file = Path(__file__)
 
     def git(*arguments: str) -> str:
@@ -17,7 +17,7 @@ def code_version() -> dict[str, str]:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", file.name)  # untracked: installed somewhere below another project's checkout
+        git("ls-files", "--error-unmatch", file.name)  # fails if installed within another project's checkout
         changed = bool(git("status", "--porcelain", "--untracked-files=no"))
         return {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "mlflow.source.git.dirty": str(changed).lower()}
     except (OSError, subprocess.SubprocessError):

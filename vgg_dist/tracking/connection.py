@@ -1,4 +1,4 @@
-"""Where runs are kept: an MLflow server, or an sqlite database that mlflow opens itself."""
+"""Connects to MLflow: a server, or an sqlite database that mlflow opens itself."""
 
 from __future__ import annotations
 
@@ -26,32 +26,33 @@ _logger = logging.getLogger(__name__)
 
 # Limits of MLflow's API.
 METRICS_A_REQUEST, PARAMS_A_REQUEST, PARAM_LENGTH = 1000, 100, 6000
-# mlflow's own seven retries of 120 s would hold up a start for minutes; here the outbox retries. A user's settings win.
+# mlflow's defaults, seven retries of 120 s, would delay a start for minutes; the outbox retries instead. Variables that the
+# user has set are kept.
 CONNECT_S = 5.0
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # of E's net, also into logs
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines at the end of each trial
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # they would go into logs too
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else two lines at the end of each trial
 }
 
 
 class TrackingError(ValueError):
-    """MLflow cannot be used as asked: one line that names --tracking-uri."""
+    """MLflow cannot be used; the message is one line that names --tracking-uri."""
 
 
 def resolve_tracking_uri(tracking_uri: str | None, storage_path: str) -> str:
-    """The URI that means the same store in every process: http(s), or sqlite with an absolute path.
+    """A URI that names the same store in every process: http(s), or sqlite with an absolute path.
 
-    None stands for the environment's MLFLOW_TRACKING_URI, else for mlflow.db in `storage_path`, or in the current
-    folder where `storage_path` is not on this machine. TrackingError for anything else.
+    None stands for the environment's MLFLOW_TRACKING_URI, or if that is not set for mlflow.db in `storage_path`, or in the
+    current folder if `storage_path` is a URL. TrackingError for any other kind of URI.
     """
     tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not tracking_uri:
         folder = Path.cwd() if is_remote(storage_path) else Path(absolute(storage_path))
         return f"sqlite:///{folder / 'mlflow.db'}"
-    with contextlib.suppress(ValueError):  # a port that is none
+    with contextlib.suppress(ValueError):  # an invalid port
         parts = urlsplit(tracking_uri)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return tracking_uri.rstrip("/")
@@ -63,34 +64,34 @@ def resolve_tracking_uri(tracking_uri: str | None, storage_path: str) -> str:
 
 
 def database(tracking_uri: str) -> Path | None:
-    """The file of an sqlite store; None for a server."""
+    """The file of an sqlite database; None for a server."""
     return Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:") else None
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """A client whose requests answer or fail within seconds, and for a server on this machine go through no proxy."""
+    """A client whose requests succeed or fail within seconds. Requests to a server on this machine bypass proxies."""
     bypass_proxies()
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     for logger in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)  # pages of SQL; the errors themselves reach the caller
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # pages of SQL; the errors are raised as well
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri, registry_uri=tracking_uri)
 
 
 def prepare_database(path: Path) -> None:
-    """Make a missing database, whole or not at all; fail at once on a file that is not a writable database.
+    """Creates a missing database atomically; fails at once for a file that is not a writable database.
 
-    mlflow builds its tables in seconds of migrations and refuses for ever what a kill has left in the middle of them;
-    and it tries for an hour to open what cannot be opened.
+    mlflow creates its tables by migrations that take seconds, and never accepts a database that was killed within them. And
+    it retries for an hour to open a file that cannot be opened.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             connect(f"sqlite:///{unfinished}").search_experiments(max_results=1)
-            with contextlib.suppress(FileExistsError):  # a start beside this one was quicker: keep its database
+            with contextlib.suppress(FileExistsError):  # another process created it first: use that one
                 os.link(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -100,7 +101,7 @@ def prepare_database(path: Path) -> None:
 
 
 def check_store(tracking_uri: str, make: bool = True) -> None:
-    """TrackingError, within seconds, where the server or database refuses. A missing database is made, if it is to be."""
+    """TrackingError, within seconds, if the server or database cannot be used. `make`: create a missing database."""
     with tracking_errors(tracking_uri):
         if file := database(tracking_uri):
             if make or file.exists():
@@ -113,7 +114,7 @@ def check_store(tracking_uri: str, make: bool = True) -> None:
 
 
 def _reach(url: str) -> None:
-    """OSError where nothing listens at the server's address: known before mlflow is imported, which takes seconds."""
+    """OSError if nothing listens at the server's address. Checked first, because importing mlflow takes seconds."""
     bypass_proxies()
     if describe_proxy(url):
         return
@@ -123,7 +124,7 @@ def _reach(url: str) -> None:
 
 
 def await_store(tracking_uri: str, wait_s: float) -> None:
-    """Returns as soon as the server or database answers; TrackingError where it has not within `wait_s` seconds."""
+    """Returns as soon as the server or database answers; TrackingError if it does not within `wait_s` seconds."""
     end = time.monotonic() + wait_s
     waiting = False
     while True:
@@ -139,7 +140,7 @@ def await_store(tracking_uri: str, wait_s: float) -> None:
 
 
 def find_or_create_experiment(client: MlflowClient, tracking_uri: str, name: str) -> str:
-    """The experiment's id. A new one in a database keeps its artifacts beside it, not in mlflow's ./mlruns."""
+    """The experiment's id. For a database, a new experiment stores artifacts beside it, not in mlflow's default ./mlruns."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -148,7 +149,7 @@ def find_or_create_experiment(client: MlflowClient, tracking_uri: str, name: str
         artifacts = (file.parent / "mlartifacts").as_uri() if file else None
         try:
             return client.create_experiment(name, artifact_location=artifacts)
-        except MlflowException:  # made by a start beside this one in between
+        except MlflowException:  # another process created it meanwhile
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -157,16 +158,13 @@ def find_or_create_experiment(client: MlflowClient, tracking_uri: str, name: str
     return found.experiment_id
 
 
-def split(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """The items in pieces of at most `size`."""
+def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """The items in slices of at most `size`."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def reason(error: BaseException) -> str:
-    """The first line of the deepest cause, at most 200 characters: "Connection refused", not three wrappings of it.
-
-    Secrets in URLs are masked.
-    """
+    """The first line of an error's root cause, at most 200 characters, such as "Connection refused"; secrets masked."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     lines = masked(str(error)).strip().splitlines()
@@ -175,7 +173,7 @@ def reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def tracking_errors(tracking_uri: str) -> Iterator[None]:
-    """Whatever mlflow, requests, sqlalchemy or sqlite3 raise becomes a TrackingError."""
+    """Turns any error of mlflow, requests, sqlalchemy or sqlite3 into a TrackingError."""
     try:
         yield
     except Exception as error:
@@ -184,8 +182,8 @@ def tracking_errors(tracking_uri: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def warned(what: str) -> Iterator[None]:
-    """A failure becomes a warning: what MLflow shows is worth less than the training's own result."""
+def warn_on_failure(what: str) -> Iterator[None]:
+    """Logs any error as a warning that begins with `what`: a training must not fail because of MLflow."""
     try:
         yield
     except Exception as error:

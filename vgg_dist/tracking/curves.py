@@ -1,4 +1,4 @@
-"""The learning curves of a run as one picture: loss, error and learning rate over the steps."""
+"""Draws the learning curves of a run: loss, errors and learning rate over steps."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vgg_dist.metric_names import (
+    LR,
+    TRAIN,
+    TRAIN_LOSS,
+    TRAIN_TOP1_ERROR,
+    TRAIN_TOP5_ERROR,
+    VAL,
+    VAL_LOSS,
+    VAL_TOP1_ERROR,
+    VAL_TOP5_ERROR,
+)
+
 History = Sequence[tuple[int, float]]  # (step, value), in step order
 
 
 class Panel(NamedTuple):
-    """One plot: the unit on its axis, and the label of each metric drawn in it."""
+    """One plot: the label of its y axis, and metric -> label of its line."""
 
     unit: str
     labels: dict[str, str]
@@ -21,20 +33,20 @@ class Panel(NamedTuple):
 
 
 PANELS = (
-    Panel("loss", {"train/loss": "train", "val/loss": "validation"}),
+    Panel("loss", {TRAIN_LOSS: "train", VAL_LOSS: "validation"}),
     Panel(
         "error (%)",
         {
-            "train/top1_error": "train top-1",
-            "val/top1_error": "validation top-1",
-            "train/top5_error": "train top-5",
-            "val/top5_error": "validation top-5",
+            TRAIN_TOP1_ERROR: "train top-1",
+            VAL_TOP1_ERROR: "validation top-1",
+            TRAIN_TOP5_ERROR: "train top-5",
+            VAL_TOP5_ERROR: "validation top-5",
         },
     ),
-    Panel("learning rate", {"lr": "learning rate"}, scale="log"),
+    Panel("learning rate", {LR: "learning rate"}, scale="log"),
 )
 METRICS = [metric for panel in PANELS for metric in panel.labels]
-MANY_POINTS = 100  # with so many, a training metric is drawn faintly, under its running mean
+MANY_POINTS = 100  # a training metric with more is drawn faintly, with its running mean on top
 
 
 def draw_learning_curves(histories: Mapping[str, History], title: str) -> Figure:
@@ -58,11 +70,11 @@ def draw_learning_curves(histories: Mapping[str, History], title: str) -> Figure
 def _draw(axes: Axes, metric: str, history: History, label: str) -> None:
     steps, values = np.array(history, dtype=float).T
     look: dict[str, Any] = {
-        "color": "tab:orange" if metric.startswith("val/") else "tab:blue",
+        "color": "tab:orange" if metric.startswith(VAL) else "tab:blue",
         "linestyle": "--" if metric.endswith("top5_error") else "-",
-        "drawstyle": "steps-post" if metric == "lr" else "default",
+        "drawstyle": "steps-post" if metric == LR else "default",
     }
-    if metric.startswith("train/") and len(values) >= MANY_POINTS:
+    if metric.startswith(TRAIN) and len(values) >= MANY_POINTS:
         axes.plot(steps, values, **look, alpha=0.25, linewidth=0.8)
         width = len(values) // (MANY_POINTS // 4)
         steps, values = (np.convolve(line, np.ones(width) / width, mode="valid") for line in (steps, values))

@@ -1,4 +1,4 @@
-"""A trained network as an MLflow model that anyone can load without this package."""
+"""Logs a trained net as an MLflow model, which can be loaded without this package."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from vgg_dist.tracking.connection import connect, warned
+from vgg_dist.tracking.connection import connect, warn_on_failure
 from vgg_dist.tracking.run import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow.models import Model
     from torch import Tensor, nn
 
-UPLOAD_TIMEOUT_S = 600  # VGG-E is 575 MB, and a server passes it on to its own storage before it answers
+UPLOAD_TIMEOUT_S = 600  # E is 575 MB, and a server stores it before it answers
 
 
 def log_model(run: TrackedRun, model: nn.Module, example: Tensor, step: int, name: str = "model") -> str | None:
-    """Log `model` in evaluation mode, with the signature that `example` (images, N x C x H x W) shows; N stays free.
+    """Logs `model` in evaluation mode; its signature is that of `example`, images (N, C, H, W), for any N.
 
-    Stored by torch.export: a graph and tensors, so that loading runs no code of whoever made it. Returns the URI for
-    mlflow.pytorch.load_model; None where it failed, which is a logged warning: the checkpoint is there all the same.
+    Saved by torch.export as a graph and tensors, so loading it runs no code from the file. Returns the URI for
+    mlflow.pytorch.load_model. A failure is logged as a warning and returns None; the checkpoint is not affected.
     """
-    with warned(f"the model is not logged in MLflow, its checkpoint is in {run.folder}"):
+    with warn_on_failure(f"the model is not logged in MLflow, its checkpoint is in {run.folder}"):
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
@@ -52,7 +52,7 @@ def log_model(run: TrackedRun, model: nn.Module, example: Tensor, step: int, nam
 
 
 def _export(model: nn.Module, example: Tensor, description: Model, folder: str) -> None:
-    """Write the model in MLflow's format. (mlflow.pytorch.log_model works on a global tracking URI and active run.)"""
+    """Writes the model in MLflow's format. (mlflow.pytorch.log_model would need a global tracking URI and active run.)"""
     import mlflow.pytorch
     import torch
     from mlflow.models import infer_signature
@@ -60,7 +60,7 @@ def _export(model: nn.Module, example: Tensor, description: Model, folder: str) 
     net = copy.deepcopy(model).cpu().eval()
     images = example.detach().cpu()
     if len(images) == 1:
-        images = images.repeat(2, 1, 1, 1)  # torch.export takes a size of one for a constant
+        images = images.repeat(2, 1, 1, 1)  # torch.export would treat a batch of one as a constant
     with torch.no_grad():
         logits = net(images)
     mlflow.pytorch.save_model(
@@ -76,7 +76,7 @@ def _export(model: nn.Module, example: Tensor, description: Model, folder: str) 
 
 @contextlib.contextmanager
 def _timeout(seconds: int) -> Iterator[None]:
-    """mlflow takes the limit on a request from the environment only."""
+    """Sets the time limit of mlflow's requests while the block runs; mlflow reads it from the environment only."""
     variable = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ[variable]
     os.environ[variable] = str(max(seconds, int(before)))

@@ -1,9 +1,9 @@
-"""Metrics on their way to a server that may be gone for a while: the training never waits, and nothing is sent twice.
+"""Sends metrics to a server that may be down for a while: training never waits, and nothing is logged twice.
 
-An `Outbox` takes records, and a background thread sends them in order. While the server is away they queue; `persist`,
-called at every checkpoint, writes the queue to a JSON-lines file beside the run, so a kill in the middle of an outage
-loses only what the resumed training computes again. A step counts as sent, per metric name, when the server has that
-step or a later one: re-computed steps, and requests whose answer got lost, do not show up twice.
+An `Outbox` queues records, and a background thread sends them in order. While the server is down they stay in the queue.
+`persist`, called at every checkpoint, writes the queue to a JSON-lines file in the run's folder, so a kill during an outage
+loses only what the resumed training computes again. For each metric, a step counts as sent if the server has that step or a
+later one, so recomputed steps, and requests whose answer was lost, are not logged twice.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 from pipelines.secrets import masked
+from vgg_dist.metric_names import Record
 from vgg_dist.storage import read_file, remove_file, replace_file
 from vgg_dist.tracking.connection import reason
 
@@ -26,41 +27,33 @@ RECORDS_AT_ONCE = 500
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
 
 
-class Record(TypedDict):
-    """What was measured at one step: `time` in seconds since the epoch, and one value a metric name."""
-
-    step: int
-    time: float
-    metrics: dict[str, float]
-
-
 class MetricStore(Protocol):
-    """Where records go. Both methods may raise anything; the outbox then tries again later."""
+    """Stores records. Both methods may raise anything; the outbox then retries later."""
 
     def last_steps(self) -> dict[str, int]:
-        """The last step the store has of each metric."""
+        """Metric name -> the last step that is stored."""
 
     def write(self, records: Sequence[Record]) -> None:
-        """Store the records; each metric's steps ascend."""
+        """Stores the records, in which the steps of each metric ascend."""
 
 
 class Outbox:
-    """Records in the order they came, sent by a thread that starts at first use; `backlog` is a path or URL."""
+    """A queue of records, sent in order by a thread that starts at first use. `backlog`: path or URL of its file."""
 
     def __init__(self, store: MetricStore, backlog: str) -> None:
         self.store = store
         self.backlog = backlog
         self._pending: deque[Record] = deque()
-        self._accepted: dict[str, int] = {}  # the last step taken in, per metric
+        self._accepted: dict[str, int] = {}  # metric name -> the last step that was queued
         self._changed = threading.Condition()  # guards everything below and above
         self._sender: threading.Thread | None = None
         self._draining = self._closed = False
         self._backlog_written = False
 
     def log(self, records: Sequence[Record]) -> None:
-        """Queue `records`; a metric's step at or below an earlier one of the same metric is left out.
+        """Queues `records`, without those metrics that were queued before for the same or a later step.
 
-        Never waits for the server and never raises for it. RuntimeError after `close`.
+        Never waits for the server, and never raises because of it. RuntimeError after `close`.
         """
         with self._changed:
             if self._closed:
@@ -70,7 +63,7 @@ class Outbox:
             self._changed.notify_all()
 
     def persist(self) -> None:
-        """Write what is not sent yet to the backlog file, in one piece; an empty queue removes the file."""
+        """Writes the queue to the backlog file, atomically; removes the file if the queue is empty."""
         with self._changed:
             self._start()
             unsent = list(self._pending)
@@ -84,12 +77,12 @@ class Outbox:
             _logger.warning("cannot write %d unsent metric records to %s", len(unsent), masked(f"{self.backlog}: {error}"))
 
     def flush(self, wait_s: float) -> None:
-        """Wait until what is queued is sent, at most `wait_s` seconds."""
+        """Waits until the queue is sent, at most `wait_s` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: not self._pending, timeout=wait_s)
 
     def close(self, wait_s: float) -> int:
-        """Send what is queued, in at most `wait_s` seconds; the rest goes to the backlog. Returns how many that is."""
+        """Sends the queue for at most `wait_s` seconds, writes the rest to the backlog, and returns their number."""
         with self._changed:
             self._start()
             self._draining = True
@@ -103,11 +96,11 @@ class Outbox:
 
     @property
     def unsent(self) -> int:
-        """Number of records waiting."""
+        """The number of records in the queue."""
         return len(self._pending)
 
     def _start(self) -> None:
-        """Take in the backlog of an earlier start and start the sender, once."""
+        """Queues the backlog of an earlier start and starts the sender, once."""
         if self._sender is None:
             self._accept(self._read_backlog())
             self._sender = threading.Thread(target=self._send, name="metrics-sender", daemon=True)
@@ -115,7 +108,7 @@ class Outbox:
 
     def _accept(self, records: Sequence[Record]) -> None:
         for record in records:
-            fresh = _newer(record, self._accepted)
+            fresh = _unsent_part(record, self._accepted)
             self._accepted.update(dict.fromkeys(fresh["metrics"], fresh["step"]))
             if fresh["metrics"]:
                 self._pending.append(fresh)
@@ -126,23 +119,23 @@ class Outbox:
             lines = (read_file(self.backlog) or b"").splitlines()
             self._backlog_written = bool(lines)
             records.extend(json.loads(line) for line in lines)
-        except Exception as error:  # lost storage, or a line cut short: what could be read is sent all the same
+        except Exception as error:  # storage is down, or a line is incomplete: send what could be read
             _logger.warning("cannot read all unsent metric records in %s", masked(f"{self.backlog}: {error}"))
         return records
 
     def _send(self) -> None:
-        stored: dict[str, int] | None = None  # None: not known, ask the store
+        stored: dict[str, int] | None = None  # None: unknown, ask the store
         delay = FIRST_RETRY_S
         while batch := self._next_batch():
             try:
                 stored = self.store.last_steps() if stored is None else stored
-                fresh = [record for record in (_newer(record, stored) for record in batch) if record["metrics"]]
+                fresh = [record for record in (_unsent_part(record, stored) for record in batch) if record["metrics"]]
                 if fresh:
                     self.store.write(fresh)
-            except Exception as error:  # whatever the server does, training goes on
+            except Exception as error:  # whatever the server does, training continues
                 if delay == FIRST_RETRY_S:
                     _logger.warning("metrics are kept and sent later: %s", reason(error))
-                stored = None  # the answer may have got lost after the store took the records
+                stored = None  # the store may have the records although its answer was lost
                 self._pause(delay)
                 delay = min(2 * delay, LAST_RETRY_S)
                 continue
@@ -157,13 +150,13 @@ class Outbox:
                 self._changed.notify_all()
 
     def _next_batch(self) -> list[Record]:
-        """The oldest records, as soon as there are any; empty when closed."""
+        """Waits for records and returns the oldest ones; empty once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._closed)
             return [] if self._closed else list(islice(self._pending, RECORDS_AT_ONCE))
 
     def _pause(self, seconds: float) -> None:
-        """Wait before the next try: not beyond a `close`, whose caller waits, and in it no longer than a second."""
+        """Waits before the next retry: until `close` is called at most, and during `close` at most a second."""
         with self._changed:
             draining = self._draining
             self._changed.wait_for(
@@ -172,8 +165,8 @@ class Outbox:
             )
 
 
-def _newer(record: Record, last_steps: dict[str, int]) -> Record:
-    """The record less the metrics whose last step it does not pass."""
+def _unsent_part(record: Record, last_steps: dict[str, int]) -> Record:
+    """The record without the metrics that `last_steps` has for its step or a later one."""
     step = int(record["step"])
     metrics = {name: float(value) for name, value in record["metrics"].items() if step > last_steps.get(name, -1)}
     return {"step": step, "time": record["time"], "metrics": metrics}

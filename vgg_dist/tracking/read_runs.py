@@ -10,6 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.secrets import masked
+from vgg_dist.metric_names import (
+    DATA_WAIT_SHARE,
+    EPOCH,
+    IMAGES_PER_SECOND,
+    LR,
+    TRAIN_LOSS,
+    VAL_LOSS,
+    VAL_TOP1_ERROR,
+    VAL_TOP5_ERROR,
+)
 from vgg_dist.tracking.connection import connect, database, tracking_errors
 from vgg_dist.tracking.run import NOTE_TAG, RESUMED, TrackedRun
 
@@ -17,9 +27,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-VALIDATION = "val/top1_error", "val/top5_error", "val/loss"
-TRAINING = "train/loss", "lr", "images_per_second", "data_wait_share"
-STEPPED = {"lr"}  # constant between changes
+VALIDATION = VAL_TOP1_ERROR, VAL_TOP5_ERROR, VAL_LOSS
+TRAINING = TRAIN_LOSS, LR, IMAGES_PER_SECOND, DATA_WAIT_SHARE
+STEPPED = {LR}  # constant between changes
 POINTS = 250  # of a curve at most, from however many were logged
 
 Histories = dict[str, list[tuple[float, float]]]
@@ -28,28 +38,28 @@ Histories = dict[str, list[tuple[float, float]]]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A training as MLflow has it."""
+    """A training as recorded in MLflow."""
 
     run_id: str
     name: str
     status: str
     """RUNNING, FINISHED, FAILED or KILLED."""
     note: str
-    """Why it ended, where it did not come to its end."""
+    """Why it ended, if it did not finish; else empty."""
     seconds: float | None
-    """From its start to its end; None while it runs."""
+    """From start to end; None while it runs."""
     settings: dict[str, str]
-    """Its params, those named arch, train_scale and init from its tags; where a resume changed one: "0.1, then 0.01"."""
+    """Its params, the tags arch, train_scale and init replacing theirs; one that a resume changed reads "0.1, then 0.01"."""
     metrics: dict[str, float]
-    """The last of each."""
+    """The last value of each metric."""
     validations: Histories = field(default_factory=dict)
-    """Of each of VALIDATION that was logged."""
+    """For each metric in VALIDATION that was logged."""
 
 
 def read_runs(tracking_uri: str, experiment: str, parent: TrackedRun | None = None) -> list[RunRecord]:
-    """The trainings of an experiment, or those nested in the run `parent`, in the order of their starts.
+    """The trainings of an experiment, or those nested in `parent`, in the order they were started.
 
-    TrackingError where the store does not answer; ValueError, one line, for an experiment that does not exist.
+    TrackingError if the store does not answer; ValueError, one line, for an unknown experiment.
     """
     file = database(tracking_uri)
     if file is not None and not file.exists():
@@ -109,7 +119,7 @@ def thinned(points: Sequence[tuple[float, float]], stepped: bool = False) -> lis
 def _histories(client: MlflowClient, run: Run, names: Iterable[str]) -> Histories:
     """Steps become epochs; a point that was logged twice, by a resumed training, counts once."""
     latest = {metric.key: metric for metric in run.data.to_proto().metrics}
-    epochs = latest.get("epoch")
+    epochs = latest.get(EPOCH)
     per_step = epochs.value / epochs.step if epochs is not None and epochs.step else 1.0
     found = {}
     for name in names:

@@ -1,7 +1,7 @@
-"""The MLflow run of a training: opened before the trainer starts, finished with its learning curves and a status.
+"""The MLflow run of a training: opened before the trainer starts, finished with learning curves and a status.
 
-A training is known again by a random token in its folder, `storage_path/name`: removing the folder starts a new run,
-and two folders of the same path on two machines do not meet on one server.
+A training is matched to its MLflow run by a random token in its folder. So removing the folder starts a new run, and two
+machines that use the same path do not share one.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from typing import TYPE_CHECKING
 
 from pipelines.paths import absolute, join, last_part
 from pipelines.secrets import masked
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.storage import read_file, replace_file
 from vgg_dist.tracking.code_version import code_version
 from vgg_dist.tracking.connection import (
     METRICS_A_REQUEST,
     PARAM_LENGTH,
     PARAMS_A_REQUEST,
+    batches,
     check_store,
     connect,
     database,
     find_or_create_experiment,
     reason,
-    split,
     tracking_errors,
-    warned,
+    warn_on_failure,
 )
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-TOKEN_FILE = "mlflow_training.txt"
 TOKEN_TAG = "vgg_dist.training"
 NOTE_TAG = "vgg_dist.note"
-RESUMED = "resumed."  # before the name of a param or tag that was another at a later start
+RESUMED = "resumed."  # prefix of the tag with a param's or tag's value at a later start, if it changed
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run in MLflow. `folder`: the training's own folder, a path or URL; `start_time`: seconds since the epoch."""
+    """A run in MLflow. `folder`: path or URL of the training's folder; `start_time`: seconds since the Unix epoch."""
 
     tracking_uri: str
     experiment_id: str
@@ -67,18 +67,18 @@ def open_run(
     tags: Mapping[str, str] | None = None,
     parent: TrackedRun | None = None,
 ) -> TrackedRun:
-    """The run of the training in `storage_path/name`: found again, or new; its status is then RUNNING.
+    """Finds or creates the MLflow run of the training in `storage_path/name`, and sets its status to RUNNING.
 
-    `parent` is the run that this one is shown under. Params and tags stay as first logged; a value that changed since is
-    noted in the tag `resumed.<name>`. Secrets in URLs are masked. The note on how it ended before is taken off.
-    TrackingError, within seconds, where the server or database refuses; ValueError where the storage does.
+    `parent`: the run under which it is nested. Params and tags keep their first value; one that changed since is noted in
+    the tag `resumed.<name>`. Secrets in URLs are masked. The note on how the run ended before is removed. TrackingError,
+    within seconds, if the server or database refuses; ValueError if the storage does.
     """
     folder = join(absolute(storage_path), name)
     check_store(tracking_uri)
     with tracking_errors(tracking_uri):
         client = connect(tracking_uri)
         experiment_id = find_or_create_experiment(client, tracking_uri, experiment)
-    token = _training_token(folder)  # after the first contact: a refused start leaves no folder behind
+    token = _training_token(folder)  # after the server has answered, so that a refused start leaves no folder
     with tracking_errors(tracking_uri):
         all_tags = {**_source_tags(), **(tags or {}), TOKEN_TAG: token}
         if parent is not None:
@@ -93,13 +93,13 @@ def open_run(
 
 
 def finish_run(run: TrackedRun, status: str, note: str = "", quick: bool = False) -> None:
-    """Log the learning curves as learning_curves.png and set the status: FINISHED, FAILED or KILLED, with a note on it.
+    """Logs learning_curves.png and sets the status, FINISHED, FAILED or KILLED, with a note why.
 
-    What a gone server refuses is a logged warning. `quick`: without the curves.
+    `quick`: without the curves. Failures are logged as warnings.
     """
     if not quick:
         _log_curves(run)
-    with warned(f"the run's status is not set to {status}"):
+    with warn_on_failure(f"the run's status is not set to {status}"):
         client = connect(run.tracking_uri)
         if note:
             client.set_tag(run.run_id, NOTE_TAG, masked(note))
@@ -107,8 +107,8 @@ def finish_run(run: TrackedRun, status: str, note: str = "", quick: bool = False
 
 
 def _log_curves(run: TrackedRun) -> None:
-    with warned("the learning curves are not drawn"):
-        from vgg_dist.tracking.curves import METRICS, draw_learning_curves  # in here: matplotlib is slow to import
+    with warn_on_failure("the learning curves are not drawn"):
+        from vgg_dist.tracking.curves import METRICS, draw_learning_curves  # matplotlib is slow to import
 
         client = connect(run.tracking_uri)
         seen = client.get_run(run.run_id)
@@ -120,16 +120,13 @@ def _log_curves(run: TrackedRun) -> None:
 
 
 def log_report(run: TrackedRun, metrics: Mapping[str, float], files: Mapping[str, str | bytes]) -> None:
-    """Metrics without a course over steps, and files by name, in place of earlier ones.
-
-    What a gone server refuses is a logged warning.
-    """
-    with warned(f"the report is not logged in MLflow, it is in {run.folder}"):
+    """Logs metrics at step 0, and files by name, replacing earlier ones. Failures are logged as warnings."""
+    with warn_on_failure(f"the report is not logged in MLflow, it is in {run.folder}"):
         from mlflow.entities import Metric
 
         client, now = connect(run.tracking_uri), round(1000 * time.time())
         points = [Metric(name, value, timestamp=now, step=0) for name, value in metrics.items()]
-        for request in split(points, METRICS_A_REQUEST):
+        for request in batches(points, METRICS_A_REQUEST):
             client.log_batch(run.run_id, metrics=request, synchronous=True)
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
@@ -142,10 +139,10 @@ CURVES = "model-metrics"
 
 
 def ui_hint(run: TrackedRun, tab: str = CURVES) -> str:
-    """Where a person finds the run in MLflow's UI: the address, and for a database the command that serves it.
+    """For people: the run's address in MLflow's UI, and for a database the command that serves it.
 
-    `tab`: of the run's page. Without the workflow type MLflow shows what it has for language models, and no curves; without
-    its job execution, which is for those, its server starts in seconds.
+    `tab`: of the run's page. Without the workflow type MLflow shows its pages for language models, which have no curves;
+    with its job execution turned off, which only those need, the server starts in seconds.
     """
     page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}/{tab}?workflowType=machine_learning"
     if database(run.tracking_uri) is None:
@@ -156,8 +153,8 @@ def ui_hint(run: TrackedRun, tab: str = CURVES) -> str:
 
 
 def _training_token(folder: str) -> str:
-    """The random name of the training in `folder`, made at its first start."""
-    file = join(folder, TOKEN_FILE)
+    """The random token of the training in `folder`, created at its first start."""
+    file = RunFolder(folder).mlflow_token
     try:
         token = (read_file(file) or b"").decode("ascii", "replace").strip()
         if not token.isalnum():
@@ -170,15 +167,15 @@ def _training_token(folder: str) -> str:
 
 def _source_tags() -> dict[str, str]:
     tags = {"mlflow.source.name": "vgg_dist.train", "mlflow.source.type": "LOCAL", **code_version()}
-    with contextlib.suppress(KeyError, OSError):  # containers run users without a name
+    with contextlib.suppress(KeyError, OSError):  # users without a name, in containers
         tags["mlflow.user"] = getpass.getuser()
     return tags
 
 
 def _log_constants(client: MlflowClient, run: Run, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
-    """Log the params and tags that `run` lacks, and note those that differ: MLflow refuses a param that changes.
+    """Logs the params and tags that `run` lacks, and notes those that differ in tags, as a param in MLflow cannot change.
 
-    Passwords and keys in URLs are masked: whoever may look at the runs may not see them.
+    Passwords and keys in URLs are masked, because people who may see the runs may not see those.
     """
     from mlflow.entities import Param, RunTag
 
@@ -190,7 +187,7 @@ def _log_constants(client: MlflowClient, run: Run, params: Mapping[str, object],
     for name, text in {**texts, **tags}.items():
         if masked(logged.get(f"{RESUMED}{name}", logged[name])) != text:
             new_tags[f"{RESUMED}{name}"] = text
-    for request in split(new_params, PARAMS_A_REQUEST):
+    for request in batches(new_params, PARAMS_A_REQUEST):
         client.log_batch(run.info.run_id, params=request, synchronous=True)
-    for request in split([RunTag(name, text) for name, text in new_tags.items()], PARAMS_A_REQUEST):
+    for request in batches([RunTag(name, text) for name, text in new_tags.items()], PARAMS_A_REQUEST):
         client.log_batch(run.info.run_id, tags=request, synchronous=True)

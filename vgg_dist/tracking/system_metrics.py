@@ -1,4 +1,4 @@
-"""How busy a machine is: CPU, memory and GPUs, under the names that MLflow's own monitor uses."""
+"""Samples CPU, memory and GPU usage, under the metric names of MLflow's own monitor."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ except ImportError:  # no NVIDIA bindings, no GPU metrics
 
 
 class SystemSampler:
-    """Samples the machine it runs on; several machines of one run are told apart by `node` in the metric names."""
+    """Samples the machine it runs on. `node`: part of the metric names, to distinguish the machines of a run."""
 
     def __init__(self, node: str | None = None) -> None:
         self.prefix = f"system/{node}/" if node else "system/"
         self._gpus = _open_gpus()
-        psutil.cpu_percent()  # the first call has no earlier one to compare with and gives 0
+        psutil.cpu_percent()  # the first call returns 0, as it has no interval to measure
 
     def sample(self) -> dict[str, float]:
-        """CPU utilisation in % since the call before, memory, and each GPU's utilisation, memory and power now."""
+        """CPU utilisation in % since the last call, and current memory, GPU utilisation, GPU memory and power."""
         memory = psutil.virtual_memory()
         metrics = {
             "cpu_utilization_percentage": psutil.cpu_percent(),
@@ -45,7 +45,7 @@ def _open_gpus() -> list[Any]:
 
 
 def _sample_gpu(gpu: Any) -> dict[str, float]:
-    """What the device can tell; slices of a GPU (MIG, vGPU) leave some of it out."""
+    """The metrics that a device offers; slices of a GPU (MIG, vGPU) lack some."""
     metrics: dict[str, float] = {}
     with contextlib.suppress(pynvml.NVMLError):
         memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)

@@ -1,4 +1,4 @@
-"""The way of a run's metrics to MLflow."""
+"""Sends the metrics of a run to MLflow."""
 
 from __future__ import annotations
 
@@ -6,51 +6,51 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipelines.paths import join
-from vgg_dist.tracking.connection import METRICS_A_REQUEST, connect, split
-from vgg_dist.tracking.outbox import Outbox, Record
+from vgg_dist.metric_names import Record
+from vgg_dist.run_folder.folder import RunFolder
+from vgg_dist.tracking.connection import METRICS_A_REQUEST, batches, connect
+from vgg_dist.tracking.outbox import Outbox
 from vgg_dist.tracking.run import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-BACKLOG_FILE = "mlflow_backlog.jsonl"
-UNSENT_WITH_SYSTEM_METRICS = 1000  # those of a longer outage are not worth keeping
+UNSENT_WITH_SYSTEM_METRICS = 1000  # in a longer outage system metrics are dropped
 
 
 class Tracker(Outbox):
-    """Sends a run's metrics in the background; see `Outbox` for what it does while the server is away.
+    """Sends a run's metrics in the background; see `Outbox` for what happens while the server is down.
 
-    Picklable; a copy starts afresh.
+    Picklable; a copy starts with an empty queue and the backlog file.
     """
 
     def __init__(self, run: TrackedRun) -> None:
-        super().__init__(_RunMetrics(run), join(run.folder, BACKLOG_FILE))
+        super().__init__(_RunMetrics(run), RunFolder(run.folder).mlflow_backlog)
         self.run = run
 
     def __reduce__(self) -> tuple[type[Tracker], tuple[TrackedRun]]:
         return Tracker, (self.run,)
 
     def log_system(self, metrics: dict[str, float]) -> None:
-        """Queue what a SystemSampler gave, at the second since the run began; left out in a long outage."""
+        """Queues a sample of a SystemSampler, with the seconds since the run began as its step; dropped in a long outage."""
         if self.unsent < UNSENT_WITH_SYSTEM_METRICS:
             now = time.time()
             self.log([{"step": int(now - self.run.start_time), "time": now, "metrics": metrics}])
 
 
 class _RunMetrics:
-    """The metrics of one run: the tracker's `MetricStore`."""
+    """The `MetricStore` of one MLflow run."""
 
     def __init__(self, run: TrackedRun) -> None:
         self.run = run
         self._client: MlflowClient | None = None
 
     def last_steps(self) -> dict[str, int]:
-        """One request: a run carries the latest point of each metric (`run.data.metrics` leaves its step out)."""
+        """One request: a run has the latest point of each metric (`run.data.metrics` omits its step)."""
         return {metric.key: metric.step for metric in self._connected().get_run(self.run.run_id).data.to_proto().metrics}
 
     def write(self, records: Sequence[Record]) -> None:
-        """A database takes a request as one transaction, and skips a point that it has already."""
+        """Sends the records. A database stores a request in one transaction, and skips points that it has already."""
         from mlflow.entities import Metric
 
         points = [
@@ -58,7 +58,7 @@ class _RunMetrics:
             for record in records
             for name, value in record["metrics"].items()
         ]
-        for request in split(points, METRICS_A_REQUEST):
+        for request in batches(points, METRICS_A_REQUEST):
             self._connected().log_batch(self.run.run_id, metrics=request, synchronous=True)
 
     def _connected(self) -> MlflowClient:

@@ -1,4 +1,4 @@
-"""Images that cannot be decoded, on whichever worker: how many may be, and which they are."""
+"""Names the images that cannot be decoded, over all workers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import torch
 import torch.distributed as dist
 
-SHOWN = 5  # names of each worker
-NAME_BYTES = 1024  # that a worker tells the others
+SHOWN = 5  # names per worker
+NAME_BYTES = 1024  # of text per worker
 
 
 def describe_bad(bad_images: Mapping[int, str], device: torch.device) -> str:
-    """The first of all workers' bad images, name and reason, as one line.
+    """The first bad images of every worker, with name and reason, as one line. A collective call.
 
-    A collective call: over the tensors' own group, so that it goes over NCCL as well as over gloo.
+    The text travels as a tensor on `device`, so that it works over NCCL as well as gloo.
     """
     texts = list(bad_images.values())
     own = "; ".join(texts[:SHOWN]) + (f"; and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Step, filled
+from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Step, pad_samples
 from pipelines.loading.loader import Loader
 from pipelines.loading.open import loader_threads, open_loader
 from pipelines.loading.preprocessing import Preprocessing
@@ -87,6 +87,6 @@ def worker_steps(
             return
         if one_shape:
             # One that lacks more is the rest of a step that was begun with other settings: it keeps its own shape.
-            fill = [filled(m, size) if len(m) >= size - size // FILLED_SHARE else m for m in step.micro_batches]
+            fill = [pad_samples(m, size) if len(m) >= size - size // FILLED_SHARE else m for m in step.micro_batches]
             step = Step(step.end, step.count, fill)
         yield step

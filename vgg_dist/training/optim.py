@@ -21,8 +21,9 @@ def build_optimizer(model: nn.Module, config: TrainSettings) -> torch.optim.SGD:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Takes over a saved state, but not how its updates were computed, since the run may have been on other hardware; nor
-    momentum and weight decay, which are the optimizer's own: a resume may change them."""
+    """Loads a saved state, except what is not the run's: implementation flags, as the hardware may differ, and momentum and
+    weight decay, which a resume may change.
+    """
     kept = "fused", "foreach", "capturable", "differentiable", "momentum", "weight_decay"
     groups = state["param_groups"]
     for own, saved in zip(optimizer.param_groups, groups, strict=True):
@@ -53,7 +54,7 @@ class PlateauSchedule:
         return self.lr * 10.0**-self.drops * warm
 
     def epoch_ended(self, error: float) -> bool:
-        """Takes an epoch's validation error; says whether it is the best so far."""
+        """Advances the schedule by an epoch's validation error; returns whether it is the best so far."""
         if error < self.best:
             self.best, self.stalled_epochs = error, 0
             return True
@@ -62,22 +63,23 @@ class PlateauSchedule:
         return False
 
     def _stalled(self) -> None:
-        """Drops the rate, or ends the training, where the error has not improved for long enough."""
+        """Drops the rate, or finishes, once the error has not improved for `patience` epochs."""
         if self.stalled_epochs < self.patience:
             return
         if self.drops >= self.max_drops:
-            self.finished = True  # stalled_epochs stays: a resume may bring more patience
+            self.finished = True  # stalled_epochs is kept, as a resume may have more patience
         else:
             self.drops, self.stalled_epochs = self.drops + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes during a run."""
+        """The values that change during a run, as a checkpoint stores them."""
         return {key: getattr(self, key) for key in ("drops", "best", "stalled_epochs", "finished")}
 
     def load_state_dict(self, state: dict[str, Any], patience: int | None = None) -> None:
-        """The inverse of `state_dict`. A schedule that had finished goes on if it now has more drops, or more patience.
+        """Loads a `state_dict`. A schedule that had finished continues if it now has more drops or more patience.
 
-        `patience`: that of the schedule that was saved; older states of finished ones do not tell. Default: this one's.
+        `patience`: that of the saved schedule, by default this one's; for old checkpoints, which reset `stalled_epochs` when
+        they finished.
         """
         for key, value in state.items():
             setattr(self, key, value)

@@ -1,4 +1,12 @@
-"""TrainState: what a run is, saved to a folder and restored from one."""
+"""TrainState: everything a run is at a step, saved to a checkpoint and restored from one.
+
+Here is what only a training needs: the optimizer, the schedule, the counters (state.pt), snapshots, and restoring a run from
+a checkpoint. What evaluation and export read as well (weights, settings, class names, records) is in `weights.checkpoint`.
+The files' names are in `run_folder.names`.
+
+Which state a training starts from: its own last checkpoint if there is one (`TrainState.restore`), else --init-from, else
+random weights (`build_state`).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from vgg_dist.config import TrainSettings, refuse_changes
+from vgg_dist.metric_names import Record
 from vgg_dist.models.build import build_model, initialize
 from vgg_dist.models.precision import autocast_dtype, memory_format
 from vgg_dist.models.warm_start import init_from_shallower
@@ -27,10 +36,10 @@ from vgg_dist.weights.checkpoint import load_tensors, read_description, read_wei
 
 @dataclass
 class TrainState:
-    """A run at a step: the net, its optimizer and schedule, and how far it is.
+    """A run at a step: net, optimizer, schedule and counters.
 
-    `samples` counts the images of the current epoch that were used, by all workers; with the seed and the epoch it is the
-    whole state of the data. `epoch_sums` are the epoch's metric sums so far (see objective.Objective), over all workers.
+    `samples` counts the images of the current epoch that all workers have used; with the seed and the epoch it is the whole
+    state of the data. `epoch_sums`: the metric sums of the epoch so far, over all workers (see objective.Objective).
     """
 
     model: nn.Module
@@ -42,25 +51,25 @@ class TrainState:
     bad_images: int = 0
     epoch_sums: list[float] = field(default_factory=lambda: [0.0] * len(CrossEntropy.fields))
     origin: str = ""
-    """Which checkpoint of --init-from it began with, in words; not kept."""
+    """For people: the checkpoint of --init-from that the run started from; not saved."""
 
     COUNTERS = ("step", "epoch", "samples", "bad_images", "epoch_sums")
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """Where in the run it is. At the end of an epoch, before and after its validation are two places."""
+        """(step, epoch, samples). It differs before and after the validation at the end of an epoch."""
         return self.step, self.epoch, self.samples
 
     def save(self, folder: Path, config: TrainSettings, class_names: list[str]) -> None:
-        """Writes the checkpoint's files into an existing folder."""
+        """Writes a checkpoint's files into an existing folder."""
         Snapshot(dict(self.model.state_dict()), self._rest()).write(folder, config, class_names)
 
     def snapshot(self, spare: Snapshot | None = None) -> Snapshot:
-        """The state as it is now, to be written while training goes on: a copy, on the device that it is on.
+        """A copy of the state, on its device, to be written while training continues.
 
-        A GPU makes it between two steps, without the CPU waiting. It takes as much memory as weights and momentum; where
-        that is not there, the copy is made in the CPU's memory at once. On a CPU the memory of `spare`, an earlier snapshot
-        that is written, is used again: memory that is new to a process takes several times as long to fill.
+        A GPU copies between two steps, without the CPU waiting. The copy takes as much memory as weights and momentum; if
+        that is not free, it is made in the CPU's memory at once. On a CPU the memory of `spare`, a snapshot that is already
+        written, is reused, because filling fresh memory takes several times as long.
         """
         tensors = dict(self.model.state_dict()), self._rest()
         if not any(tensor.is_cuda for tensor in tensors[0].values()):
@@ -79,11 +88,12 @@ class TrainState:
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "counters": counters}
 
     def restore(self, folder: Path, config: TrainSettings, class_names: list[str]) -> None:
-        """Takes over a checkpoint of the same run, except what `config` may change (see config.resume).
+        """Loads a checkpoint of the same run, except the settings that `config` may change (see config.resume).
 
-        ValueError, one line, for a setting that must stay, or for other classes; DamagedCheckpoint.
+        ValueError, one line, for a changed setting that must stay or for other classes; DamagedCheckpoint if a file is
+        damaged.
         """
-        check_files(folder)  # before anything is taken over
+        check_files(folder)  # before anything is loaded
         saved, saved_classes = read_description(folder)
         refuse_changes(saved.to_dict(), config)
         refuse_classes(saved_classes, config, class_names)
@@ -100,14 +110,18 @@ class TrainState:
 
 @dataclass
 class Snapshot:
-    """A TrainState at one step. `weights`: the net's; `rest`: optimizer, schedule, counters; `made`: when a GPU has them."""
+    """A copy of a TrainState at one step.
+
+    `weights`: the net's state dict; `rest`: optimizer, schedule and counters; `made`: recorded when a GPU has finished the
+    copy.
+    """
 
     weights: dict[str, Tensor]
     rest: dict[str, Any]
     made: torch.cuda.Event | None = None
 
     def to_cpu(self) -> None:
-        """Moves the tensors into the CPU's memory, in a stream of its own, and waits for that. For a thread of its own."""
+        """Moves the tensors to the CPU on a CUDA stream of its own and waits for it. To be called in a background thread."""
         device = next(iter(self.weights.values())).device
         if self.made is None or device.type != "cuda":
             return
@@ -117,11 +131,11 @@ class Snapshot:
             self.weights, self.rest = _mapped((self.weights, self.rest), Tensor.cpu)
 
     def write(
-        self, folder: Path, config: TrainSettings, class_names: list[str], records: Sequence[dict[str, Any]] | None = None
+        self, folder: Path, config: TrainSettings, class_names: list[str], records: Sequence[Record] | None = None
     ) -> None:
-        """Writes the checkpoint's files into an existing folder. `records`: what was measured since the one before."""
+        """Writes a checkpoint's files into an existing folder. `records`: those since the checkpoint before."""
         safetensors.torch.save_file({key: value.contiguous() for key, value in self.weights.items()}, folder / MODEL)
-        with open(folder / STATE, "wb") as file:  # given a name, torch would hold the interpreter while it writes
+        with open(folder / STATE, "wb") as file:  # given a file name, torch.save would hold the GIL while it writes
             torch.save(self.rest, file)
         description = {"config": config.to_dict(), "class_names": class_names}
         (folder / CONFIG).write_text(json.dumps(description, indent=1))
@@ -131,7 +145,7 @@ class Snapshot:
 
 
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same dicts, lists and tuples anew, with `function` of the tensors in them."""
+    """A copy of nested dicts, lists and tuples, with `function` applied to each tensor."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, dict):
@@ -148,7 +162,7 @@ def _tensors_in(value: Any) -> list[Tensor]:
 
 
 def _copied(value: Any, spare: list[Tensor]) -> Any:
-    """The same with copies of the tensors, made in the memory of `spare` if that is of the same shapes."""
+    """A copy, tensors included, in the memory of `spare` if the shapes agree."""
     if [tensor.shape for tensor in spare] != [tensor.shape for tensor in _tensors_in(value)]:
         return _mapped(value, torch.clone)
     into = iter(spare)
@@ -156,7 +170,10 @@ def _copied(value: Any, spare: list[Tensor]) -> Any:
 
 
 def build_state(config: TrainSettings, num_classes: int, device: torch.device) -> TrainState:
-    """A run at step 0: the net, initialised as the config says, and its optimizer. ValueError for a bad --init-from."""
+    """A run at step 0, initialised as `config` says: from --init-from, or at random.
+
+    ValueError, one line, for a --init-from that cannot be used.
+    """
     model = build_model(
         config.arch,
         num_classes=num_classes,

@@ -1,9 +1,9 @@
-"""Where all workers of a training stop, once its command is told to: after the same step, or in the same validation.
+"""Makes all workers of a training stop at the same point, after a step or within a validation, when the command is stopped.
 
-The wish is a message that a thread of each worker looks for once a second, so steps cost nothing for it. Work that all of
-them take part in (a step, the sums of a validation) starts with `begin`, which counts it. A worker that hears of the wish
-begins nothing new and says how far its count is. What the first of them has begun is the last; the others finish that, too.
-Between, where a worker is on its own (a validation's batches), it may give up what it is doing.
+The stop request is a message that a thread of each worker polls once a second, so it costs no time in a step. Collective
+work (a step, the reduction of a validation's sums) starts with `begin`, which counts it. A worker that sees the request
+begins nothing new and publishes its count. All workers then finish the work up to the largest count, and stop. In work that
+is not collective (the batches of a validation) a worker calls `check` and may stop at once.
 """
 
 from __future__ import annotations
@@ -13,47 +13,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-WISH = "stop"
+STOP_REQUEST = "stop"
 POLL_S = 1.0
 ANSWERS_POLL_S = 0.05
 
 
 def training_key(name: str) -> str:
-    """The key of the message that a run's workers train, or have trained: their end is waited for."""
+    """The key of the message that the workers of a run train or have trained, so the command waits for them to stop."""
     return f"training/{name}"
 
 
 class Messages(Protocol):
-    """What the processes of a command tell each other. The methods may raise anything while the network is away."""
+    """A key-value store shared by the processes of a command. Its methods may raise anything while the network is down."""
 
     def put(self, key: str, value: str) -> None:
-        """Leaves a message, in place of one of the same key."""
+        """Stores a message, replacing one of the same key."""
 
     def get(self, key: str) -> str | None:
-        """The message of a key."""
+        """The message of a key; None if there is none."""
 
     def remove(self, key: str) -> None:
-        """Takes a message away, if it is there."""
+        """Removes a message if it is there."""
 
 
 class AllStop(Exception):
-    """All workers stop here, each raises this."""
+    """Raised by every worker at the point where all of them stop."""
 
 
 class StopAgreement:
-    """One worker's part in it. Without messages nothing ever stops."""
+    """One worker's side of the agreement. Without `messages` nothing ever stops."""
 
     def __init__(
         self, messages: Messages | None = None, group: str = "", rank: int = 0, world_size: int = 1, poll_s: float = POLL_S
     ) -> None:
-        """`group`: a name that these workers have for themselves alone, now and later."""
+        """`group`: a name that no other group of workers ever has."""
         self.messages = messages
         self.group = group
         self.rank = rank
         self.world_size = world_size
         self.poll_s = poll_s
         self._lock = threading.Lock()
-        self._wished = False
+        self._requested = False
         self._begun = 0
         self._last = 0
         self._agreed = threading.Event()
@@ -61,7 +61,7 @@ class StopAgreement:
 
     @contextmanager
     def watching(self, key: str) -> Iterator[None]:
-        """For the while that the worker trains; the first one leaves a message under `key` that it does, or has."""
+        """Polls for the request while the block runs. Rank 0 stores a message under `key`: see `training_key`."""
         if self.messages is None:
             yield
             return
@@ -72,40 +72,40 @@ class StopAgreement:
             self._over.set()
 
     def begin(self) -> None:
-        """Before work that all workers take part in. Raises AllStop where they stop before it."""
+        """Call before collective work. Raises AllStop if all workers stop before it."""
         with self._lock:
-            if not self._wished:
+            if not self._requested:
                 self._begun += 1
                 return
         self.check()
         self._begun += 1
 
     def check(self) -> None:
-        """Within work of this worker alone. Raises AllStop where no worker has begun what comes after it."""
-        if not self._wished:
+        """Call within work that is not collective. Raises AllStop if no worker has begun the collective work after it."""
+        if not self._requested:
             return
         self._agreed.wait()
         if self._begun >= self._last:
             raise AllStop
 
     def _watch(self, key: str) -> None:
-        told = self.rank > 0
+        announced = self.rank > 0
         while not self._agreed.is_set():
             try:
-                if not told:
+                if not announced:
                     self._messages.put(key, self.group)
-                    told = True
-                if self._wished or self._messages.get(WISH) is not None:
+                    announced = True
+                if self._requested or self._messages.get(STOP_REQUEST) is not None:
                     self._answer()
-            except Exception:  # the head may be away for a while; training goes on
+            except Exception:  # Ray's head may be unreachable for a while; training continues
                 pass
-            if self._over.wait(ANSWERS_POLL_S if self._wished else self.poll_s):
+            if self._over.wait(ANSWERS_POLL_S if self._requested else self.poll_s):
                 return
 
     def _answer(self) -> None:
-        """Says what this worker has begun, and learns what the last of all is, once all have said it."""
+        """Publishes this worker's count, and computes the largest one once all workers have published theirs."""
         with self._lock:
-            self._wished = True
+            self._requested = True
         self._messages.put(self._key(self.rank), str(self._begun))
         answers = [self._messages.get(self._key(rank)) for rank in range(self.world_size)]
         known = [int(answer) for answer in answers if answer is not None]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines.loading.epoch_plan import Samples, evaluation_samples, filled
+from pipelines.loading.epoch_plan import Samples, evaluation_samples, pad_samples
 from pipelines.loading.loader import Loader
 from vgg_dist.config import WorkerSettings
 from vgg_dist.models.precision import autocast, autocast_dtype
@@ -71,4 +71,4 @@ def validate(
 
 def _micro_batches(samples: Samples, size: int, fill: int) -> Iterator[Samples]:
     for start in range(0, len(samples), size):
-        yield filled(samples[start : start + size], fill)
+        yield pad_samples(samples[start : start + size], fill)

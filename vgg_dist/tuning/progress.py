@@ -15,7 +15,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from pipelines import signals
 from vgg_dist.config import TrainSettings, TuneConfig
-from vgg_dist.launch.fitting import CLOSING_S, told_by
+from vgg_dist.launch.ray_train import CLOSING_S, stop_signal
 from vgg_dist.launch.run_record import open_training
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.tracking import TrackedRun, finish_run, read_runs
@@ -95,7 +95,7 @@ class SearchProgress(Callback):
         if ended.startswith("stopped"):
             finish_run(open_training(self._training(trial), self.run), "KILLED", ended)
         if ended == "waits":
-            ended += f" at epoch {result['epoch']:g}"
+            ended = f"paused at epoch {result['epoch']:g}"
         tried = {other.config["number"] for other in trials if other is trial or other.is_finished()}
         self._say(trial, f"{ended}; {len(tried)} of {self.config.num_trials()} trials tried")
 
@@ -109,7 +109,7 @@ class SearchProgress(Callback):
         if self.ending or signals.caught() is None:
             return
         messages = JobMessages()
-        told_by(messages)
+        stop_signal(messages)
         running = [self._training(trial) for trial in trials if trial.status == "RUNNING"]
         left = [training for training in running if messages.get(stopped_key(str(training.name))) is None]
         if not left or signals.left_s() < CLOSING_S:

@@ -30,13 +30,14 @@ from pipelines.paths import join
 from vgg_dist.config import TrainSettings, TuneConfig
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY
-from vgg_dist.launch.fitting import resumes
+from vgg_dist.launch.ray_train import resumes
+from vgg_dist.launch.terminal import shown_lines
 from vgg_dist.preflight import check_search
-from vgg_dist.ray_cluster.nodes import describe_workers, groups_at_once, worker_resources
+from vgg_dist.ray_cluster.lost_ray import watched_cluster
+from vgg_dist.ray_cluster.nodes import describe_workers, max_concurrent_groups, worker_resources
 from vgg_dist.ray_cluster.start import start_ray
-from vgg_dist.ray_cluster.watch import watched_cluster
 from vgg_dist.run_folder.settings import SEARCH, keep_settings
-from vgg_dist.tracking import TrackedRun, finish_run, open_run, resolve_tracking_uri
+from vgg_dist.tracking import TrackedRun, finish_run, open_run, recorded, resolve_tracking_uri
 from vgg_dist.tuning.asha import SuccessiveHalving
 from vgg_dist.tuning.progress import SearchProgress
 from vgg_dist.tuning.trial import run_leg
@@ -74,30 +75,22 @@ def run_search(config: TuneConfig) -> SearchResult:
     start_ray()
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
     workers = config.num_workers or 1
-    at_once = min(config.max_concurrent_trials or groups_at_once(workers), config.num_trials())
+    at_once = min(config.max_concurrent_trials or max_concurrent_groups(workers), config.num_trials())
     resources = worker_resources(workers * at_once)[:workers]
     keep_settings(config.folder, config, SEARCH)
     several = "s" * (at_once > 1)
     print(f"vgg_dist.tune: {at_once} trial{several} at once, on {describe_workers(resources)} each", flush=True)
     tags = {"mlflow.source.name": "vgg_dist.tune", "arch": config.arch}
-    status = "FAILED"
     with signals.holding():
         run = open_run(uri, config.experiment, config.storage_path, str(config.name), config.to_dict(), tags)
-        try:
-            with (
-                signals.at_last(partial(finish_run, run, "KILLED", quick=True)),
-                watched_cluster("vgg_dist.tune", partial(finish_run, run, "FAILED")),
-            ):
+        with recorded(run):
+            with watched_cluster("vgg_dist.tune", partial(finish_run, run, "FAILED")), shown_lines():
                 found = _tuner(config, run, resources, at_once).fit()
             if signum := signals.caught():
-                status = "KILLED"
                 raise Interrupted(signals.name_of(signum), f"; {resumes(config.name)}, each trial from its last checkpoint")
             trials = sorted(_trials(config, found), key=lambda trial: trial.error)
             if math.isinf(trials[0].error):
                 raise TrainingError(f"no trial has a result: {'; '.join(sorted({trial.ended for trial in trials}))}")
-            status = "FINISHED"
-        finally:
-            finish_run(run, status, quick=True)
     return SearchResult(run, trials)
 
 

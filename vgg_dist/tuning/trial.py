@@ -13,7 +13,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from vgg_dist.config import TrainSettings, TuneConfig
 from vgg_dist.errors import Interrupted, TrainingError
-from vgg_dist.launch.driver import Part, run_training
+from vgg_dist.launch.driver import LaunchOptions, run_training
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.tracking import TrackedRun
 
@@ -35,16 +35,16 @@ def run_leg(
 ) -> dict[str, Any]:
     """Trains to the leg's rung, and returns the result that `asha.SuccessiveHalving` expects."""
     trial = leg_training(leg, search, parent)
-    part = Part(parent, resources, is_trial=True, until=leg["until"], callbacks=(TrialReport(),))
+    options = LaunchOptions(parent, resources, is_trial=True, pause_at_epoch=leg["until"], callbacks=(TrialReport(),))
     try:
-        metrics = run_training(trial, part)
+        metrics = run_training(trial, options)
     except Interrupted:  # by a signal to the search, which ends this process once all its trials have stopped
         JobMessages().put(stopped_key(str(trial.name)), "")
         threading.Event().wait()
         raise
     except (ValueError, TrainingError) as error:  # the settings are at fault: another start would fail too
         return {**WORST, "epoch": search.epochs, "ended": f"failed: {error}"}
-    ended = "waits" if part.waits(trial, metrics) else "finished"
+    ended = "waits" if options.is_paused(trial, metrics) else "finished"
     return errors_of(metrics) | {"epoch": metrics["epoch"], "ended": ended}
 
 

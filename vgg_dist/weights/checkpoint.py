@@ -1,22 +1,20 @@
-"""TrainState: what a run is, saved to a folder and restored from one.
+"""Reads what everyone needs of a checkpoint: settings and class names, weights, records. Every file is checked for damage.
 
-A checkpoint is a folder of files: `model.safetensors` (the net's whole tensors, keys as torchvision's), `state.pt`
-(optimizer, schedule, counters; read with `weights_only=True`), `config.json` (the run's settings and class names),
-`records.json` (what was measured since the checkpoint before) and `digests.json`, by which a damaged file is found when it
-is read. None of them can run code when read. How many workers wrote it is not part of it.
+The optimizer, the schedule and the counters, which only a training needs, and writing are in `training.state`. A
+checkpoint's files are listed in `run_folder.names`.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from vgg_dist.config import TrainConfig
+from vgg_dist.metric_names import Record
 from vgg_dist.run_folder.digests import check_files, damaged
 from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS
 
@@ -35,13 +33,13 @@ def read_description(folder: Path) -> tuple[TrainConfig, list[str]]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """A checkpoint's model state dict, on the CPU. DamagedCheckpoint if it cannot be read."""
+    """The net's state dict, on the CPU. DamagedCheckpoint if it cannot be read."""
     check_files(folder, [MODEL])
     return load_tensors(folder)
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """A checkpoint's records; none where it has no such file. DamagedCheckpoint if they cannot be read."""
+def read_records(folder: Path) -> list[Record]:
+    """The records since the checkpoint before; empty if there is no such file. DamagedCheckpoint if it cannot be read."""
     try:
         return json.loads((folder / RECORDS).read_text())
     except FileNotFoundError:
@@ -51,7 +49,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:
-    """As `read_weights`, of files that were checked before."""
+    """As `read_weights`, for a checkpoint whose files are checked already."""
     try:
         return safetensors.torch.load_file(folder / MODEL)
     except (OSError, safetensors.SafetensorError) as error:

@@ -1,15 +1,16 @@
-"""Files of weights as they lie on storage: read without running code, and taken out of what other tools wrap around them.
+"""Reads weights files without running code, and unwraps the state dict from what other tools put around it.
 
-`read_weights_file` reads a file; `unwrap` finds, in what it holds, the state dict of one net under plain keys. It knows
+`read_weights_file` reads a file; `unwrap` finds in its content the state dict of one net, under plain keys. It removes
 
-- dicts around it, however deep: {"state_dict": ...}, {"model": ...}, with epochs, optimizers, schedulers and settings;
-- parts of keys that wrappers put in, anywhere: `module.` (DataParallel, DDP, AveragedModel), `_orig_mod.` (torch.compile),
-  those of FSDP and of activation checkpoints;
+- dicts around the state dict, nested to any depth: {"state_dict": ...}, {"model": ...}, with epochs, optimizers and
+settings; - parts of keys that wrappers insert: `module.` (DataParallel, DDP, AveragedModel), `_orig_mod.` (torch.compile),
+those of FSDP
+  and of activation checkpointing;
 - one prefix before all keys of the net (`model.`, `net.`, `backbone.`: Lightning and training scripts);
 - timm's names of the FC layers, which are convolutions there;
-- keys that count and do not compute: `n_averaged`, `num_batches_tracked` without its batch norm, those of profilers.
+- counters: `n_averaged`, `num_batches_tracked` without its batch norm, those of profilers.
 
-Where both trained weights and their moving average are there, the trained ones are taken, and a line says so.
+If a file has both trained weights and their moving average, the trained ones are used, and a line says so.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from vgg_dist.storage import read_file
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pth.tar")
 
-# Where an exported file keeps its net's description: in the metadata of a safetensors file or of a pickled state dict.
+# The key of a net's description in the metadata of an exported safetensors file or pickled state dict.
 METADATA_KEY = "vgg_dist"
 
-FIRST = "features.0.weight"  # the key by which a VGG is found
+FIRST = "features.0.weight"  # a VGG is recognised by this key
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 COUNTERS = {"n_averaged", "total_ops", "total_params"}
 TIMM = {"pre_logits.fc1.": "classifier.0.", "pre_logits.fc2.": "classifier.3.", "head.fc.": "classifier.6."}
@@ -46,8 +47,8 @@ LOSS = re.compile(r"^(\w+[._])*(criterion|loss|metrics?)\w*\.", re.IGNORECASE)
 def unwrap(where: str, content: object) -> dict[str, Tensor]:
     """The state dict of the one net in `content`, under plain keys; see the module's docstring.
 
-    Where none is there, what comes nearest. ValueError, one line, for several nets that only a person can choose among, or
-    tensors beside a net that may be a part of it.
+    If there is none, the largest state dict, for an error message about its keys. `where`: the file, for messages.
+    ValueError, one line, if there are several different nets, or tensors beside the net that may be a part of it.
     """
     found = list(_state_dicts(content, ""))
     if not found:
@@ -61,12 +62,12 @@ def unwrap(where: str, content: object) -> dict[str, Tensor]:
     if not all(_equal(weights, other) for _, other in trained[1:]):
         raise ValueError(f"{where}: holds several nets ({', '.join(place for place, _ in trained)}): save one as a file")
     if averaged := [other for other, _ in nets if other not in [place for place, _ in trained]]:
-        print(f"{where}: takes {place or 'the plain weights'}, not {', '.join(averaged)}", file=sys.stderr)
+        print(f"{where}: uses {place or 'the plain weights'}, not {', '.join(averaged)}", file=sys.stderr)
     return weights
 
 
 def plain_weights(where: str, content: object) -> dict[str, Tensor]:
-    """The state dict of a file that says what its net is: as it was exported. ValueError, one line, for anything else."""
+    """The state dict in an exported file, which needs no unwrapping. ValueError, one line, for anything else."""
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{where}: is not the state dict that was exported, it holds other things than tensors")
     return dict(content)
@@ -76,12 +77,12 @@ ALLOWED = "allowed: a dict of tensors, as torch.save(model.state_dict(), FILE) w
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether they are the same net, saved under two names."""
+    """Whether two state dicts are the same net, saved under two names."""
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def _state_dicts(content: object, place: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The mappings that hold tensors under text keys, with where they lie; an optimizer's state is none (keys: numbers)."""
+    """All dicts of tensors under text keys, each with its place in `content`. An optimizer's state has numbers as keys."""
     if isinstance(content, list | tuple):
         content = {str(number): each for number, each in enumerate(content) if isinstance(each, Mapping)} or None
     if not isinstance(content, Mapping):
@@ -95,7 +96,7 @@ def _state_dicts(content: object, place: str) -> Iterator[tuple[str, dict[str, T
 
 
 def _nets(where: str, place: str, weights: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The nets in one mapping, which differ in the prefix of their keys, with place and prefix."""
+    """The nets in one dict, told apart by the prefix of their keys: (place and prefix, state dict)."""
     plain: dict[str, Tensor] = {}
     raw: dict[str, str] = {}
     for key, value in weights.items():
@@ -104,7 +105,7 @@ def _nets(where: str, place: str, weights: dict[str, Tensor]) -> Iterator[tuple[
             raise ValueError(f"{where}: holds several nets ({raw[name]} and {key}): save one as a file")
         plain[name], raw[name] = value, key
     prefixes = [key.removesuffix(FIRST) for key in plain if key == FIRST or key.endswith("." + FIRST)]
-    # A net without prefix has nothing beside it: what is unexpected among its keys is for the caller to find.
+    # Without a prefix all keys are the net's; the caller finds unexpected ones.
     beside = [key for key in plain if not any(key.startswith(prefix) for prefix in prefixes)]
     if prefixes and (strange := [key for key in beside if not _no_part_of_a_net(key, plain[key])]):
         raise ValueError(
@@ -122,7 +123,7 @@ def _nets(where: str, place: str, weights: dict[str, Tensor]) -> Iterator[tuple[
 
 
 def _no_part_of_a_net(key: str, value: Tensor) -> bool:
-    """Whether a tensor outside the net surely is no layer: a counter, a loss's or a metric's, or a single number."""
+    """Whether a tensor outside the net is certainly no layer: a counter, part of a loss or a metric, or a single number."""
     return (
         key.rpartition(".")[2] in COUNTERS
         or LOSS.search(key) is not None
@@ -132,7 +133,7 @@ def _no_part_of_a_net(key: str, value: Tensor) -> bool:
 
 
 def _of_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same without counters of no use, and under torchvision's keys where they are timm's."""
+    """The state dict without needless counters, and with torchvision's keys in place of timm's."""
     counted = {key.removesuffix("running_var") for key in weights if key.endswith(".running_var")}
     kept = {}
     for key, value in weights.items():
@@ -147,9 +148,10 @@ def _of_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_weights_file(file: Path, location: str) -> tuple[object, str | None]:
-    """What is in a file, tensors on the CPU, and its net's description where it has one. `location`: what the user calls it.
+    """A file's content, tensors on the CPU, and the description of its net as JSON, or None.
 
-    ValueError, one line, if it is damaged, no such file, or cannot be read without running code.
+    `location`: the file as the user gave it, for messages. ValueError, one line, if the file is damaged, of another format,
+    or cannot be read without running code.
     """
     if file.suffix == ".safetensors":
         return _read_safetensors(file, location)
@@ -162,14 +164,14 @@ def _read_safetensors(file: Path, location: str) -> tuple[dict[str, Tensor], str
             metadata = opened.metadata() or {}
         return safetensors.torch.load_file(file), metadata.get(METADATA_KEY)
     except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{location}: is damaged or no safetensors file: {one_line(error)}") from error
+        raise ValueError(f"{location}: is damaged or not a safetensors file: {one_line(error)}") from error
 
 
 class StandIn:
-    """In place of an object of any other class, as settings beside the weights are: it holds nothing and does nothing."""
+    """Replaces objects of other classes in a pickle, such as settings beside the weights; holds nothing, does nothing."""
 
     def __new__(cls, *_: object) -> StandIn:
-        """Takes whatever the object was made from."""
+        """Accepts and ignores the arguments of the replaced class."""
         return super().__new__(cls)
 
     def __init__(self, *_: object) -> None:
@@ -185,10 +187,10 @@ def _read_pickled(file: Path, location: str) -> tuple[object, str | None]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        # torch's own text advises to let the code run; what is in the way is worth telling, the advice is not.
+        # torch's message advises to allow the code to run: only the class that it names is passed on.
         if not (forbidden := re.search(r"GLOBAL (\S+)", str(error))):
-            raise ValueError(f"{location}: is damaged or no file of torch.save: {one_line(error)}") from error
-        content = _read_past_others(file)
+            raise ValueError(f"{location}: is damaged or not a file of torch.save: {one_line(error)}") from error
+        content = _read_with_stand_ins(file)
         if content is None:
             raise ValueError(
                 f"{location}: holds more than weights ({forbidden[1]}), which could run code, and is not read;"
@@ -197,30 +199,30 @@ def _read_pickled(file: Path, location: str) -> tuple[object, str | None]:
     return content, getattr(content, "_metadata", {}).get(METADATA_KEY)
 
 
-def _read_past_others(file: Path) -> object | None:
-    """What is in a file with stand-ins for objects of other classes: still `weights_only`, so no code of theirs runs.
+def _read_with_stand_ins(file: Path) -> object | None:
+    """A file's content with stand-ins for objects of other classes; still `weights_only`, so that none of their code runs.
 
-    None where that does not leave a dict with a net's weights: the objects are then the weights, or stand among them.
+    None if no state dict of a net remains: then the objects were the weights, or contained them.
     """
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
         with torch.serialization.safe_globals([(StandIn, name) for name in names]):
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # whatever it was: the first reading has said what is in the way
+    except Exception:  # of any kind: the caller reports the error of the first attempt
         return None
     whole = [weights for _, weights in _state_dicts(content, "") if any(key.endswith(FIRST) for key in weights)]
     return content if whole else None
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without the advice that torch puts around it."""
+    """An error's class and message on one line, without torch's advice."""
     words = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0].split()
     return " ".join([f"{type(error).__name__}:", *words])[:200]
 
 
 @contextmanager
 def local_file(location: str) -> Iterator[Path]:
-    """The file on this machine: where it is, or a copy for the while. ValueError, one line, if there is none."""
+    """A file on this machine: in place, or as a temporary copy. ValueError, one line, if there is no such file."""
     try:
         content = read_file(location) if is_remote(location) else None
     except (OSError, ValueError) as error:

@@ -1,4 +1,7 @@
-"""Weights of others: torchvision's, and the authors' own as converted for PyTorch. Their net is known by keys and shapes."""
+"""Loads weights that were trained elsewhere: torchvision's, and the authors' own, converted for PyTorch.
+
+Such files do not say which net they are of: it is recognised by keys and shapes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from torch import Tensor
 from pipelines.progress import show_bars
 from vgg_dist.models.build import build_model
 from vgg_dist.weights.files import one_line
-from vgg_dist.weights.net import NetDescription, TrainedNet, assemble, differences, some
+from vgg_dist.weights.net import NetDescription, TrainedNet, assemble, differences, first_few
 
 TORCHVISION_URL = "torchvision://"
 TORCHVISION_NETS = {
@@ -26,16 +29,16 @@ TORCHVISION_NETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What is known of weights that do not say it themselves."""
+    """What weights of one origin have in common and do not state themselves."""
 
     nets: tuple[tuple[str, bool], ...]
-    """Those that there are: keys of TORCHVISION_NETS."""
+    """The nets that there are, as keys of TORCHVISION_NETS."""
     mean: tuple[float, ...]
     """Grey levels of 255, RGB."""
     std: tuple[float, ...]
     """Grey levels of 255, RGB."""
     train_scale: tuple[int, int] | None
-    """The S of the training; None: it was done in another way."""
+    """The training scale S; None: trained with another kind of crop."""
     bgr: bool
     """Whether conv1_1 takes blue first."""
 
@@ -48,7 +51,7 @@ ORIGINS = {
         train_scale=None,
         bgr=False,
     ),
-    # The authors' released nets are those of the jittered training (paper, section 3.1).
+    # The authors released the nets trained with scale jittering (paper, section 3.1).
     "caffe": Origin(
         nets=(("D", False), ("E", False)),
         mean=(123.68, 116.779, 103.939),
@@ -60,12 +63,12 @@ ORIGINS = {
 
 
 def load_by_name(location: str) -> TrainedNet:
-    """One of torchvision's own, downloaded or from its cache."""
+    """A net of torchvision by the name of its weights, downloaded or from its cache. ValueError, one line, if that fails."""
     name = location.removeprefix(TORCHVISION_URL)
     allowed = [f"{net.upper()}_Weights.IMAGENET1K_V1" for net in TORCHVISION_NETS.values()]
     if name not in allowed:
         raise ValueError(f"{location}: no such weights; allowed after {TORCHVISION_URL}: {', '.join(allowed)}")
-    import torchvision  # here: it takes a second, and no other weights need it
+    import torchvision  # slow to import, and no other weights need it
 
     entry = torchvision.models.get_weight(name)
     try:
@@ -80,7 +83,7 @@ def load_by_name(location: str) -> TrainedNet:
 def load_foreign(
     where: str, weights: dict[str, Tensor], origin: Origin, name: str, class_labels: list[str] | None = None
 ) -> TrainedNet:
-    """Weights of others, whose net is known by their keys and shapes."""
+    """The net of a state dict from elsewhere. ValueError, one line, if it is of none of `origin.nets`."""
     weights = _as_torchvision_names(weights)
     net = _recognise(where, weights, origin.nets)
     if origin.bgr:
@@ -99,10 +102,10 @@ def load_foreign(
 
 
 def _as_torchvision_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same under the keys of today's torchvision, where they are of an earlier one.
+    """The state dict with the keys of today's torchvision.
 
-    Until 2017 its dropout came before the FC layers, which the widely used conversions of the authors' nets still show.
-    Batch norms did not count their batches until 2018, as in the files that torchvision gives out.
+    Until 2017 dropout came before the FC layers, which changed their numbers; widely used conversions of the authors' nets
+    have these. Until 2018 batch norms had no num_batches_tracked; the files that torchvision distributes still have none.
     """
     if "classifier.1.weight" in weights and "classifier.0.weight" not in weights:
         renamed = {"classifier.1.": "classifier.0.", "classifier.4.": "classifier.3."}
@@ -112,7 +115,7 @@ def _as_torchvision_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _recognise(where: str, weights: Mapping[str, Tensor], nets: Iterable[tuple[str, bool]]) -> dict[str, Any]:
-    """Which of the nets has these weights, as arguments of `build_model`. ValueError if none has, or they are not whole."""
+    """The net of these weights, as arguments of `build_model`. ValueError if it is none of `nets`, or a layer is missing."""
     first, last = weights.get("classifier.0.weight"), weights.get("classifier.6.weight")
     sizes: dict[str, Any] = {
         "num_classes": 1000 if last is None or last.ndim != 2 else max(1, len(last)),
@@ -136,5 +139,5 @@ def _recognise(where: str, weights: Mapping[str, Tensor], nets: Iterable[tuple[s
     wrong, net = min(candidates, key=lambda candidate: len(candidate[0]))
     if wrong:
         name = TORCHVISION_NETS[net["arch"], net["batch_norm"]]
-        raise ValueError(f"{where}: is near to {name}, but {some(wrong)}; allowed: {allowed}")
+        raise ValueError(f"{where}: resembles {name}, but {first_few(wrong)}; allowed: {allowed}")
     return net

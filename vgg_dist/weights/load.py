@@ -1,14 +1,14 @@
-"""Trained nets, whatever file they come in: with their preprocessing, so that nobody has to remember it.
+"""Loads a trained net with its preprocessing, from any kind of file.
 
-`load_net` reads a run or checkpoint of this project; an exported file (`python -m vgg_dist.export`), which says itself what
-its net is and takes; and, where the format is told, weights of others:
+`load_net` reads a run or checkpoint of this project; an exported file (`python -m vgg_dist.export`), which describes its
+net; and, if --weights-format says which, weights from elsewhere:
 
 - torchvision: a state dict of one of torchvision's eight VGGs, or `torchvision://VGG19_Weights.IMAGENET1K_V1` by name.
 - caffe: the authors' released D and E as converted for PyTorch (keys as torchvision's, of either numbering of the FC
   layers), which take BGR. conv1_1's input channels are put in RGB order, so that every net here takes RGB.
 
-What other tools wrap around a net's weights is taken off (`weight_files`). Pickled files are read with `weights_only=True`:
-nothing that is read here can run code.
+What other tools put around a net's weights is removed (see `files`). Pickled files are read with `weights_only=True`, so no
+file can run code.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ FORMATS = ("torchvision", "caffe", "safetensors")
 def load_net(location: str, weights_format: str | None = None, checkpoint: str = LAST) -> TrainedNet:
     """The net at a location: a run's folder or checkpoint, a weights file (paths or URLs), or torchvision's by name.
 
-    `checkpoint`: which one of a run, as in `checkpoint_choice`. `weights_format`, one of FORMATS, is for files that do not
-    say themselves what they are; where checkpoints and exported files do, it changes nothing. ValueError, one line that
-    names the file and what is allowed, if there is none, it is damaged, it is of no known net, its tensors are not that
-    net's, or it holds more than weights.
+    `checkpoint`: which one of a run: "last", "best" or a step. `weights_format`, one of FORMATS, is for files that do not
+    describe their net; checkpoints and exported files ignore it. ValueError, one line that names the file and what is
+    allowed, if the file is missing, damaged, of no known net, has other tensors than its net, or holds more than weights.
     """
     if weights_format is not None and weights_format not in FORMATS:
         raise ValueError(f"--weights-format {weights_format} is unknown; allowed: {', '.join(FORMATS)}")
@@ -75,6 +74,6 @@ def _load_file(file: Path, location: str, weights_format: str | None) -> Trained
         return assemble(location, plain_weights(location, content), parsed)
     if weights_format in ORIGINS:
         return load_foreign(location, unwrap(location, content), ORIGINS[weights_format], file.stem)
-    # A checkpoint's file is of no use alone, but what it lacks lies beside it.
+    # A file of a checkpoint does not describe its net; the checkpoint's folder does.
     other = f"give the folder {file.parent}" if (file.parent / CONFIG).exists() else "give a run's folder, an exported file"
     raise ValueError(f"{location}: does not say what its net is and takes; {other} or --weights-format torchvision or caffe")

@@ -1,4 +1,4 @@
-"""A trained net with all that is needed to use it, and how one is put together from a description and tensors."""
+"""TrainedNet: a net with everything needed to use it, assembled from a description and a state dict."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from vgg_dist.models.vgg import ConvNet
 
 @dataclass(frozen=True, kw_only=True)
 class NetDescription:
-    """What a net is and takes: everything but its weights. As JSON it travels in an exported file."""
+    """A net's architecture, preprocessing and classes: everything but its weights. Exported files have it as JSON."""
 
     name: str
-    """For people: of the run, the file or torchvision's weights."""
+    """For people: the name of the run, the file or torchvision's weights."""
     arch: str
     batch_norm: bool
     head: str
@@ -28,25 +28,25 @@ class NetDescription:
     """Side of the square input that the FC form takes, pixels."""
     num_classes: int
     train_scale: tuple[int, int] | None
-    """The S it was trained at, a range; None: not known."""
+    """The training scale S, as a range; None: not known."""
     class_names: list[str] | None
-    """In the order of the logits; None where the weights carry none."""
+    """In the order of the logits; None if the weights have none."""
     mean: tuple[float, ...]
     """Subtracted from each channel (RGB, or one of grey), grey levels of 255."""
     std: tuple[float, ...]
     """Divides each channel after that, grey levels of 255."""
     class_labels: list[str] | None = None
-    """The classes in words, for people, where `class_names` are not that; not unique (ImageNet has two cranes)."""
+    """Readable labels of the classes, if `class_names` are not readable; not unique (ImageNet has two cranes)."""
     checkpoint: str | None = None
-    """Which checkpoint of its run it is, in words; None: not of a run, or written by an earlier version."""
+    """For people: which checkpoint of its run; None: not from a run, or written by an older version."""
 
     def to_json(self) -> str:
-        """On one line."""
+        """The description as JSON on one line."""
         return json.dumps({field.name: getattr(self, field.name) for field in fields(NetDescription)})
 
     @classmethod
     def from_json(cls, text: str) -> NetDescription:
-        """The inverse of `to_json`. TypeError, LookupError or ValueError if it is not one."""
+        """Parses what `to_json` returned. TypeError, LookupError or ValueError for anything else."""
         values = json.loads(text)
         if values["train_scale"] is not None:
             low, high = values["train_scale"]
@@ -59,28 +59,28 @@ class NetDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedNet(NetDescription):
-    """A trained net and everything that is needed to use it."""
+    """A trained net, its description, and where it came from."""
 
     digest: str
     """SHA-256 over the names, types, shapes and values of the state dict, hex. Preprocessing is not part of it."""
     model: ConvNet
     """On the CPU, fp32, in evaluation mode."""
     data: str | None = None
-    """The --data of its training; None: not known."""
+    """--data of its training; None: not known."""
     label: str = ""
-    """Such as "best, step 126": where it is not the last net of its run, or a checkpoint was named."""
+    """Such as "best, step 126", if it is not the last net of its run or a checkpoint was named; else empty."""
     hint: str = ""
-    """That its run has a better checkpoint, if so."""
+    """A sentence if its run has a better checkpoint; else empty."""
 
     @property
     def origin(self) -> str:
-        """For people: which checkpoint of which run it is, and whether a better one is there; empty if that is not known."""
+        """For people: run, checkpoint, and whether a better one exists; empty if the checkpoint is not known."""
         hint = f"; {self.hint}: --checkpoint best" if self.hint else ""
         return "" if self.checkpoint is None else f"{self.name}: {self.checkpoint}{hint}"
 
 
 def differences(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """What is missing, unexpected or of another shape, in words."""
+    """For people: the keys that are missing, unexpected or of another shape."""
     wrong = [
         f"{key} is {'missing' if key not in weights else f'{tuple(weights[key].shape)}, not {tuple(value.shape)}'}"
         for key, value in expected.items()
@@ -89,13 +89,13 @@ def differences(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -
     return wrong + [f"{key} is unexpected" for key in weights if key not in expected]
 
 
-def some(words: list[str]) -> str:
-    """The first few, and how many more there are."""
+def first_few(words: list[str]) -> str:
+    """The first three, and how many more there are."""
     return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
 
 
 def assemble(where: str, weights: Mapping[str, Tensor], net: NetDescription) -> TrainedNet:
-    """The net with these weights. ValueError, one line that begins with `where`, if they do not belong together."""
+    """The net with these weights. ValueError, one line that begins with `where`, if weights and description do not agree."""
     try:
         with torch.device("meta"):
             sizes = {"num_classes": net.num_classes, "image_size": net.image_size}
@@ -104,25 +104,26 @@ def assemble(where: str, weights: Mapping[str, Tensor], net: NetDescription) -> 
         raise ValueError(f"{where}: {error}") from error
     expected = model.state_dict()
     if wrong := differences(expected, weights):
-        raise ValueError(f"{where}: these are not the weights of its net, {net.arch}: {some(wrong)}")
+        raise ValueError(f"{where}: these are not the weights of its net, {net.arch}: {first_few(wrong)}")
     if net.class_names is not None and len(net.class_names) != net.num_classes:
         raise ValueError(f"{where}: has {len(net.class_names)} class names for {net.num_classes} classes")
     if not len(net.mean) == len(net.std) == MODELS[net.arch].in_channels:
         raise ValueError(f"{where}: mean and std must have {MODELS[net.arch].in_channels} values, not {net.mean}, {net.std}")
-    # Copies: tensors of a mapped file lie at any address, and kernels round by alignment. Equal digests give equal logits.
+    # Copies: tensors of a memory-mapped file have any alignment, on which rounding depends. So equal digests give equal
+    # logits.
     tensors = {
         key: value.to(expected[key].dtype, copy=True, memory_format=torch.contiguous_format)
         for key, value in weights.items()
     }
     for key, value in tensors.items():
-        if not value.sum().isfinite():  # one pass without a mask in memory; what is not finite stays so in a sum
-            raise ValueError(f"{where}: {key} has values that are not finite: no whole trained net")
+        if not value.sum().isfinite():  # one pass, no mask in memory; a sum with NaN or inf in it is not finite
+            raise ValueError(f"{where}: {key} has values that are not finite: the weights are not usable")
     model.load_state_dict(tensors, assign=True)
     return TrainedNet(**vars(net), digest=weights_digest(tensors), model=model.eval())
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256, hex, over the names, types, shapes and values of tensors on the CPU, in whatever order they are given."""
+    """SHA-256, hex, over names, dtypes, shapes and values of tensors on the CPU; their order does not matter."""
     digest = hashlib.sha256()
     for key in sorted(weights):
         value = weights[key].detach()

@@ -1,4 +1,4 @@
-"""Says how far the copying of a training's data to this node is: the other workers may be waiting for it."""
+"""Prints how far the copying of a training's data to this node is, as other workers may be waiting for it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ EVERY_S = 30.0
 
 
 @contextmanager
-def telling_progress(
+def report_copying(
     stores: Sequence[SampleStore], who: str, say: Callable[[str], None] = print, every_s: float = EVERY_S
 ) -> Iterator[None]:
-    """While the block copies what `stores` lack, a line now and then. Where nothing is lacking, none."""
+    """Prints a line every `every_s` seconds while the block copies what `stores` lack; nothing if they lack nothing."""
 
     def left() -> int:
         return sum(sum(store.to_fetch().values()) for store in stores)
 
     total, ended = left(), threading.Event()
 
-    def tell() -> None:
+    def print_lines() -> None:
         while not ended.wait(every_s):
-            say(f"{who} copies its data, {left() / 1e9:.1f} of {total / 1e9:.1f} GB are left")
+            say(f"{who} is copying its data: {left() / 1e9:.1f} of {total / 1e9:.1f} GB are left")
 
-    teller = threading.Thread(target=tell, name="copying-progress", daemon=True)
+    printer = threading.Thread(target=print_lines, name="copying-progress", daemon=True)
     if total:
-        teller.start()
+        printer.start()
     try:
         yield
     finally:
         ended.set()
         if total:
-            teller.join()
+            printer.join()

@@ -1,6 +1,6 @@
-"""What the workers of a training tell each other besides gradients: how their set-up went, whether to report now.
+"""Small messages between the workers of a training: whether their set-up succeeded, whether to report now.
 
-It goes over gloo, on a GPU cluster too. The group that carries the gradients has a short time-out, by which a hang is found;
+They travel over gloo, also between GPUs. The process group of the gradients has a short time-out, so that a hang is noticed;
 here a worker may wait for hours, for example until a new node has copied its data.
 """
 
@@ -21,38 +21,38 @@ from vgg_dist.errors import TrainingError
 
 T = TypeVar("T")
 
-# How long workers wait for each other's gradients: after that something hangs, and the run is restarted. In a first step,
-# one may have to compile what the others have in a cache.
+# How long workers wait for each other's gradients. After that something hangs, and Ray Train restarts the workers. Long
+# enough for a first step in which one worker compiles what the others have cached.
 GRADIENTS_WAIT_S = 900
-CONNECTING = timedelta(minutes=5)
-PATIENCE = timedelta(days=7)  # once connected: a worker that dies ends the wait at once, its connections break
+CONNECT_TIMEOUT = timedelta(minutes=5)
+MESSAGE_TIMEOUT = timedelta(days=7)  # a worker that dies ends the wait at once, because its connections break
 
-# What another attempt does not mend. A network or a storage that is away for a while raises other kinds.
-INCURABLE = (
+# Not retried. A network or a storage that is down for a while raises other kinds.
+PERMANENT = (
     ValueError, TrainingError, ImportError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a worker could not take a step of the set-up."""
+    """Why a step of the set-up failed on a worker; `permanent`: a retry would fail too."""
 
     text: str
     host: str
-    incurable: bool
+    permanent: bool
 
 
 class Exchange:
-    """A group of all workers for small messages; of this process alone where there is no process group."""
+    """A gloo group of all workers; without a torch process group, of this process alone. All methods are collective."""
 
     def __init__(self) -> None:
         self._group: dist.ProcessGroup | None = None
         if dist.is_initialized():
-            group = dist.new_group(backend="gloo", timeout=CONNECTING)
+            group = dist.new_group(backend="gloo", timeout=CONNECT_TIMEOUT)
             assert isinstance(group, dist.ProcessGroup)  # every worker is in it
             # Earlier versions of torch have no public name for it.
             set_timeout = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout
-            set_timeout(PATIENCE, group)
+            set_timeout(MESSAGE_TIMEOUT, group)
             self._group = group
 
     def gather(self, value: T) -> list[T]:
@@ -63,29 +63,29 @@ class Exchange:
         dist.all_gather_object(values, value, self._group)
         return values
 
-    def of_first(self, *numbers: float) -> list[float]:
-        """Rank 0's numbers."""
+    def broadcast(self, *numbers: float) -> list[float]:
+        """Rank 0's numbers, on every worker."""
         values = torch.tensor(numbers, dtype=torch.float64)
         if self._group is not None:
             dist.broadcast(values, 0, self._group)
         return values.tolist()
 
-    def together(self, step: Callable[[], T]) -> T:
-        """What `step` returns on this worker, once it went well on all of them.
+    def run_on_all(self, step: Callable[[], T]) -> T:
+        """Runs `step` on every worker; returns its result on this one if it succeeded on all.
 
-        A mistake may show on one node only; all workers raise then, rather than wait for it in a collective. The message is
-        one line, the same on all: of a TrainingError, or of an OSError where another attempt may go well.
+        If it failed on any, all workers raise, instead of waiting for that one in a collective call: the same one-line
+        message, as a TrainingError, or as an OSError if a retry may succeed.
         """
         result: list[T] = []
         failure, cause = None, None
         try:
             result.append(step())
-        except Exception as error:  # of whatever kind: the others wait
-            failure, cause = Failure(what_failed(error), socket.gethostname(), isinstance(error, INCURABLE)), error
+        except Exception as error:  # of any kind: the other workers wait
+            failure, cause = Failure(what_failed(error), socket.gethostname(), isinstance(error, PERMANENT)), error
         outcomes = self.gather(failure)
         failures = {rank: found for rank, found in enumerate(outcomes) if found is not None}
         if not failures:
             return result[0]
-        rank, worst = min(failures.items(), key=lambda item: (not item[1].incurable, item[0]))
+        rank, worst = min(failures.items(), key=lambda item: (not item[1].permanent, item[0]))
         where = f" (worker {rank}, on {worst.host})" if len(failures) < len(outcomes) else ""
-        raise (TrainingError if worst.incurable else OSError)(worst.text + where) from cause
+        raise (TrainingError if worst.permanent else OSError)(worst.text + where) from cause

@@ -1,6 +1,6 @@
-"""One training worker: Ray Train's process around `engine.Trainer`.
+"""One training worker: the process that Ray Train starts, around `training.trainer.Trainer`.
 
-It sets up data and net (`preparation`), trains, and passes metrics and checkpoints (`reporter`) on to `ray.train.report`.
+It sets up data and net (`setup`), trains, and passes records and checkpoints (`reporter`) to `ray.train.report`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from pipelines.secrets import masked
 from vgg_dist.config import TrainSettings
 from vgg_dist.errors import NonFinite, TrainingError
+from vgg_dist.metric_names import EPOCH
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.run_folder.best import begin_best, keep_best
 from vgg_dist.run_folder.checkpoints import write_checkpoint
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.startup_marks import mark
 from vgg_dist.training.memory import explained_memory_errors
 from vgg_dist.training.parallelism import Worker
@@ -37,9 +39,10 @@ from vgg_dist.worker.setup import Node, Prepared, prepare
 
 
 def run_worker(config: TrainSettings) -> dict[str, Any]:
-    """Trains this worker's part. See `driver.train_worker`.
+    """Trains as one of the workers; returns what `launch.driver.train_worker` documents.
 
-    Raises TrainingError for what a restart does not mend, where it has happened to this worker and not to all.
+    A failure that all workers agree on is returned. TrainingError is raised for one of this worker alone that is not
+    retried.
     """
     # Some of Ray Train's loggers are named by their file, so its LoggingConfig does not reach them.
     logging.getLogger().setLevel(logging.WARNING)
@@ -49,52 +52,67 @@ def run_worker(config: TrainSettings) -> dict[str, Any]:
     exchange = Exchange()
     messages, group = JobMessages(), exchange.gather(uuid.uuid4().hex)[0]
     stop = StopAgreement(messages, group, worker.rank, worker.world_size)
-    reported = ray.train.get_checkpoint()
-    storage = context.get_storage()
     try:
-        points = find_resume_points(
-            exchange, storage.storage_filesystem, storage.experiment_fs_path, None if reported is None else reported.path
-        )
-        folders = points.folders()
-        latest = folders.pop(points.names[0]) if points.names else None
-        prepared = prepare(config, worker, node, exchange, latest, folders)
-        resumed = ResumedFrom(points, len(prepared.passed_over)) if points.names else None
-        if resumed is not None:
-            prepared = replace(prepared, kept=resumed.unreported_records() + prepared.kept)
-        restored = None if resumed is None else resumed.name
-        begin = partial(begin_best, points.filesystem, points.folder, restored, prepared.state.epoch)
-        exchange.together(begin if worker.rank == 0 else lambda: None)
-    except TrainingError as wrong:  # raised by all workers alike
-        return {"error": str(wrong)}
+        prepared, points, resumed = _prepare_or_resume(config, worker, node, exchange)
+    except TrainingError as error:  # raised by all workers alike
+        return {"error": str(error)}
     mark("data and net ready")
-    notes = [] if config.micro_batch else [f"--micro-batch {prepared.config.micro_batch}, by default"]
-    notes += prepared.passed_over
-    if cluster_named():  # elsewhere the command has opened the data itself, and said it
-        notes += prepared.remarks
-    if resumed is not None:
-        notes.append(f"goes on from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
-    elif prepared.state.origin:
-        notes.append(f"starts from {masked(config.init_from)}: {prepared.state.origin}")
-    reporter = Reporter(worker, node, exchange, prepared, _report, _storage(points, resumed), notes)
+    notes = _start_notes(config, prepared, resumed)
+    reporter = Reporter(worker, node, exchange, prepared, _report, _checkpoint_store(points, resumed), notes)
     if resumed is not None and resumed.is_unreported:
-        reporter.found = Checkpoint(resumed.path, storage.storage_filesystem)
+        reporter.unreported = Checkpoint(resumed.path, points.run.filesystem)
     memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size)
     try:
         with memory, stop.watching(training_key(config.name)):
             return train(prepared, worker, reporter, stop)
-    except TrainingError:  # the driver says it in one line; Ray Train would print its traceback
+    except TrainingError:  # the driver prints it in one line; keep Ray Train from printing its traceback
         logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)
         raise
 
 
+def _prepare_or_resume(
+    config: TrainSettings, worker: Worker, node: Node, exchange: Exchange
+) -> tuple[Prepared, ResumePoints, ResumedFrom | None]:
+    """Sets up the worker, from the run's last whole checkpoint if it has one, and brings best/ up to date.
+
+    A collective call; raises on all workers alike, as `Exchange.run_on_all` does.
+    """
+    reported, storage = ray.train.get_checkpoint(), ray.train.get_context().get_storage()
+    run = RunFolder.within(storage.storage_filesystem, storage.experiment_fs_path)
+    points = find_resume_points(exchange, run, None if reported is None else reported.path)
+    folders = points.folders()
+    latest = folders.pop(points.names[0]) if points.names else None
+    prepared = prepare(config, worker, node, exchange, latest, folders)
+    resumed = ResumedFrom(points, len(prepared.passed_over)) if points.names else None
+    if resumed is not None:
+        prepared = replace(prepared, earlier_records=resumed.unreported_records() + prepared.earlier_records)
+    restored = None if resumed is None else resumed.name
+    begin = partial(begin_best, run, restored, prepared.state.epoch)
+    exchange.run_on_all(begin if worker.rank == 0 else lambda: None)
+    return prepared, points, resumed
+
+
+def _start_notes(config: TrainSettings, prepared: Prepared, resumed: ResumedFrom | None) -> list[str]:
+    """The lines that the command prints when the training starts."""
+    notes = [] if config.micro_batch else [f"--micro-batch {prepared.config.micro_batch}, by default"]
+    notes += prepared.passed_over
+    if cluster_named():  # otherwise the command has opened the data and printed them
+        notes += prepared.remarks
+    if resumed is not None:
+        notes.append(f"resumes from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
+    elif prepared.state.origin:
+        notes.append(f"starts from {masked(config.init_from)}: {prepared.state.origin}")
+    return notes
+
+
 def train(prepared: Prepared, worker: Worker, reporter: Reporter, stop: StopAgreement | None = None) -> dict[str, Any]:
-    """Trains to the end, and says how that went, as `run_worker` returns it."""
+    """Trains to the end and returns the outcome, as `run_worker` does."""
     loaders = prepared.train_loader, prepared.val_loader
     trainer = Trainer(prepared.config, prepared.state, *loaders, worker, reporter, stop)
     reporter.trainer = trainer
     reporter.catch_up()
-    # Where a run is stopped from outside in mid-step, Ray ends this process while the thread that trains is in torch, which,
-    # coming back to an interpreter that is taken down, would abort with a page of stack trace.
+    # If a run is stopped from outside within a step, Ray exits this process while the training thread is in torch. Returning
+    # to an interpreter that is shutting down, that thread would abort with a page of stack trace.
     atexit.register(os._exit, 0)
     try:
         trainer.run()
@@ -107,11 +125,11 @@ def train(prepared: Prepared, worker: Worker, reporter: Reporter, stop: StopAgre
         return {"error": str(wrong), "non_finite": isinstance(wrong, NonFinite)}
     finally:
         atexit.unregister(os._exit)
-    return {"metrics": reporter.validation | {"epoch": trainer.state.epoch}, "step": trainer.state.step}
+    return {"metrics": reporter.validation | {EPOCH: trainer.state.epoch}, "step": trainer.state.step}
 
 
 def epoch_of(prepared: Prepared) -> float:
-    """How many epochs are trained, with their fractions."""
+    """Epochs trained so far, with a fraction."""
     return prepared.state.epoch + prepared.state.samples / len(prepared.train_loader.store)
 
 
@@ -119,19 +137,20 @@ def _report(payload: dict[str, Any], checkpoint: Checkpoint | None) -> None:
     ray.train.report(payload, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
 
-def _storage(points: ResumePoints, resumed: ResumedFrom | None) -> Store:
-    """Writes into the run's folder, not over what the run goes on from: Ray Train has that in its list.
+def _checkpoint_store(points: ResumePoints, resumed: ResumedFrom | None) -> Store:
+    """Returns the function that writes checkpoints into the run's folder and updates best/.
 
-    Ray's own asynchronous upload would hold back every report behind a checkpoint until that is written, and take a full
-    disk for a worker's failure, to be tried again.
+    It does not overwrite the checkpoint that the run resumed from, as that is in Ray Train's list. Ray's own asynchronous
+    upload is not used: it would hold back all reports until a checkpoint is written, and retry a full disk as a worker's
+    failure.
     """
-    filesystem, folder = points.filesystem, points.folder
+    run = points.run
 
     def store(name: str, write: Callable[[Path], None]) -> Checkpoint:
-        if resumed is not None and resumed.path == f"{folder}/{name}":  # it was stopped in the validation at the same step
+        if resumed is not None and resumed.path == run.checkpoint(name):  # stopped in the validation after this step
             name += "-again"
-        name = write_checkpoint(filesystem, folder, name, write)
-        keep_best(filesystem, folder, name)
-        return Checkpoint(f"{folder}/{name}", filesystem)
+        name = write_checkpoint(run, name, write)
+        keep_best(run, name)
+        return Checkpoint(run.checkpoint(name), run.filesystem)
 
     return store

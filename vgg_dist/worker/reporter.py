@@ -1,8 +1,8 @@
-"""What a worker tells of its training: records every few seconds, and checkpoints, which a thread writes meanwhile.
+"""Reports a worker's records every few seconds, and its checkpoints, which a thread writes in the background.
 
-A checkpoint is the state at one step, copied on the device; the first worker's thread writes it. It is reported once it is
-whole on the storage, with whichever report comes next. So a worker that dies meanwhile costs what was trained since the
-checkpoint before; nothing else is lost or told twice, as the records since then are computed again.
+A checkpoint is a snapshot of the state at one step. Rank 0's thread writes it, and the next report after that has it. If a
+worker dies meanwhile, training resumes from the checkpoint before; the records since then are computed again, so none is
+lost or logged twice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vgg_dist.metric_names import without_trivial_top5
+from vgg_dist.metric_names import Record, validation_metrics, without_trivial_top5
 from vgg_dist.run_folder.names import checkpoint_name
 from vgg_dist.startup_marks import mark
 from vgg_dist.tracking import SystemSampler
@@ -24,16 +24,16 @@ from vgg_dist.worker.background_writer import BackgroundWriter
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.setup import Node, Prepared
 
-REPORT_EVERY_S = 5.0  # a report makes all workers wait for each other and for the controller
+REPORT_EVERY_S = 5.0  # a report is a barrier: all workers wait for each other and for the controller
 
 Send = Callable[[dict[str, Any], Any], None]
-"""Called by all workers with what each has to say; by the first also with a checkpoint that `Store` returned, or None."""
+"""Called by all workers with a payload; by rank 0 also with a checkpoint that `Store` returned, or None."""
 Store = Callable[[str, Callable[[Path], None]], Any]
-"""Makes a folder of this name with the files that the function puts into a local one. OSError where that fails."""
+"""Writes a folder of this name, with the files that the function puts into a local one. OSError if that fails."""
 
 
 class Reporter:
-    """The engine's Report."""
+    """The Trainer's `Report`: collects records, sends them, and saves the state."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Reporter:
         store: Store,
         notes: list[str] | None = None,
     ) -> None:
-        """`notes`: what is to be said of the start, once."""
+        """`notes`: lines about the start, which the first report prints."""
         self.worker = worker
         self.exchange = exchange
         self.prepared = prepared
@@ -53,59 +53,58 @@ class Reporter:
         self.store = store
         self.notes = notes or []
         self.trainer: Trainer | None = None
-        self.records: list[dict[str, Any]] = []
-        self.unsaved: list[dict[str, Any]] = []
-        """The records since the last checkpoint, which the next one keeps."""
+        self.records: list[Record] = []
+        self.unsaved: list[Record] = []
+        """The records since the last checkpoint; the next one will contain them."""
         self.validation: dict[str, float] = {}
         self.last_report = time.monotonic()
-        self.writer: BackgroundWriter[Any] = BackgroundWriter()  # only the first worker's ever works
+        self.writer: BackgroundWriter[Any] = BackgroundWriter()  # used on rank 0 only
         self.written_step = 0
         self.spare: Snapshot | None = None
-        self.found: Any = None
-        """The checkpoint that the run goes on from, where it was not heard of before."""
+        self.unreported: Any = None
+        """The checkpoint that the run resumed from, if Ray Train does not know it yet."""
         one_node = node.workers == worker.world_size
         self.sampler = SystemSampler(None if one_node else socket.gethostname()) if node.rank == 0 else None
 
     def __call__(self, metrics: dict[str, float], save: bool) -> None:
-        """Called by all workers with the same metrics. ValueError on all of them if the storage takes no checkpoint."""
+        """Called by all workers with the same metrics. ValueError, on all of them, if a checkpoint could not be written."""
         assert self.trainer is not None
         mark("first step done")
         metrics = without_trivial_top5(metrics, len(self.prepared.class_names))
-        self.validation |= {key: value for key, value in metrics.items() if key.startswith("val/")}
+        self.validation |= validation_metrics(metrics)
         if metrics:
-            record = {"step": self.trainer.state.step, "time": time.time(), "metrics": metrics}
+            record: Record = {"step": self.trainer.state.step, "time": time.time(), "metrics": metrics}
             self.records.append(record)
             self.unsaved.append(record)
         if save:
             self._save()
-        elif self._first(time.monotonic() - self.last_report > REPORT_EVERY_S).due:
+        elif self._agree(time.monotonic() - self.last_report > REPORT_EVERY_S).due:
             self._report(self.writer.take())
 
     def catch_up(self) -> None:
-        """Reports what the checkpoint kept, and itself: its writer may have been killed before that was heard of.
+        """On resume, reports the records in the checkpoint, and the checkpoint itself if it was never reported.
 
-        MLflow is not sent a step twice (see `Outbox`).
+        A kill may have come before either was reported. Records that MLflow has already are not sent again (see `Outbox`).
         """
-        kept = self.prepared.kept
-        for record in kept:
-            validated = {key: value for key, value in record["metrics"].items() if key.startswith("val/")}
-            self.validation |= without_trivial_top5(validated, len(self.prepared.class_names))
-        if kept or self.found is not None:
-            found = None if self.worker.rank else self.found
-            self.send({"records": [], "earlier": kept, "system": {}, "done": False, "notes": self.notes}, found)
+        earlier = self.prepared.earlier_records
+        for record in earlier:
+            self.validation |= without_trivial_top5(validation_metrics(record["metrics"]), len(self.prepared.class_names))
+        if earlier or self.unreported is not None:
+            checkpoint = None if self.worker.rank else self.unreported
+            self.send({"records": [], "earlier": earlier, "system": {}, "done": False, "notes": self.notes}, checkpoint)
             self.notes = []
 
     def close(self) -> None:
-        """Reports what is not reported yet, once it is written: for a training that all workers end."""
+        """Waits for the checkpoint that is being written, and reports what is left. All workers call it at the end."""
         if self.writer.error is None:
             self.writer.wait()
-        if self._first(check=False).written or self.records:
+        if self._agree(check=False).written or self.records:
             self._report(self.writer.take())
 
-    def _first(self, due: bool = False, check: bool = True) -> _OfFirst:
-        """Rank 0's clock decides for all. ValueError on all workers if the storage did not take its checkpoint."""
+    def _agree(self, due: bool = False, check: bool = True) -> _Rank0:
+        """Rank 0's state, which decides for all workers. ValueError, on all, if its checkpoint could not be written."""
         self.writer.check()
-        first = _OfFirst(*map(bool, self.exchange.of_first(due, self.writer.error is not None, self.writer.has_written)))
+        first = _Rank0(*map(bool, self.exchange.broadcast(due, self.writer.error is not None, self.writer.has_written)))
         if first.failed and check:
             self._report(None)  # the metrics are not lost
             raise ValueError(self.exchange.gather(self.storage_error)[0])
@@ -113,24 +112,24 @@ class Reporter:
 
     @property
     def storage_error(self) -> str:
-        """Why the last checkpoint is not written, on the first worker; empty where it is."""
+        """Why the last checkpoint was not written, on rank 0; empty if it was."""
         if self.writer.error is None:
             return ""
         storage = self.prepared.config.storage_path
         return f"--storage-path {storage}: checkpoint of step {self.written_step} not written: {self.writer.error}"
 
     def _save(self) -> None:
-        """Begins to write a checkpoint, once the one before is written. The last one is written when this returns."""
+        """Starts writing a checkpoint once the one before is written; at the end of the training waits for it."""
         assert self.trainer is not None
         self.writer.wait()
-        earlier = self._first().written
+        earlier = self._agree().written
         checkpoint = self.writer.take()
         self._start_writing(self.trainer.state)
         if earlier or not self.trainer.done:
             self._report(checkpoint)
         if self.trainer.done:
             self.writer.wait()
-            self._first()
+            self._agree()
             self._report(self.writer.take(), done=True)
 
     def _start_writing(self, state: TrainState) -> None:
@@ -157,8 +156,8 @@ class Reporter:
         self.last_report = time.monotonic()
 
 
-class _OfFirst(NamedTuple):
-    """What the first worker says: whether a report is due, and how its writing of checkpoints went."""
+class _Rank0(NamedTuple):
+    """The state of rank 0: whether a report is due, whether a checkpoint failed, whether one is written."""
 
     due: bool
     failed: bool

@@ -1,7 +1,8 @@
-"""Which checkpoints a run may go on from: those in its folder, also what Ray Train has not heard of.
+"""The checkpoints that a run may resume from: all in its folder, including those that Ray Train does not know.
 
-A checkpoint is reported to Ray Train once it is whole. A command that is killed in between leaves one that is whole and that
-Ray Train's list lacks: the run goes on from that one, and reports it then, with what it and those like it have recorded.
+A checkpoint is reported to Ray Train once it is completely written. A command that is killed in between leaves a checkpoint
+that is whole but not in Ray Train's list. The run resumes from it and reports it then, with the records in it and in other
+unreported ones.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from pyarrow import fs
-
+from vgg_dist.metric_names import Record
 from vgg_dist.run_folder.checkpoints import whole_checkpoints
 from vgg_dist.run_folder.digests import DamagedCheckpoint
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.storage import local_files
 from vgg_dist.weights.checkpoint import read_records
 from vgg_dist.worker.exchange import Exchange
@@ -23,57 +23,56 @@ from vgg_dist.worker.setup import SavedFolder
 
 @dataclass(frozen=True)
 class ResumePoints:
-    """A run's whole checkpoints by name, latest first, as all workers see them; `unreported` of them Ray Train lacks."""
+    """The names of a run's whole checkpoints, latest first, that all workers see; Ray Train lacks the first `unreported`."""
 
-    filesystem: fs.FileSystem
-    folder: str
+    run: RunFolder
     names: list[str]
     unreported: int
 
     def folders(self) -> dict[str, SavedFolder]:
-        """For `preparation.prepare`."""
-        return {name: partial(local_files, self.filesystem, f"{self.folder}/{name}") for name in self.names}
+        """The checkpoints by name, for `setup.prepare`."""
+        return {name: partial(local_files, self.run.filesystem, self.run.checkpoint(name)) for name in self.names}
 
 
 @dataclass(frozen=True)
 class ResumedFrom:
-    """The one of the checkpoints that the run goes on from."""
+    """The checkpoint that the run resumes from: the one at `number` in `points.names`."""
 
     points: ResumePoints
     number: int
 
     @property
     def name(self) -> str:
-        """Its folder's."""
+        """The checkpoint's name."""
         return self.points.names[self.number]
 
     @property
     def path(self) -> str:
-        """Where it is."""
-        return f"{self.points.folder}/{self.name}"
+        """The checkpoint's path in the run's filesystem."""
+        return self.points.run.checkpoint(self.name)
 
     @property
     def is_unreported(self) -> bool:
-        """Whether Ray Train has not heard of it."""
+        """Whether Ray Train's list lacks it."""
         return self.number < self.points.unreported
 
-    def unreported_records(self) -> list[dict[str, Any]]:
-        """What the unreported checkpoints before it have recorded."""
-        records: list[dict[str, Any]] = []
+    def unreported_records(self) -> list[Record]:
+        """The records in the unreported checkpoints before it, in order; damaged ones are skipped."""
+        records: list[Record] = []
         for name in reversed(self.points.names[self.number + 1 : self.points.unreported]):
             with (
                 suppress(DamagedCheckpoint, OSError),
-                local_files(self.points.filesystem, f"{self.points.folder}/{name}") as folder,
+                local_files(self.points.run.filesystem, self.points.run.checkpoint(name)) as folder,
             ):
                 records += read_records(folder)
         return records
 
 
-def find_resume_points(exchange: Exchange, filesystem: fs.FileSystem, folder: str, reported: str | None) -> ResumePoints:
-    """A collective call. `reported`: the path of the last checkpoint that Ray Train has in its list."""
-    listed = exchange.gather(exchange.together(lambda: whole_checkpoints(filesystem, folder)[::-1]))
-    names = [name for name in listed[0] if all(name in theirs for theirs in listed)]  # a storage may show one more
+def find_resume_points(exchange: Exchange, run: RunFolder, reported: str | None) -> ResumePoints:
+    """A collective call. `reported`: the path of the last checkpoint in Ray Train's list."""
+    listed = exchange.gather(exchange.run_on_all(lambda: whole_checkpoints(run.filesystem, run.path)[::-1]))
+    names = [name for name in listed[0] if all(name in theirs for theirs in listed)]  # storages may list more to one worker
     last = "" if reported is None else reported.rpartition("/")[2]
-    if last and last not in names:  # whatever is wrong with it is told when it is read
+    if last and last not in names:  # it is damaged or missing: reading it raises the error
         names = sorted([*names, last], reverse=True)
-    return ResumePoints(filesystem, folder, names, sum(name > last for name in names))
+    return ResumePoints(run, names, sum(name > last for name in names))

@@ -1,7 +1,7 @@
-"""What a worker sets up before it trains: data, net, the last checkpoint, loaders; with no collective but the outcome's.
+"""Sets up a worker before it trains: data, net, last checkpoint, loaders.
 
-Something may be wrong on one node only. So each step is taken by all workers, and the next one once all of them know that it
-went well everywhere; DDP, whose making is a collective, comes after that.
+Something may be wrong on one node only. So all workers run each step and agree that it succeeded everywhere before they
+start the next (`Exchange.run_on_all`). DDP, whose construction is a collective call, comes after that, in the Trainer.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipelines.loading.loader import Loader
 from pipelines.stores.class_checks import notes
 from pipelines.stores.open import open_splits
 from pipelines.stores.sample_store import SampleStore
 from vgg_dist.config import TrainSettings, WorkerSettings
+from vgg_dist.metric_names import Record
 from vgg_dist.run_folder.digests import DamagedCheckpoint
 from vgg_dist.training.data import check_images, open_loaders
 from vgg_dist.training.memory import default_micro_batch, explained_memory_errors
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import TrainState, build_state
 from vgg_dist.weights.checkpoint import read_records
-from vgg_dist.worker.copy_progress import telling_progress
+from vgg_dist.worker.copy_progress import report_copying
 from vgg_dist.worker.exchange import Exchange
 
 SavedFolder = Callable[[], AbstractContextManager[Path]]
-"""Gives the checkpoint that the run goes on from, as a local folder."""
+"""Opens a checkpoint as a local folder."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """Which of how many workers of its node this one is."""
+    """This worker's rank among the workers of its node, and how many they are."""
 
     rank: int = 0
     workers: int = 1
@@ -41,10 +41,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `engine.Trainer` needs.
+    """What the Trainer needs.
 
-    `config` has a --micro-batch. `kept`: the records in the checkpoint that the run goes on from. `passed_over`: one line
-    for each later checkpoint, which is damaged. `remarks`: what of the data is left out.
+    `config` has a --micro-batch. `earlier_records`: those in the checkpoint that the run resumes from. `passed_over`: one
+    line for each damaged checkpoint that was skipped. `remarks`: lines about data that is left out.
     """
 
     config: WorkerSettings
@@ -52,7 +52,7 @@ class Prepared:
     train_loader: Loader
     val_loader: Loader
     class_names: list[str]
-    kept: list[dict[str, Any]] = field(default_factory=list)
+    earlier_records: list[Record] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -65,54 +65,38 @@ def prepare(
     saved: SavedFolder | None,
     earlier: Mapping[str, SavedFolder] | None = None,
 ) -> Prepared:
-    """Sets up this worker's part. Raises, on all workers alike, as `Exchange.together`.
+    """Sets up this worker. A collective call; raises on all workers alike, as `Exchange.run_on_all` does.
 
-    The default of --micro-batch is what the smallest GPU takes. `earlier`: the checkpoints before `saved` by name, latest
-    first; the first of them that is whole on all workers is taken where `saved` is damaged on one.
+    --micro-batch defaults to what the smallest GPU can take. `saved`: the checkpoint to resume from. `earlier`: the
+    checkpoints before it by name, latest first; if `saved` is damaged on any worker, the first of them that is whole on all
+    is used.
     """
 
-    def data_and_room() -> tuple[SampleStore, SampleStore, int]:
+    def open_data() -> tuple[SampleStore, SampleStore, int]:
         train, val = _open_data(config, worker, node)
         fits = default_micro_batch(config, len(train.class_names), worker.device, worker.world_size)
         return train, val, config.micro_batch or fits
 
-    train, val, fits = exchange.together(data_and_room)
+    train, val, fits = exchange.run_on_all(open_data)
     agreed = config.with_micro_batch(min(exchange.gather(fits)))
 
-    known = earlier or {}
-    listed = exchange.gather(list(known))  # a storage may show one worker more than another
-    names = [name for name in known if all(name in theirs for theirs in listed)]
-    folders = [saved, *(known[name] for name in names)]
-
-    def restore() -> _Restored:
-        with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
-            return _restore(agreed, worker, train.class_names, folders[0], last=len(folders) == 1)
-
-    passed_over: list[str] = []
-    while True:
-        restored = exchange.together(restore)
-        damages = [damage for damage in exchange.gather(restored.damage) if damage]
-        if not damages:
-            break
-        del restored  # its net, before the next is made
-        folders.pop(0)
-        passed_over.append(f"{damages[0]}; {names[len(passed_over)]} is taken")
+    restored, passed_over = _restore_newest(agreed, worker, exchange, train.class_names, saved, earlier or {})
 
     def build() -> Prepared:
         with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
             assert restored.state is not None
             loaders = open_loaders(agreed, worker, train, val)
             said = notes("train", train) + notes("val", val)
-            return Prepared(agreed, restored.state, *loaders, train.class_names, restored.kept, passed_over, said)
+            return Prepared(agreed, restored.state, *loaders, train.class_names, restored.records, passed_over, said)
 
-    return exchange.together(build)
+    return exchange.run_on_all(build)
 
 
 def _open_data(config: TrainSettings, worker: Worker, node: Node) -> tuple[SampleStore, SampleStore]:
     train, val = open_splits(config.data, quarantine=config.quarantine)
     check_images(config, len(train), len(val), worker.world_size)
-    # Batches are of images from all over: the first would wait for almost every shard.
-    with telling_progress([train, val] if node.rank == 0 else [], f"worker {worker.rank}, on {socket.gethostname()},"):
+    # A batch has images from all over the data, so the first one would wait for almost every shard.
+    with report_copying([train, val] if node.rank == 0 else [], f"worker {worker.rank}, on {socket.gethostname()},"):
         for store in (train, val):
             store.prefetch(node.rank, node.workers)
     return train, val
@@ -120,17 +104,45 @@ def _open_data(config: TrainSettings, worker: Worker, node: Node) -> tuple[Sampl
 
 @dataclass(frozen=True)
 class _Restored:
-    """The run as a checkpoint, or no checkpoint, has it; without a state, why the checkpoint cannot be read."""
+    """The state from a checkpoint, or of a new run; if `state` is None, `damage` says why the checkpoint cannot be read."""
 
     state: TrainState | None
-    kept: list[dict[str, Any]]
+    records: list[Record]
     damage: str = ""
+
+
+def _restore_newest(
+    config: WorkerSettings,
+    worker: Worker,
+    exchange: Exchange,
+    class_names: list[str],
+    saved: SavedFolder | None,
+    earlier: Mapping[str, SavedFolder],
+) -> tuple[_Restored, list[str]]:
+    """The state from the newest checkpoint that is whole on all workers, and a line for each newer one. See `prepare`."""
+    listed = exchange.gather(list(earlier))  # a storage may show one worker more than another
+    names = [name for name in earlier if all(name in theirs for theirs in listed)]
+    folders = [saved, *(earlier[name] for name in names)]
+    passed_over: list[str] = []
+
+    def restore() -> _Restored:
+        with explained_memory_errors(config, len(class_names), worker.device, worker.world_size):
+            return _restore(config, worker, class_names, folders[0], last=len(folders) == 1)
+
+    while True:
+        restored = exchange.run_on_all(restore)
+        damages = [damage for damage in exchange.gather(restored.damage) if damage]
+        if not damages:
+            return restored, passed_over
+        del restored  # frees its net before the next one is built
+        folders.pop(0)
+        passed_over.append(f"{damages[0]}; {names[len(passed_over)]} is used instead")
 
 
 def _restore(
     config: TrainSettings, worker: Worker, class_names: list[str], saved: SavedFolder | None, last: bool
 ) -> _Restored:
-    """`last`: there is no other checkpoint, so that a damaged one is an error."""
+    """`last`: there is no other checkpoint to fall back on, so a damaged one is an error."""
     state = build_state(config, len(class_names), worker.device)
     if saved is None:
         return _Restored(state, [])

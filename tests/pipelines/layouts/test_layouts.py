@@ -1,4 +1,4 @@
-"""The layouts that data sets come in: read as they are, or refused with what lies there and what to do."""
+"""The layouts of data sets: supported ones are read, others are refused with an explanation of what to do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def flat(root: Path, inner: str = ".") -> Path:
     return make_tree(root, below(f"{inner}/train", TRAIN) | below(f"{inner}/val", VAL))
 
 
-# --- what is read
+# --- supported layouts
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_kaggle_list_beside_train_and_val_and_what_it_lacks(tmp_path: Path) -> N
         "1 image without a label": "val/more.JPEG",
         "1 .txt file": "x.txt",
     }
-    shutil.rmtree(root / "train")  # to evaluate, val is enough
+    shutil.rmtree(root / "train")  # val alone is enough for evaluation
     assert by_content(open_store(str(root), "val")) == VAL_EXPECTED
 
 
@@ -154,11 +154,11 @@ def test_official_archives_unpacked_beside_the_development_kit(ilsvrc: Path, tmp
     assert by_content(open_splits(str(root))[1]) == expected
     first = root / "val/ILSVRC2012_val_00000001.JPEG"
     expected.pop(first.read_bytes())
-    first.unlink()  # by number and not by place
+    first.unlink()  # matched by number, not by position
     assert by_content(open_splits(str(root))[1]) == expected
 
 
-# --- what is refused, with what to do
+# --- refused locations
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_official_archives_unpacked_beside_the_development_kit(ilsvrc: Path, tmp
         ({"notes.txt": b"", "docs/x.txt": b""}, ".", "has no folder 'train', but docs, notes.txt; needed are "),
     ],
 )
-def test_other_locations_are_refused_with_what_lies_there(
+def test_other_locations_are_refused_with_an_explanation(
     tmp_path: Path, files: dict[str, bytes], location: str, message: str
 ) -> None:
     root = make_tree(tmp_path, files)
@@ -197,7 +197,7 @@ def test_other_locations_are_refused_with_what_lies_there(
     assert "\n" not in str(caught.value)
 
 
-def test_folder_of_images_tells_what_lies_there_instead(tmp_path: Path) -> None:
+def test_folder_without_images_is_refused_with_an_explanation(tmp_path: Path) -> None:
     root = make_tree(tmp_path, {f"in/{name}": data for name, data in (below("train", TRAIN) | below("val", TRAIN)).items()})
     with pytest.raises(ValueError, match=f"has neither train and val nor images .*: --data {root}/in$"):
         open_image_folder(str(root), ["a"])

@@ -1,4 +1,4 @@
-"""Which images class folders give, and what is left out, counted and said; torchvision is the oracle."""
+"""Which files in class folders are images, and how the others are left out and counted. torchvision is the oracle."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def test_links_in_a_circle_and_broken_ones_are_counted(tmp_path: Path) -> None:
     store = open_store(str(root), "train")
     assert store.class_names == ["a", "b"]
     here, there = {b"traina0", b"traina1", b"x"}, {b"trainb0", b"trainb1"}
-    for class_name in "ab":  # each links to the other once, as for torchvision before it comes round again
+    for class_name in "ab":  # each follows the link to the other once, as torchvision does before it meets the cycle
         label = store.class_names.index(class_name)
         assert {store.read(i) for i in range(len(store)) if store.labels[i] == label} == here | there
     reasons = left_out(store)
-    assert reasons.keys() == {"5 links in a circle", "7 broken links"}  # those in b are met through a as well
+    assert reasons.keys() == {"5 links in a circle", "7 broken links"}  # those in b are also found through a
     assert "train/all" in reasons["5 links in a circle"]
 
 
@@ -199,7 +199,7 @@ def test_check_refuses_what_training_refuses(tmp_path: Path, capsys: pytest.Capt
     assert main(["check", "--data", str(root)]) == 2
     assert capsys.readouterr().err == f"pipelines.prepare: {refused.value}\n"
 
-    make_tree(root, {"train/c/x.jpg": b"no image"})  # a class that the check itself empties
+    make_tree(root, {"train/c/x.jpg": b"no image"})  # check quarantines all images of this class
     assert main(["check", "--data", str(root)]) == 2
     written = capsys.readouterr()
     assert "1 unreadable" in written.out

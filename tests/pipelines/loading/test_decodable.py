@@ -1,4 +1,4 @@
-"""How images get to DALI: as they are, after a check, or as bitmaps; and what happens when DALI breaks at one."""
+"""How images are given to DALI (as they are, after a check, or as bitmaps), and how the loader recovers if DALI fails."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CASES = {
     "no end marker": (JPEG[:-2], Route.CHECKED, "truncated"),
     "last rows cut off": (JPEG[:-200], Route.CHECKED, "truncated"),
     "half": (JPEG[: len(JPEG) // 2], Route.CHECKED, "truncated"),
-    "half, then zeros": (JPEG[: len(JPEG) // 2] + bytes(500), Route.CHECKED, "truncated"),  # as a crash leaves it
+    "half, then zeros": (JPEG[: len(JPEG) // 2] + bytes(500), Route.CHECKED, "truncated"),  # as after a crash
     "header": (JPEG[:200], Route.BITMAP, "runcated"),
     "PNG": (PNG, Route.AS_IS, None),
     "half a PNG": (PNG[: len(PNG) // 2], Route.BITMAP, "truncated"),
@@ -52,12 +52,12 @@ def test_routes_and_refusals(name: str) -> None:
 
 
 def test_no_cut_of_a_jpeg_goes_unchecked() -> None:
-    """So none can reach a decoder that hides it."""
+    """So no truncated JPEG reaches a decoder that does not report it."""
     assert all(route(JPEG[:end]) != Route.AS_IS for end in range(len(JPEG)))
 
 
 def test_no_cut_of_a_png_reaches_dali() -> None:
-    """DALI may end the process where it cannot make out a header."""
+    """DALI may crash the process if it cannot parse a header."""
     assert all(route(PNG[:end]) == Route.BITMAP for end in range(0, len(PNG), 7))
 
 
@@ -68,7 +68,7 @@ def test_a_bitmap_has_the_same_pixels() -> None:
 
 @dataclass(frozen=True)
 class WithoutPng(Decoding):
-    """Stands for a GPU's decoder that does not know PNG: it breaks the pipeline."""
+    """A stand-in for a GPU decoder without PNG support, which breaks the pipeline."""
 
     def decode(self, encoded: Any, start: Any = None, shape: Any = None) -> Any:
         is_png = fn.cast(fn.slice(encoded, [0], [1], axes=[0]) == PNG[0], dtype=types.INT32)

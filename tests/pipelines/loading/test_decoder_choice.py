@@ -1,4 +1,4 @@
-"""Choosing how a GPU decodes: by measuring, in a process that may die."""
+"""Choosing how a GPU decodes, by measurements in a subprocess that may crash."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SLOW, FAST, WRONG = Decoding(hw_load=0.65), Decoding(hw_load=0.9), Decoding(hw_l
 
 
 def printing(end: str, *trials: tuple[Decoding, float, bool]) -> list[str]:
-    """A command that prints trials and then ends in a way of its own."""
+    """A command that prints trials and then runs the statement `end`."""
     keys = "decoding", "images_per_second", "right"
     lines = [json.dumps(dict(zip(keys, (asdict(decoding), rate, right), strict=True))) for decoding, rate, right in trials]
     return [sys.executable, "-c", f"import os, signal\nfor line in {lines!r}: print(line, flush=True)\n{end}"]
@@ -45,7 +45,7 @@ def test_the_same_bits_need_a_decoder_that_does_not_depend_on_the_batch() -> Non
     all_hardware, none = Decoding(hw_load=1.0), Decoding(hw_load=0.0)
     trials = printing("", (FAST, 9000.0, True), (all_hardware, 7000.0, True), (none, 3000.0, True))
     assert choose_decoding(CPU, 8, deterministic=True, command=trials) == all_hardware
-    assert choose_decoding(CPU, 8, command=trials) == FAST  # of the same measurement
+    assert choose_decoding(CPU, 8, command=trials) == FAST  # from the same measurement
     nothing = choose_decoding(CPU, 2, deterministic=True, command=["/bin/false"])
     assert nothing == all_hardware
     assert [decoding.hw_load for decoding in (FAST, all_hardware, none) if decoding.is_deterministic] == [1.0, 0.0]
@@ -55,8 +55,8 @@ def test_it_is_measured_once_for_a_machine(cache: Path, monkeypatch: pytest.Monk
     assert choose_decoding(CPU, 8, command=printing("", (SLOW, 4000.0, True))) == SLOW
     faster = printing("", (FAST, 9000.0, True))
     assert choose_decoding(CPU, 8, command=faster) == SLOW
-    assert choose_decoding(CPU, 16, command=faster) == FAST  # with other threads another measurement
-    monkeypatch.setattr("pipelines.loading.decoder_choice._tried", {})  # another process
+    assert choose_decoding(CPU, 16, command=faster) == FAST  # another number of threads is measured again
+    monkeypatch.setattr("pipelines.loading.decoder_choice._tried", {})  # as in a new process
     assert choose_decoding(CPU, 8, command=faster) == SLOW
     (cache / "decoders.json").write_text("{half")
     monkeypatch.setattr("pipelines.loading.decoder_choice._tried", {})
@@ -93,7 +93,7 @@ def test_trials_compare_pixels_and_survive_what_a_machine_lacks() -> None:
 def test_the_trials_process_is_found_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And tells of each way that it does not work, where there is no GPU."""
+    """Without a GPU, it reports for every setting that it does not work."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     assert choose_decoding(CPU, 1) == Decoding()
@@ -109,7 +109,7 @@ def test_a_gpu_has_a_right_way() -> None:
 @pytest.mark.parametrize("pad", [0, 4])
 @pytest.mark.parametrize("decoding", CANDIDATES, ids=str)
 def test_dali_accepts_the_gpus_graph(decoding: Decoding, pad: int) -> None:
-    """As far as that shows without a GPU: operators, arguments and devices."""
+    """Checks operators, arguments and devices, which is possible without a GPU."""
     graph = CropGraph(Preprocessing(224, (0.0,) * 3, (1.0,) * 3, pad=pad), decoding)
     inputs = graph.inputs(empty_batch())
     with Pipeline(batch_size=8, num_threads=1, device_id=0):

@@ -1,4 +1,4 @@
-"""The epoch plan against what it promises: every image once, the same draws for any number of workers."""
+"""The epoch plan: every image once, and the same random choices for any number of workers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from pipelines.loading.epoch_plan import RGB_EIGENVALUES, RGB_EIGENVECTORS, Augmentation, EpochPlan, Samples, filled
+from pipelines.loading.epoch_plan import RGB_EIGENVALUES, RGB_EIGENVECTORS, Augmentation, EpochPlan, Samples, pad_samples
 
 JITTER = Augmentation(scale=(256, 512))
 PINNED_INDEX = [263, 328, 538, 900, 254]
@@ -74,7 +74,7 @@ def test_draws_depend_on_seed_and_epoch_only() -> None:
 
 
 def test_the_stream_is_the_one_that_runs_were_begun_with() -> None:
-    """A change of these numbers would break the resume of every run that was ever interrupted."""
+    """If these numbers changed, no interrupted run could be resumed correctly."""
     samples = EpochPlan(1000, 7, 1, JITTER).samples
     assert samples.index[:5].tolist() == PINNED_INDEX
     assert samples.scale[:5].tolist() == PINNED_SCALE
@@ -88,7 +88,7 @@ def test_distributions() -> None:
     assert abs(samples.position.mean() - 0.5) < 0.005
     assert samples.position.max() < 1
     assert abs(samples.flip.mean() - 0.5) < 0.01
-    # Krizhevsky: the shift's covariance is 0.1^2 P diag(l^2) P^T, here in grey levels of 255.
+    # Krizhevsky: the shift's covariance is 0.1^2 P diag(l^2) P^T, here on the 0-255 scale.
     expected = (25.5**2) * (RGB_EIGENVECTORS * RGB_EIGENVALUES**2) @ RGB_EIGENVECTORS.T
     np.testing.assert_allclose(np.cov(samples.shift.T), expected, rtol=0.05, atol=0.05)
     assert abs(samples.shift.mean(axis=0)).max() < 0.1
@@ -116,7 +116,7 @@ def test_the_largest_micro_batch_is_the_largest_of_all_workers_steps(num_samples
 
 def test_filling_adds_fillers_behind() -> None:
     samples = EpochPlan(10, 0, 0, Augmentation()).samples[2:7]
-    longer = filled(samples, 8)
+    longer = pad_samples(samples, 8)
     assert longer.index.tolist() == [*samples.index.tolist(), -1, -1, -1]
     assert np.array_equal(longer[:5].shift, samples.shift)
-    assert len(filled(samples, 5)) == len(filled(samples, 3)) == 5
+    assert len(pad_samples(samples, 5)) == len(pad_samples(samples, 3)) == 5

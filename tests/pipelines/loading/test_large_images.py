@@ -1,4 +1,4 @@
-"""Large photographs and long strips: read everywhere as defined, in memory that does not grow with the rescale."""
+"""Large photographs and long strips: all readers give the defined pixels, in memory that does not grow with the rescale."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from vgg_dist.models.specs import MODELS
 
 
 def by_definition(pixels: NDArray[np.uint8], resized: list[int], corner: list[int], size: int) -> NDArray[np.float64]:
-    """The crop by a triangular filter of the rescale's width over the pixels, black beyond the image."""
+    """The crop by a triangular filter as wide as the rescale requires; black outside the image."""
     crop = pixels.astype(np.float64)
     for axis in np.argsort(pixels.shape[:2])[::-1].tolist():
         ratio = pixels.shape[axis] / resized[axis]
@@ -69,7 +69,7 @@ def test_crops_of_large_images_are_those_of_the_whole_rescaled_image(
         expected = by_definition(pixels, resized[0].tolist(), corner[0].tolist(), size)
         expected = expected[:, ::-1] if samples.flip[row] else expected
         difference = abs(crop - expected)
-        # DALI's windows may lie off by TOLERANCE of a source pixel; those that differ most are noise.
+        # DALI's windows may be off by TOLERANCE source pixels; this matters most for images of noise.
         most = (5.0, 1.5) if kind == DALI else (4.0, 0.75)
         assert difference.max() <= most[0], list(large_images())[samples.index[row]]
         assert difference.mean() <= most[1], list(large_images())[samples.index[row]]
@@ -122,7 +122,7 @@ def test_pillows_own_limit_and_warnings_do_not_matter_and_stay(monkeypatch: pyte
 
 @pytest.mark.parametrize("arch", ["A", "lenet5", "alexnet", "zfnet"])
 def test_tiles_hold_every_position_of_the_score_map_once(arch: str) -> None:
-    """Through the net itself, against the score map of the whole image."""
+    """Compared with the score map of the whole image, computed by the net itself."""
     size = {"A": 32, "lenet5": 32}.get(arch, MODELS[arch].min_image_size)
     net = build_drawn(arch, image_size=size, num_classes=7).eval()
     dense, channels = fully_convolutional(net), MODELS[arch].in_channels
@@ -199,7 +199,7 @@ print(json.dumps([ordinary, walk(strips), walk(strips, [DALI, WHOLE], 8), walk([
 
 @pytest.mark.slow
 def test_memory_is_bounded() -> None:
-    """Through loaders, whole images and `check`: 3000 x 1 pixels rescaled once are 590 MB, the photograph 800 MB."""
+    """For loaders, whole images and `check`. One rescaled strip of 3000 x 1 pixels takes 590 MB, the photograph 800 MB."""
     done = subprocess.run([sys.executable, "-c", CHILD, SUPPORT.parent], capture_output=True, text=True, check=True)
     ordinary, strips, padded, phone = json.loads(done.stdout.splitlines()[-1])
     assert max(strips, padded) - ordinary < 300e6

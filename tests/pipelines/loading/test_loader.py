@@ -1,7 +1,7 @@
-"""The loaders against torchvision's transforms on the same plan, on what collections really hold, and on bad files.
+"""The loaders compared with torchvision's transforms on the same plan, on unusual image files, and on corrupt files.
 
-The GPU's DALI graph runs here too, with its decoder on the CPU and everything behind it as on a GPU; on a GPU all of it runs
-there, with the decoder that is chosen for it.
+The GPU's DALI graph is tested here, too, with its decoder on the CPU and everything after it as on a GPU. On a machine with
+a GPU, all of it runs there, with the decoder chosen for that GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from support.loaders import (
 )
 
 from pipelines.loading.dali_loader import DaliLoader
-from pipelines.loading.epoch_plan import FILLER, Augmentation, EpochPlan, Samples, evaluation_samples
+from pipelines.loading.epoch_plan import DUMMY_SAMPLE, Augmentation, EpochPlan, Samples, evaluation_samples
 from pipelines.loading.loader import IGNORED_LABEL
 from pipelines.loading.open import open_loader
 from pipelines.loading.preprocessing import Preprocessing
@@ -49,7 +49,7 @@ def test_real_photographs_as_torchvision_resizes_and_crops_them(
     samples = EpochPlan(len(store), 0, 0, Augmentation((256, 512))).samples
     batch = load(make(kind, store, preprocessing, device), samples)
     error = (batch.images - by_torchvision(store, samples, preprocessing)).abs().mean(dim=(1, 2, 3))
-    # Grey levels of 255. nvJPEG's inverse DCT is its own, so a GPU differs by a little more.
+    # On the 0-255 scale. nvJPEG has another inverse DCT, so a GPU differs slightly more.
     mean, worst = (1e-4, 1e-4) if kind == REFERENCE else (0.25, 1.0) if device == CPU else (0.5, 2.0)
     assert error.mean() < mean
     assert error.max() < worst
@@ -78,7 +78,7 @@ def test_padding_as_for_cifar(kind: str) -> None:
 @pytest.mark.parametrize("kind", LOADERS)
 def test_what_image_collections_really_hold_comes_out_as_pil_decodes_it(kind: str) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # rotated by 90 degrees; torchvision leaves it so
+    exif[0x0112] = 6  # rotated by 90 degrees; torchvision ignores it
     picture = photo()
     images = {
         "plain": encode(picture, quality=90),
@@ -124,7 +124,7 @@ def test_images_that_cannot_be_decoded_are_named_and_left_out(
     samples = EpochPlan(len(store), 0, 0, Augmentation((256, 256))).samples
     loader = make(kind, store, preprocessing, device)
     with caplog.at_level(logging.WARNING):
-        for _ in range(2):  # an epoch, and the next one, which knows them
+        for _ in range(2):  # in the second epoch, the loader knows the bad images
             batch = load(loader, samples, size=3)
             assert {int(index) for index in samples.index[(batch.labels == IGNORED_LABEL).numpy()]} == bad
             assert (batch.images[batch.labels == IGNORED_LABEL] == 0).all()
@@ -144,7 +144,7 @@ def test_a_batch_of_nothing_but_bad_images_and_fillers(kind: str) -> None:
     loader = make(kind, store, Preprocessing(64, MEAN, (1.0, 1.0, 1.0)))
     whole = evaluation_samples(np.array(sorted(bad)), 64)
     last = evaluation_samples(np.array([0]), 64)
-    labels = [batch.labels.tolist() for batch in loader.batches([FILLER, whole, last, FILLER])]
+    labels = [batch.labels.tolist() for batch in loader.batches([DUMMY_SAMPLE, whole, last, DUMMY_SAMPLE])]
     assert labels == [[IGNORED_LABEL], [IGNORED_LABEL] * len(bad), [0], [IGNORED_LABEL]]
     assert set(loader.bad_images) == bad
 

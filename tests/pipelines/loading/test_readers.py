@@ -1,4 +1,4 @@
-"""Threads that read: few for near storage, hundreds for far storage."""
+"""Threads that read files: a few for fast storage, hundreds for remote storage."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def test_results_come_in_order() -> None:
         assert readers.map(str, []) == []
 
 
-def test_storage_far_away_is_read_by_hundreds_of_threads_at_once() -> None:
+def test_remote_storage_is_read_by_hundreds_of_threads_at_once() -> None:
     all_there = threading.Barrier(300)
 
     def wait_for_all(index: int) -> int:
-        all_there.wait(timeout=60)  # broken, unless 300 reads are under way at once
+        all_there.wait(timeout=60)  # raises unless 300 reads run at the same time
         return index
 
     with Readers(2) as readers:
@@ -26,8 +26,8 @@ def test_storage_far_away_is_read_by_hundreds_of_threads_at_once() -> None:
         assert readers.map(wait_for_all, list(range(300))) == list(range(300))
 
 
-def test_images_that_take_computing_are_not_far() -> None:
-    """The built-in pictures are drawn: threads wait for each other, not for storage."""
+def test_images_that_need_computing_do_not_count_as_remote() -> None:
+    """Built-in images are drawn when read: threads then wait for each other, not for storage."""
 
     def draw(index: int) -> int:
         end = time.thread_time() + 0.005

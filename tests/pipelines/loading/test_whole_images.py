@@ -1,4 +1,4 @@
-"""Whole images at test scales: torchvision's pixels, batches of one size, no image lost, doubled, cropped or padded."""
+"""Whole images at test scales: torchvision's pixels, batches of equal sizes, every image once, uncropped and unpadded."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_groups_hold_one_size_each_within_the_bound_and_every_row_once() -> None
     for rows in groups:
         assert len(np.unique(shapes[rows], axis=0)) == 1
         assert len(rows) == 1 or len(rows) * shapes[rows[0]].prod() <= 40_000
-    # As few as can be: a size is cut only where the bound is reached.
+    # As few batches as possible: a size is split only at the limit on pixels.
     distinct, counts = np.unique(shapes, axis=0, return_counts=True)
     assert len(groups) == sum(
         -(-count // max(1, 40_000 // size.prod())) for size, count in zip(distinct, counts, strict=True)

@@ -1,4 +1,4 @@
-"""The check of images, and the quarantine it writes."""
+"""`prepare check`: what it finds in images, and the quarantine list that it writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rotated(orientation: int) -> Image.Exif:
 
 
 def noisy(encoded: bytes) -> bytes:
-    """The same length, with noise in the middle of the entropy-coded data, markers included."""
+    """The JPEG with noise in the middle of its entropy-coded data, which includes markers; its length is unchanged."""
     middle = np.random.default_rng(0).integers(0, 255, len(encoded) // 2, np.uint8).tobytes()
     start = len(encoded) // 3
     return encoded[:start] + middle + encoded[start + len(middle) :]
@@ -119,7 +119,7 @@ def test_check_lists_everything_and_quarantines_the_unreadable(mixed: Path, caps
     train, val = open_splits(str(mixed))
     assert {Path(train.name(i)).name for i in range(len(train))} == {*PLAIN, *REMARKABLE}
     assert [val.name(i) for i in range(len(val))] == ["val/a/fine.jpg"]
-    assert main(["check", "--data", str(mixed)]) == 1  # looks at the quarantined again
+    assert main(["check", "--data", str(mixed)]) == 1  # quarantined images are checked again
 
 
 def test_check_forgets_what_has_been_repaired_and_keeps_what_a_person_added(mixed: Path) -> None:

@@ -1,4 +1,4 @@
-"""The prepare command: ILSVRC-2012 archives unpacked, restarts, the built-in set, and its errors."""
+"""The prepare command: unpacking the ILSVRC-2012 archives, resuming, the built-in data, and errors."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_unpack_again_changes_nothing(ilsvrc: Path, tmp_path: Path, form: str) -
 
 
 class Failing(FolderStore):
-    """A store whose disk fails after so many reads."""
+    """A store whose disk fails after a number of reads."""
 
     reads_left = 0
 
@@ -130,7 +130,7 @@ def test_interrupted_shards_do_not_look_whole_and_are_gone_on_with(
     for reads in (25, 20):
         with pytest.raises(OSError, match="Input/output error"):
             write_shards(failing(store, reads), "train", out, shard_bytes=30_000, seed=0, threads=1)
-        with pytest.raises(ValueError, match="has shards of an interrupted run: repeat the same command"):
+        with pytest.raises(ValueError, match="has shards of an interrupted prepare run: repeat the same command"):
             open_store(str(out), "train")
     finished = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     assert len(finished) >= 2
@@ -170,7 +170,7 @@ def test_interrupted_tree_does_not_look_whole_and_is_gone_on_with(ilsvrc: Path, 
 
 @pytest.mark.slow
 def test_killed_command_is_gone_on_with(tmp_path: Path) -> None:
-    """SIGKILL once two shards are there: the second run ends with the same files as one run."""
+    """SIGKILL after two shards: the resumed run writes the same files as an uninterrupted one."""
     arguments = ["shard", "--data", "synthetic:train=1500,val=20", "--shard-size", "1", "--out"]
     command = [sys.executable, "-m", "pipelines.prepare", *arguments]
     process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)

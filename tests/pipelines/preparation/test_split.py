@@ -1,4 +1,4 @@
-"""The command that sets training images aside for validation."""
+"""`prepare split`, which sets training images aside for validation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_split_takes_the_same_share_of_each_class(tmp_path: Path, inner: str, ca
     make_tree(data, {"quarantine.txt": f"{Path(inner, 'dog/dog_0.jpg')}\tbad\n".encode()})
     assert split(data, tmp_path / "out") == 0
     train, val = open_splits(str(tmp_path / "out"))
-    assert np.bincount(val.labels, minlength=4).tolist() == [3, 1, 1, 0]  # halves upwards, one at least
+    assert np.bincount(val.labels, minlength=4).tolist() == [3, 1, 1, 0]  # halves round up, and at least one image
     assert np.bincount(train.labels, minlength=4).tolist() == [22, 8, 3, 1]
     whole = {f"{c}{i}".encode(): c for c, n in counts.items() for i in range(n) if f"{c}{i}" != "dog0"}
     assert by_content(train) | by_content(val) == whole
@@ -56,7 +56,7 @@ def test_split_is_the_same_for_the_same_seed_and_moves_with_the_data(tmp_path: P
     assert chosen["a"] == chosen["b"] != chosen["other"]
     assert chosen["a"] < chosen["half"]
     assert {name: len(images) for name, images in chosen.items()} == {"a": 6, "b": 6, "other": 6, "half": 30}
-    pets(data, {"emu": 10})  # another class does not change the others'
+    pets(data, {"emu": 10})  # adding a class does not change the choice in the others
     assert split(data, tmp_path / "here/more") == 0
     assert {image for image in by_content(open_store(str(tmp_path / "here/more"), "val")) if b"emu" not in image} == chosen[
         "a"

@@ -1,4 +1,4 @@
-"""Where the list of images to leave out lies, who finds it there, and names of all kinds in it."""
+"""Quarantine lists: where they are written, which commands read them, and unusual file names in them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def read_only(folder: Path) -> None:
-    """Keeps a list from being written there also for root, whom permissions do not stop."""
+    """Makes a folder read-only, also for root, who ignores permissions."""
     (folder / "quarantine.txt.part").mkdir()
 
 
@@ -119,7 +119,7 @@ def test_data_that_cannot_be_written_to_have_a_list_on_this_machine(
     assert "--quarantine" in said
     assert snapshot(tree) == before
 
-    # Whatever the place is called, training, evaluation and `shard` leave out what both lists name.
+    # However the location is written, training, evaluation and `shard` leave out the samples in both lists.
     (tmp_path / "link").symlink_to(tree)
     monkeypatch.chdir(tmp_path)
     for place in (str(tree), f"{tree}/", f"file://{tree}", str(tmp_path / "link"), "data"):
@@ -133,7 +133,7 @@ def test_data_that_cannot_be_written_to_have_a_list_on_this_machine(
     assert main(["shard", "--data", str(tree), "--out", str(tmp_path / "shards")]) == 0
     assert len(open_store(str(tmp_path / "shards"), "train")) == 5
 
-    # Another node has no such file: an error there, not another set of images.
+    # A node without this file reports an error, instead of using another set of images.
     own.rename(tmp_path / "elsewhere.txt")
     with pytest.raises(
         ValueError, match=f"^--quarantine {own}: does not exist on this machine; .* all nodes must .* read it$"
@@ -141,7 +141,7 @@ def test_data_that_cannot_be_written_to_have_a_list_on_this_machine(
         open_splits(str(tree), quarantine=str(own))
     assert TrainConfig(data=str(tree)).resolved().quarantine is None
 
-    # Once the data can be written to, the list is beside them, and this machine's is gone.
+    # Once the data can be written to, the list is beside them, and this machine's list is removed.
     (tmp_path / "elsewhere.txt").rename(own)
     (tree / "quarantine.txt.part").rmdir()
     assert main(["check", "--data", str(tree)]) == 1
@@ -161,7 +161,7 @@ def test_a_list_that_is_named(tree: Path, tmp_path: Path, capsys: pytest.Capture
         (tree / "train/a/bad.jpg").write_bytes(picture(9))
         assert (
             main(["check", "--data", str(tree), "--quarantine", where]) == 0
-        )  # all is well; the list stays, for who reads it
+        )  # no unreadable images; the list stays, because runs may name it
         assert capsys.readouterr().out.splitlines()[-1] == f"0 samples in {where}"
         assert len(open_splits(config.data, quarantine=where)[0]) == 7
         (tree / "train/a/bad.jpg").write_bytes(b"")

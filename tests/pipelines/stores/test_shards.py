@@ -1,4 +1,4 @@
-"""Shards as other readers take them, and the command that writes them."""
+"""Shards: the command that writes them, and other packages that read them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_shards_through_dali(small_tree: Path, small_shards: Path) -> None:
     pipeline = read()
     pipeline.build()
     store = open_store(str(small_shards), "train")
-    for index in range(len(store)):  # in the order of the tars, as our own index has them
+    for index in range(len(store)):  # in the order of the tars, like our own index
         image, label = (np.array(output[0]).tobytes() for output in pipeline.run())
         assert image == store.read(index)
         assert int(label) == store.labels[index]
@@ -74,7 +74,7 @@ def test_dali_index_is_what_its_own_tool_writes(small_shards: Path, tmp_path: Pa
         with wds2idx.IndexCreator(str(tar), str(tmp_path / "oracle.idx"), verbose=False) as creator:
             creator.create_index()
         oracle, ours = (tmp_path / "oracle.idx").read_text(), tar.with_suffix(".idx").read_text()
-        # In some locales GNU tar lists names beyond ASCII escaped; all else must be equal to the letter.
+        # In some locales GNU tar lists names beyond ASCII escaped; everything else must be equal.
         assert [line for line in ours.splitlines() if line.isascii()] == [
             line for line in oracle.splitlines() if line.isascii() and "\\" not in line
         ]

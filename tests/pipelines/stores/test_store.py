@@ -1,4 +1,4 @@
-"""Stores of encoded images: trees and shards, and what is refused."""
+"""Stores of encoded images: class folders and shards, and which locations are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipelines.stores.sample_store import Names
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Three classes; the file's content is its name, so that a mix-up shows."""
+    """Three classes. The content of each file is its name, so that a mix-up is detected."""
     names = [f"train/{c}/{i}.JPEG" for c in ("b", "a", "c") for i in range(4)] + ["val/a/v.png", "val/c/v.jpg"]
     return make_tree(tmp_path / "tree", {name: name.encode() for name in names})
 
@@ -211,7 +211,7 @@ def test_shard_truncated_after_opening_is_an_oserror_with_the_name(cifar_shards:
 @pytest.mark.slow
 def test_reading_in_threads_and_beyond_the_open_file_limit(cifar_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [open_store(str(cifar_shards), "train").read(i) for i in range(300)]
-    # Three files stay open, a quarter of the limit; most shards are opened anew for each read.
+    # Three files stay open, a quarter of the limit; most shards are opened for each read.
     monkeypatch.setattr(resource, "getrlimit", lambda _: (12, 12))
     store = open_store(str(cifar_shards), "train")
     with ThreadPoolExecutor(16) as pool:

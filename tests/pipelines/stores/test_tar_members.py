@@ -1,4 +1,4 @@
-"""Which images tars give, of which class, and what is left out, counted and refused; GNU tar is the oracle."""
+"""Images in tar archives: their classes, members left out, and archives refused. GNU tar is the oracle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipelines.stores.tar_members import read_members
 
 
 def contents_by_path(store: SampleStore) -> dict[str, bytes]:
-    """Class and path below the class's folder, as a tree has it -> content."""
+    """Class and path below the class folder -> content."""
     return {store.name(i).partition("train/")[2]: store.read(i) for i in range(len(store))}
 
 
@@ -40,7 +40,7 @@ def test_tar_gives_what_gnu_tar_unpacks(tmp_path: Path, form: int) -> None:
         for name in ("train/", "train/a/", "train/b/"):
             add(tar, name, kind=tarfile.DIRTYPE)
         add(tar, "train/a/0.jpg", b"first")
-        add(tar, "train/b/hard.jpg", kind=HARD, link="train/a/0.jpg")  # of the first, which is replaced:
+        add(tar, "train/b/hard.jpg", kind=HARD, link="train/a/0.jpg")  # to the first member, which is replaced later:
         add(tar, "train/a/0.jpg", b"second")
         add(tar, "train/b/later.jpg", kind=SYMBOLIC, link="../a/1.jpg")
         add(tar, "train/a/1.jpg", b"1")
@@ -50,7 +50,7 @@ def test_tar_gives_what_gnu_tar_unpacks(tmp_path: Path, form: int) -> None:
         add(tar, "train/b/folder", kind=SYMBOLIC, link="../a/deeper")
         add(tar, "./train/a/deeper/down//2.jpg", b"2")
         add(tar, "train/b/through.jpg", kind=SYMBOLIC, link="folder/down/2.jpg")
-        add(tar, "train/b/up.jpg", kind=SYMBOLIC, link="folder/../1.jpg")  # train/a/1.jpg: the link is taken first
+        add(tar, "train/b/up.jpg", kind=SYMBOLIC, link="folder/../1.jpg")  # train/a/1.jpg: link first, then ..
         add(tar, f"train/a/{'long' * 60}.jpg", b"long")
         add(tar, "train/a/ünï.jpg", b"u")
         add(tar, "train/a/blob", b"content")  # an image's content under a name without suffix

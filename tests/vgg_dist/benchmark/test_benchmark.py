@@ -1,4 +1,4 @@
-"""The benchmarks: what is compared is the same work, figures are complete, and mistakes are one line. Nothing is timed."""
+"""The benchmarks: all compared loops do the same work, results are complete, and mistakes are one line. No timed asserts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from support.benchmarks import small, write_tree
 
 from pipelines.loading.reference_loader import ReferenceLoader
 from vgg_dist import startup_marks as phases
-from vgg_dist.benchmark import contestants
+from vgg_dist.benchmark import loaders
 from vgg_dist.benchmark.__main__ import main, run
-from vgg_dist.benchmark.cores import held_to_cores
+from vgg_dist.benchmark.cores import limited_to_cores
 from vgg_dist.benchmark.loader import measure, plan_work
 from vgg_dist.benchmark.options import (
     CheckpointBenchmark,
@@ -31,14 +31,14 @@ from vgg_dist.benchmark.options import (
     StepBenchmark,
 )
 from vgg_dist.benchmark.pixels import compare_pixels
-from vgg_dist.benchmark.plain_loop import PlainLoop, accuracy, has_twin
+from vgg_dist.benchmark.plain_loop import PlainLoop, accuracy, has_torchvision_net
 from vgg_dist.benchmark.report import paired_ratio, table
 from vgg_dist.benchmark.startup import report, time_phases
 from vgg_dist.config import ScaleRange, TrainConfig
 
 IN_PROCESS = {
-    "ours": contestants.ours,
-    "stock DALI": contestants.stock_dali,
+    "ours": loaders.ours,
+    "stock DALI": loaders.stock_dali,
 }
 
 
@@ -49,7 +49,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    """The one line of a command that must fail."""
+    """The one-line error of a command that must fail."""
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
     with pytest.raises(SystemExit) as exit:
         main()
@@ -58,12 +58,12 @@ def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
     return line
 
 
-# The loader's benchmark
+# The loader benchmark
 
 
 @pytest.mark.parametrize("name", IN_PROCESS)
-def test_contestants_get_the_same_crops_flips_and_shifts(name: str, tmp_path: Path) -> None:
-    # S is every image's smallest side: nothing is resized, so any difference would be another crop, flip or shift.
+def test_loaders_get_the_same_crops_flips_and_shifts(name: str, tmp_path: Path) -> None:
+    # S is every image's smallest side: nothing is resized, so any difference would come from another crop, flip or shift.
     work = plan_work(
         small(write_tree(tmp_path, [(48, 64), (64, 48), (48, 48), (48, 70), (66, 48)]), train_scale=ScaleRange(48, 48))
     )
@@ -81,7 +81,7 @@ def test_a_contestant_gives_the_same_epoch_each_time(photographs: Path) -> None:
         first, second = ([images.clone() for images in epoch()] for _ in range(2))
         assert [len(images) for images in first] == [3, 3, 1]
         torch.testing.assert_close(torch.cat(first), torch.cat(second), rtol=0, atol=0)
-    floor = contestants.decoding_alone(work)
+    floor = loaders.decoding_alone(work)
     assert [*floor(), *floor()] == []
 
 
@@ -115,7 +115,7 @@ def test_loader_measures_all_and_writes_what_it_belongs_to(
     ]
     assert all(len(each["images_per_second"]) == 2 and min(each["images_per_second"]) > 0 for each in loaders.values())
     assert loaders["torchvision DataLoader"]["difference_worst"] < 1e-3
-    assert loaders["torchvision v2"]["difference_worst"] < 0.5  # it rounds otherwise where it resizes
+    assert loaders["torchvision v2"]["difference_worst"] < 0.5  # its resize rounds differently
     assert loaders["this loader"]["difference_mean"] < 1
     assert "difference_mean" not in loaders["floor: decoding alone"]
     assert record["settings"]["batch"] == 3
@@ -146,14 +146,14 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
 def test_children_are_held_to_the_same_cores() -> None:
     before = os.sched_getaffinity(0)
     count = [sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"]
-    with held_to_cores(1):
+    with limited_to_cores(1):
         assert subprocess.run(count, capture_output=True, text=True, check=True).stdout.strip() == "1"
     assert os.sched_getaffinity(0) == before
-    with pytest.raises(ValueError, match="--threads 100000: this process may use"), held_to_cores(100_000):
+    with pytest.raises(ValueError, match="--threads 100000: this process may use"), limited_to_cores(100_000):
         pass
 
 
-# The step's benchmark
+# The step benchmark
 
 
 def test_step_counts_flops_and_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,9 +195,9 @@ def test_step_has_torchvisions_twin_beside_it(tmp_path: Path) -> None:
 def test_twins_are_the_same_net() -> None:
     from vgg_dist.models.build import build_model
 
-    assert has_twin("E", 224)
-    assert not has_twin("E", 32)
-    assert not has_twin("C", 224)
+    assert has_torchvision_net("E", 224)
+    assert not has_torchvision_net("E", 32)
+    assert not has_torchvision_net("C", 224)
     with torch.device("meta"):
         for arch in ("A", "B", "D", "E"):
             loop = PlainLoop(arch, True, None, torch.zeros(1, 3, 224, 224), torch.zeros(1, dtype=torch.int64))
@@ -225,7 +225,7 @@ def test_accuracy_counts_hits() -> None:
     assert [round(value.item() * 40 / 100) for value in accuracy(output, target, (1, 5))] == hits
 
 
-# The start's benchmark
+# The startup benchmark
 
 
 def test_evaluation_counts_flops_and_measures_every_way(photographs: Path, tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_phases_are_seconds_from_the_command(tmp_path: Path) -> None:
     assert list(times) == ["Python started", "imports done", "command done"]
     assert 0 < times["Python started"] <= times["imports done"] <= times["command done"] <= elapsed
     text = report(StartupBenchmark(repeats=1), [times], [times])
-    assert "not marked" in text
+    assert "not recorded" in text
     assert "Phases of the workers are missing" in text
 
 
@@ -310,7 +310,7 @@ def test_startup_of_a_real_training(
     assert [*times] == sorted(times, key=times.__getitem__)
     assert set(times) == {*phases.PHASES, "command done"}
     assert "first step done" in record["plain_scripts"][0]
-    assert "not marked" not in capsys.readouterr().out
+    assert "not recorded" not in capsys.readouterr().out
 
 
 # The command line and the report
@@ -381,7 +381,7 @@ def test_tables_are_aligned() -> None:
 @pytest.mark.slow
 def test_loader_on_a_gpu(photographs: Path) -> None:
     figures = measure(small(photographs, device="cuda"))
-    assert figures["this loader"]["difference_mean"] < 2  # nvJPEG rounds otherwise than libjpeg
+    assert figures["this loader"]["difference_mean"] < 2  # nvJPEG rounds differently from libjpeg
     assert figures["stock DALI chain"]["difference_mean"] < 8
     assert figures["torchvision DataLoader"]["difference_mean"] < 1e-3
 

@@ -1,4 +1,4 @@
-"""The loaders of other packages: the same work in a process of their own, and a reason where one cannot be measured."""
+"""The loaders of other packages: the same work in a separate process, and a reason if one cannot be measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from support.benchmarks import small, write_tree
 
 from pipelines.loading.reference_loader import ReferenceLoader
-from vgg_dist.benchmark import contestants, loader
+from vgg_dist.benchmark import loader, loaders
 from vgg_dist.benchmark.options import PeerName
 from vgg_dist.benchmark.peers import PEERS, Peer, PeerError, environments
 from vgg_dist.benchmark.peers.process import PeerProcess
@@ -58,11 +58,11 @@ def test_a_peer_that_cannot_be_installed_is_reported_and_the_others_run(
     nowhere = str(tmp_path / "nowhere" / "ffcv-9.0-py3-none-any.whl")
     monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(PEERS, "ffcv", dataclasses.replace(PEERS["ffcv"], package="not_here", requirements=(nowhere,)))
-    monkeypatch.setattr(loader, "CONTESTANTS", {loader.OURS: contestants.ours, loader.FLOOR: contestants.decoding_alone})
+    monkeypatch.setattr(loader, "LOADERS", {loader.OURS: loaders.ours, loader.DECODING_ALONE: loaders.decoding_alone})
     options = small(write_tree(tmp_path / "data", [(60, 80), (80, 60), (64, 64), (50, 75)]), peers=("ffcv", "webdataset"))
     figures = loader.measure(options)
-    assert list(figures) == [loader.OURS, loader.FLOOR, "WebDataset", "FFCV"]
-    assert all(len(figures[name]["images_per_second"]) == 2 for name in (loader.OURS, loader.FLOOR, "WebDataset"))
+    assert list(figures) == [loader.OURS, loader.DECODING_ALONE, "WebDataset", "FFCV"]
+    assert all(len(figures[name]["images_per_second"]) == 2 for name in (loader.OURS, loader.DECODING_ALONE, "WebDataset"))
     assert figures["WebDataset"]["versions"]["webdataset"]
     assert figures["WebDataset"]["prepared_bytes"] > 0
     assert figures["WebDataset"]["difference_worst"] < 1e-3
@@ -74,7 +74,7 @@ def test_a_peer_that_cannot_be_installed_is_reported_and_the_others_run(
 
 def test_a_peer_that_fails_says_why(tmp_path: Path) -> None:
     work = planned(tmp_path, UNSCALED, (48, 48))
-    with pytest.raises(PeerError, match="exit code 1: it said nothing"):
+    with pytest.raises(PeerError, match="exit code 1: no output"):
         PeerProcess("spdl", "/bin/false", [], work, tmp_path / "ends").__enter__()
     with pytest.raises(PeerError, match=r"ModuleNotFoundError: .*peers\.nobody"):
         PeerProcess("nobody", sys.executable, [], work, tmp_path / "fails").__enter__()
@@ -86,7 +86,7 @@ def test_peers_get_the_same_crops_flips_and_shifts(name: PeerName, bound: float,
     peer = PEERS[name]
     if importlib.util.find_spec(peer.package) is None and not environments.is_complete(environments.environment(name, peer)):
         pytest.skip(f"{peer.package} is not installed")
-    # With all chroma, as decoders differ in how they upsample it. A crop one pixel aside would be 7 grey levels off or more.
+    # Without chroma subsampling, because decoders upsample differently. A crop off by one pixel would give 7 or more.
     work = planned(tmp_path, UNSCALED, (48, 48), "4:4:4")
     try:
         with PeerProcess(name, environments.interpreter(name, peer), [peer.package], work, tmp_path / name) as process:
@@ -109,9 +109,9 @@ def test_positions_tell_which_image_is_which(tmp_path: Path) -> None:
             yield positions, batch.images[torch.from_numpy(positions)]
 
     assert compare_peer(work, another_order())["difference_worst"] < 1e-3
-    with pytest.raises(PeerError, match="gave 2 images, 2 of them different, instead of 4"):
+    with pytest.raises(PeerError, match="returned 2 images, 2 of them different, instead of 4"):
         compare_peer(work, [next(another_order())])
-    with pytest.raises(PeerError, match="gave 4 images, 2 of them different, instead of 4"):
+    with pytest.raises(PeerError, match="returned 4 images, 2 of them different, instead of 4"):
         compare_peer(work, [next(another_order())] * 2)
 
 

@@ -14,8 +14,9 @@ from support.paths import ROOT
 SCRIPT = """
 import os, signal, sys, threading, time
 import psutil, ray
-from vgg_dist.config import TrainConfig, TrainingError
-from vgg_dist.ray_cluster.watch import watched_cluster
+from vgg_dist.config import TrainConfig
+from vgg_dist.errors import TrainingError
+from vgg_dist.ray_cluster.lost_ray import watched_cluster
 from vgg_dist.ray_cluster.start import start_ray
 
 class Controller:
@@ -36,11 +37,11 @@ controller = ray.remote(num_cpus=0)(Controller).remote()
 pids = {process.name(): process.pid for process in psutil.Process().children(recursive=True)}
 pids["controller"] = ray.get(controller.pid.remote())
 if sys.argv[1] == "raylet":  # before it, a controller is lost
-    from vgg_dist.launch.fitting import fit
+    from vgg_dist.launch.ray_train import fit
     from vgg_dist.ray_cluster.job_messages import JobMessages
     threading.Timer(2.0, os.kill, (pids["controller"], signal.SIGKILL)).start()
     try:
-        fit(Trainer(), TrainConfig(name="first"), JobMessages(), silent=True)
+        fit(Trainer(), TrainConfig(name="first"), JobMessages(), say=print)
     except TrainingError as error:
         print(error)
     controller = ray.remote(num_cpus=0)(Controller).remote()
@@ -68,12 +69,13 @@ def test_a_lost_process_of_rays_is_one_line_and_the_record_is_left_in_order(lost
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("vgg_dist.train: ")]
     assert line.startswith(f"vgg_dist.train: {LOST[lost]}")
-    assert line.endswith("the same command goes on from what is saved")
+    assert line.endswith("the same command resumes from what is saved")
     assert (tmp_path / "record").read_text() == line.removeprefix("vgg_dist.train: ")
     assert "Traceback" not in done.stderr
     assert "*** SIG" not in done.stderr
     if lost == "raylet":
         said = "Ray Train's controller was lost: killed, or out of memory (ActorDiedError: "
-        # Ray's own remarks on a process that it lost are on stdout, too.
-        (line,) = [line for line in done.stdout.splitlines() if line.startswith(said)]
-        assert line.endswith("; the same command, or --name first, goes on with it")
+        assert done.stdout.count("\n") == 1, done.stdout  # and no paragraph of Ray's
+        line = done.stdout.strip()
+        assert line.startswith(said)
+        assert line.endswith("; the same command, or --name first, resumes it")

@@ -132,10 +132,10 @@ def test_does_not_wait_for_what_the_autoscaler_cannot_bring(joins: type[Cluster]
 def test_groups_are_counted_by_the_gpus_that_are_expected(joins: type[Cluster], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VGG_DIST_GPUS", "8")
     joins((0, HEAD), (0, GPU_NODE), (90, GPU_NODE))
-    assert nodes.groups_at_once(2) == 4
-    assert nodes.groups_at_once(16) == 1
+    assert nodes.max_concurrent_groups(2) == 4
+    assert nodes.max_concurrent_groups(16) == 1
     monkeypatch.delenv("VGG_DIST_GPUS")
-    assert nodes.groups_at_once(1) == 2
+    assert nodes.max_concurrent_groups(1) == 2
 
 
 @pytest.mark.parametrize("value", ["-1", "soon", "inf", "nan"])

@@ -65,7 +65,7 @@ def test_a_start_that_times_out_is_tried_once_more(
     assert made.left[1].is_running()
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("Ray did not start on this machine (Exception: The current node timed out during startup.")
-    assert line.endswith("; once more")
+    assert line.endswith("; trying again")
     assert "RAY_ADDRESS" not in os.environ, "empty, it is no cluster's"
     assert all(os.environ[name] == seconds for name, seconds in ray_start.START_S.items())
 

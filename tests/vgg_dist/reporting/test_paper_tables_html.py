@@ -1,4 +1,4 @@
-"""The report as it is read: text, Markdown and the page, with what goes wrong; and the submission file."""
+"""The report as it is read: text, Markdown and the page, with what goes wrong."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import base64
 import html
 import io
 import re
-from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vgg_dist.reporting.paper_tables import EvaluatedNet, Report, build_report, write_submission
-from vgg_dist.reporting.paper_tables.thumbnails import thumbnail
+from vgg_dist.reporting.paper_tables import EvaluatedNet, Report, build_report
 
 
 class Page(HTMLParser):
@@ -150,84 +147,6 @@ def test_page_is_escaped_accessible_and_self_contained(confused: Report) -> None
     assert all((link["href"] or "").startswith("#") for link in page.all_of("a"))
     assert not re.search(r"https?:|url\(|@import", confused.to_html(picture))
     assert not Page(confused.to_html()).all_of("img")
-
-
-def encoded_pictures() -> Iterator[tuple[str, bytes]]:
-    red = Image.new("RGB", (300, 200), (220, 20, 20))
-    clear = Image.new("RGBA", (300, 200), (0, 0, 0, 0))
-    clear.paste((220, 20, 20, 255), (0, 0, 300, 200))
-    for name, image, form in (
-        ("RGB", red, "JPEG"), ("CMYK", red.convert("CMYK"), "JPEG"), ("palette", red.quantize(4), "PNG"),
-        ("RGBA", clear, "PNG"),
-    ):  # fmt: skip
-        stream = io.BytesIO()
-        image.save(stream, form)
-        yield name, stream.getvalue()
-
-
-def decode(url: str | None) -> NDArray[np.uint8]:
-    assert url
-    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
-        assert image.mode == "RGB"
-        return np.asarray(image)
-
-
-def test_thumbnails_of_odd_modes() -> None:
-    for name, encoded in encoded_pictures():
-        pixels = decode(thumbnail(encoded))
-        assert pixels.shape == (160, 240, 3), name
-        np.testing.assert_allclose(pixels.mean((0, 1)), (220, 20, 20), atol=6, err_msg=name)
-    ramp = np.linspace(0, 60000, 300 * 200).reshape(200, 300)
-    for values, form in (
-        (ramp.astype(np.uint16), "PNG"),
-        (ramp.astype(np.float32), "TIFF"),
-        (ramp.astype(np.int32), "TIFF"),
-    ):
-        stream = io.BytesIO()
-        Image.fromarray(values).save(stream, form)
-        pixels = decode(thumbnail(stream.getvalue()))
-        assert pixels[0].mean() < 10
-        assert pixels[-1].mean() > 245
-    for mode in ("1", "L", "LA"):
-        stream = io.BytesIO()
-        Image.new(mode, (31, 17), (1 if mode == "1" else 255) if mode != "LA" else (0, 0)).save(stream, "PNG")
-        assert decode(thumbnail(stream.getvalue())).min() > 245, mode  # white, or clear over white
-    assert thumbnail(b"") is None
-    assert thumbnail(next(encoded_pictures())[1][:200]) is None
-
-
-def test_submission(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    posteriors = rng.integers(0, 50, (30, 1000)).astype(np.float32)
-    ids = rng.permutation(1000) + 1
-    write_submission(tmp_path / "new" / "submission.txt", posteriors, ids.tolist())
-    lines = (tmp_path / "new" / "submission.txt").read_text().split("\n")
-    assert lines.pop() == ""
-    assert lines == [
-        " ".join(str(ids[c]) for c in sorted(range(1000), key=lambda c: (-row[c], c))[:5]) for row in posteriors
-    ]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda p, ids: (p[:, :4], ids[:4]), "4 classes"),
-        (lambda p, ids: (p, ids[:-1]), "9 class ids do not fit"),
-        (lambda p, ids: (p, [*ids[:-1], 1001]), "from 1 to 1000"),
-        (lambda p, ids: (p, [*ids[:-1], 0]), "from 1 to 1000"),
-        (lambda p, ids: (p, [*ids[:-1], ids[0]]), "different"),
-        (lambda p, ids: (np.where(p > 0.9, np.nan, p), ids), "not finite"),
-    ],
-)
-def test_submission_refused_and_the_file_left_alone(
-    tmp_path: Path, change: Callable[[NDArray, list[int]], tuple[NDArray, list[int]]], message: str
-) -> None:
-    file = tmp_path / "submission.txt"
-    file.write_text("before")
-    with pytest.raises(ValueError, match=message):
-        write_submission(file, *change(np.linspace(0, 1, 50).reshape(5, 10), list(range(1, 11))))
-    assert [path.name for path in tmp_path.iterdir()] == ["submission.txt"]
-    assert file.read_text() == "before"
 
 
 @pytest.mark.parametrize("classes", [2, 5, 6])

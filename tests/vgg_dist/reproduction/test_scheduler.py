@@ -45,11 +45,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The runs that were trained, in order; room for two at once."""
     names: list[str] = []
     monkeypatch.setattr(scheduler, "ray", InProcess())
-    monkeypatch.setattr(scheduler, "groups_at_once", lambda workers: 2)
+    monkeypatch.setattr(scheduler, "max_concurrent_groups", lambda workers: 2)
     monkeypatch.setattr(scheduler, "worker_resources", lambda workers: [{"CPU": 1.0}] * workers)
     monkeypatch.setattr(scheduler, "JobMessages", lambda: None)
-    monkeypatch.setattr(scheduler, "told_by", lambda messages: "")
-    monkeypatch.setattr(scheduler, "run_training", lambda config, part: names.append(config.name))
+    monkeypatch.setattr(scheduler, "stop_signal", lambda messages: "")
+    monkeypatch.setattr(scheduler, "run_training", lambda config, options: names.append(config.name))
     return names
 
 
@@ -69,7 +69,7 @@ def test_what_depends_on_a_failed_run_is_left_and_the_rest_is_trained(
     runs = paper_runs(CONFIG)
     (failing,) = [run.name for run in runs if run.config.arch == "D" and run.depends_on == runs[0].name]
 
-    def train(config: Any, part: Any) -> None:
+    def train(config: Any, options: Any) -> None:
         if config.name == failing:
             raise TrainingError("the loss is not finite")
         trained.append(config.name)
@@ -82,7 +82,7 @@ def test_what_depends_on_a_failed_run_is_left_and_the_rest_is_trained(
 
 
 def test_a_bug_is_raised_as_it_is(trained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(config: Any, part: Any) -> None:
+    def train(config: Any, options: Any) -> None:
         raise KeyError("a bug")
 
     monkeypatch.setattr(scheduler, "run_training", train)
@@ -93,8 +93,8 @@ def test_a_bug_is_raised_as_it_is(trained: list[str], monkeypatch: pytest.Monkey
 def test_after_a_signal_nothing_new_starts_and_the_error_says_where_runs_stopped(
     trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(config: Any, part: Any) -> None:
-        monkeypatch.setattr(scheduler, "told_by", lambda messages: "SIGTERM")
+    def train(config: Any, options: Any) -> None:
+        monkeypatch.setattr(scheduler, "stop_signal", lambda messages: "SIGTERM")
         raise Interrupted("SIGTERM", " at step 7; more")
 
     monkeypatch.setattr(scheduler, "run_training", train)

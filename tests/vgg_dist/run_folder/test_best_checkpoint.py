@@ -20,15 +20,16 @@ from pyarrow import fs
 from vgg_dist import storage
 from vgg_dist.config import TrainConfig
 from vgg_dist.launch.best_so_far import BestSoFar
+from vgg_dist.metric_names import Record
 from vgg_dist.run_folder import best as best_checkpoint
-from vgg_dist.run_folder import checkpoints as run_folder
-from vgg_dist.run_folder.best import begin_best, keep_best, kept, read_since, validated
+from vgg_dist.run_folder import checkpoints
+from vgg_dist.run_folder.best import begin_best, best_copies, keep_best, read_since, validated_checkpoints
 from vgg_dist.run_folder.checkpoints import whole_checkpoints, write_checkpoint
 from vgg_dist.run_folder.choice import ChosenCheckpoint, local_checkpoint
 from vgg_dist.run_folder.digests import write_digests
+from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, STATE, checkpoint_name, step_of
 from vgg_dist.run_folder.outcome import describe_outcome, read_best
-from vgg_dist.tracking import Record
 
 LOCAL = fs.LocalFileSystem()
 CLASSES = [f"class{k}" for k in range(10)]
@@ -56,8 +57,8 @@ def files(step: int, errors: Errors | None, weights: str, classes: list[str] = C
 
 def save(run: Path, step: int, errors: Errors | None = None, weights: str = "", classes: list[str] = CLASSES) -> None:
     """As a worker's thread does."""
-    name = write_checkpoint(LOCAL, str(run), checkpoint_name(step), files(step, errors, weights or str(step), classes))
-    keep_best(LOCAL, str(run), name)
+    name = write_checkpoint(RunFolder(str(run)), checkpoint_name(step), files(step, errors, weights or str(step), classes))
+    keep_best(RunFolder(str(run)), name)
 
 
 def chosen(run: Path | str, which: str = "last") -> tuple[int | None, str, str]:
@@ -76,7 +77,7 @@ class Killed(BaseException):
 @contextmanager
 def killed_at(line: int) -> Iterator[None]:
     """The block is left at this line of those that write, counted as they are run."""
-    count, watched = 0, {module.__file__ for module in (best_checkpoint, run_folder, storage)}
+    count, watched = 0, {module.__file__ for module in (best_checkpoint, checkpoints, storage)}
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal count
@@ -119,14 +120,14 @@ class Script:
         name = next((each for each in names if (self.run / each / STATE).read_text() != "bit rot"), None)
         start = step_of(name) if name else 0
         self.history = {step: each for step, each in self.history.items() if step <= start}
-        begin_best(LOCAL, str(self.run), name, start // 10)
+        begin_best(RunFolder(str(self.run)), name, start // 10)
         for step in range(start + 5, 10 * self.epochs + 1, 5):
             # On another number of workers the errors are others than before the kill.
             errors = None if step % 10 else (float(self.rng.randint(1, 4)), float(self.rng.randint(1, 9)))
             weights = f"step {step} of life {life}: {errors}"
             self.history[step] = errors, weights
-            written = write_checkpoint(LOCAL, str(self.run), checkpoint_name(step), files(step, errors, weights))
-            keep_best(LOCAL, str(self.run), written)
+            written = write_checkpoint(RunFolder(str(self.run)), checkpoint_name(step), files(step, errors, weights))
+            keep_best(RunFolder(str(self.run)), written)
             self.reported.append(written)
             while len(self.reported) > 2:
                 shutil.rmtree(self.run / self.reported.pop(0), ignore_errors=True)
@@ -149,20 +150,22 @@ def test_a_run_killed_anywhere_ends_with_the_best_of_its_own_history(seed: int, 
         except Killed:
             pass
         # Whatever it was killed at, what is called the best is whole, and its errors are those of its own weights.
-        found = sorted(validated(LOCAL, str(script.run)), key=lambda each: each.rank)
+        found = sorted(validated_checkpoints(RunFolder(str(script.run))), key=lambda each: each.rank)
         for each in found:
             weights = Path(each.path, MODEL).read_text()
             errors = each.metrics["val/top5_error"], each.metrics["val/top1_error"]
             assert weights.startswith(f"step {each.step} of")
             assert weights.endswith(str(errors))
         copies = whole_checkpoints(LOCAL, f"{script.run}/best")
-        assert copies == [checkpoint_name(each.step) for each in kept(LOCAL, str(script.run))]  # all are validated
+        assert copies == [
+            checkpoint_name(each.step) for each in best_copies(RunFolder(str(script.run)))
+        ]  # all are validated
     script.resume(kills)
     step, weights, said = chosen(script.run, "best")
     assert weights == script.best()
     assert said.startswith(f"step {step}, the best checkpoint (validation top-1 error ")
     assert len(whole_checkpoints(LOCAL, f"{script.run}/best")) <= 3
-    assert read_best(str(script.run))["best"]["step"] == step
+    assert read_best(RunFolder(str(script.run)))["best"]["step"] == step
 
 
 def test_the_fuzz_would_see_a_best_of_a_history_that_was_given_up(tmp_path: Path) -> None:
@@ -171,7 +174,7 @@ def test_the_fuzz_would_see_a_best_of_a_history_that_was_given_up(tmp_path: Path
     save(run, 10, (2.0, 5.0), "a")
     save(run, 20, (1.0, 5.0), "given up")
     assert chosen(run, "best")[:2] == (20, "given up")
-    begin_best(LOCAL, str(run), checkpoint_name(10), 1)
+    begin_best(RunFolder(str(run)), checkpoint_name(10), 1)
     save(run, 20, (3.0, 5.0), "b")
     assert chosen(run, "best")[:2] == (10, "a")
 
@@ -231,7 +234,7 @@ def test_a_damaged_best_is_named_and_the_next_best_taken(run: Path, caplog: pyte
         assert chosen(run, "best") == (30, "30", "step 30 (validation top-1 error 8.00 %, top-5 error 1.00 %)")
     (line,) = caplog.messages
     assert f"{run}/best/checkpoint-000000020/{MODEL} is damaged" in line
-    assert line.endswith(f"{run}/checkpoint-000000030 is taken")
+    assert line.endswith(f"{run}/checkpoint-000000030 is used instead")
 
 
 def test_a_run_of_an_earlier_version_says_that_it_has_no_best(run: Path) -> None:
@@ -245,12 +248,12 @@ def test_a_run_of_an_earlier_version_says_that_it_has_no_best(run: Path) -> None
     with local_checkpoint(str(run), "net") as found:
         assert found.hint == ""
     # Trained further, it keeps the best from there on, and says so.
-    begin_best(LOCAL, str(run), checkpoint_name(40), 4)
-    assert read_since(LOCAL, str(run)) == 40
+    begin_best(RunFolder(str(run)), checkpoint_name(40), 4)
+    assert read_since(RunFolder(str(run))) == 40
     save(run, 50, (2.0, 6.0))
     words = "step 50, the best checkpoint of those from step 40 on (validation top-1 error 6.00 %, top-5 error 2.00 %)"
     assert chosen(run, "best")[2] == words
-    outcome = {"step": 60, "metrics": {"val/top1_error": 9.0}, "checkpoint": "there"} | read_best(str(run))
+    outcome = {"step": 60, "metrics": {"val/top1_error": 9.0}, "checkpoint": "there"} | read_best(RunFolder(str(run)))
     ended = describe_outcome(outcome)
     assert ended.startswith(
         " at step 60: validation top-1 error 9.00 %\ncheckpoint: there\nthe best, of those from step 40 on,"
@@ -270,18 +273,19 @@ def test_a_run_that_is_itself_named_best(tmp_path: Path) -> None:
 
 
 def test_in_a_bucket_the_store_makes_the_copies(s3: Any) -> None:
-    filesystem, path = storage.open_storage("s3://bucket/runs/first")
-    begin_best(filesystem, path, None, 0)
+    run = RunFolder("s3://bucket/runs/first")
+    filesystem, path = run.filesystem, run.path
+    begin_best(run, None, 0)
     for step, errors in ((10, (2.0, 9.0)), (20, (1.0, 7.0)), (30, (1.0, 8.0)), (40, None)):
-        name = write_checkpoint(filesystem, path, checkpoint_name(step), files(step, errors, str(step)))
-        keep_best(filesystem, path, name)
+        name = write_checkpoint(run, checkpoint_name(step), files(step, errors, str(step)))
+        keep_best(run, name)
         for old in whole_checkpoints(filesystem, path)[:-2]:
             filesystem.delete_dir(f"{path}/{old}")
     assert whole_checkpoints(filesystem, f"{path}/best") == [checkpoint_name(20)]
     assert chosen("s3://bucket/runs/first", "best")[:2] == (20, "20")
     assert chosen("s3://bucket/runs/first/best")[:2] == (20, "20")
     assert chosen("s3://bucket/runs/first")[:2] == (40, "40")
-    begin_best(filesystem, path, checkpoint_name(10), 1)  # it goes on from before the best
+    begin_best(run, checkpoint_name(10), 1)  # it goes on from before the best
     assert whole_checkpoints(filesystem, f"{path}/best") == []
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from vgg_dist.metric_names import Record
 from vgg_dist.tracking import outbox
-from vgg_dist.tracking.outbox import Outbox, Record
+from vgg_dist.tracking.outbox import Outbox
 
 
 class Memory:

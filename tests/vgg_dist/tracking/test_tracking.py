@@ -21,8 +21,8 @@ from PIL import Image
 from support.mlflow_server import PATIENCE_S, Server, wait_for
 from torch import nn
 
+from vgg_dist.metric_names import Record
 from vgg_dist.tracking import (
-    Record,
     TrackedRun,
     Tracker,
     TrackingError,

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyarrow import fs
 from support.reported_trainings import SMALL, Training, checkpoint, same, steps
 
 from vgg_dist.config import TrainConfig
-from vgg_dist.training.stopping import WISH, AllStop, StopAgreement
+from vgg_dist.run_folder.folder import RunFolder
+from vgg_dist.training.stopping import STOP_REQUEST, AllStop, StopAgreement
 from vgg_dist.weights.checkpoint import read_weights
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.resume_point import ResumedFrom, find_resume_points
@@ -82,7 +82,7 @@ class Group:
         for worker in workers:
             worker.start()
         time.sleep(self.draw.uniform(0, 0.1))
-        dict.__setitem__(self.board, WISH, "SIGTERM")
+        dict.__setitem__(self.board, STOP_REQUEST, "SIGTERM")
         for worker in workers:
             worker.join(30)
 
@@ -109,7 +109,7 @@ class Stopping(StopAgreement):
 
     def wish(self) -> None:
         assert isinstance(self.messages, Board)
-        self.messages.put(WISH, "SIGTERM")
+        self.messages.put(STOP_REQUEST, "SIGTERM")
         assert self._agreed.wait(20)
 
 
@@ -207,16 +207,16 @@ def test_a_full_disk_on_the_way_out_is_told(tmp_path: Path) -> None:
 
 def test_checkpoints_that_were_never_reported_are_gone_on_from(tmp_path: Path) -> None:
     """As of a command that is killed between the writing and the report: here, of which step 2's alone was heard of."""
-    local, config = fs.LocalFileSystem(), replace(CONFIG, checkpoint_every=2, log_every=1)
+    config = replace(CONFIG, checkpoint_every=2, log_every=1)
     Training(tmp_path, replace(config, max_steps=6))
     (checkpoint(tmp_path, 4) / "config.json").rename(tmp_path / "aside")
-    assert find_resume_points(Exchange(), local, str(tmp_path), None).names[:2] == [
+    assert find_resume_points(Exchange(), RunFolder(str(tmp_path)), None).names[:2] == [
         f"checkpoint-{6:09}",
         f"checkpoint-{5:09}",
     ]
     (tmp_path / "aside").rename(checkpoint(tmp_path, 4) / "config.json")
 
-    points = find_resume_points(Exchange(), local, str(tmp_path), str(checkpoint(tmp_path, 2)))
+    points = find_resume_points(Exchange(), RunFolder(str(tmp_path)), str(checkpoint(tmp_path, 2)))
     assert [int(name[-9:]) for name in points.names] == [6, 5, 4, 2]
     assert points.unreported == 3
     newest, damaged_newest, known = (ResumedFrom(points, number) for number in (0, 1, 3))
@@ -225,4 +225,4 @@ def test_checkpoints_that_were_never_reported_are_gone_on_from(tmp_path: Path) -
     assert steps(damaged_newest.unreported_records()) == [3, 4]
     assert known.unreported_records() == []
     assert newest.path == str(checkpoint(tmp_path, 6))
-    assert find_resume_points(Exchange(), local, str(tmp_path / "none"), None).names == []
+    assert find_resume_points(Exchange(), RunFolder(str(tmp_path / "none")), None).names == []

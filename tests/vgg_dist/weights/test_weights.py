@@ -342,7 +342,7 @@ def test_weights_as_other_tools_leave_them(
     assert net.model.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in net.model.state_dict().items())
     said = capsys.readouterr().err
-    both = {"torchvision_script": "takes model, not model_ema", "timm_script": "takes state_dict, not state_dict_ema"}
+    both = {"torchvision_script": "uses model, not model_ema", "timm_script": "uses state_dict, not state_dict_ema"}
     assert both.get(how, "") in said
     assert bool(said) == (how in both)
     (tmp_path / "left.ckpt").unlink()
@@ -388,7 +388,7 @@ def test_a_pickle_that_runs_code_is_not_read(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match=rf"{file}: holds more than weights \(\S*system\), which could run code"):
                 load_net(str(tmp_path / file), weights_format)
     (tmp_path / "zip.pth").rename(tmp_path / "renamed.safetensors")
-    with pytest.raises(ValueError, match=r"renamed\.safetensors: is damaged or no safetensors file"):
+    with pytest.raises(ValueError, match=r"renamed\.safetensors: is damaged or not a safetensors file"):
         load_net(str(tmp_path / "renamed.safetensors"))
     assert not mark.exists()
     pickle.loads((tmp_path / "pickle.pth").read_bytes())  # the test's own check: it would have
@@ -414,12 +414,12 @@ def moved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("features.8.bias"), "is near to vgg11, but features.8.bias is missing; allowed: vgg11, .*vgg19_bn"),
-        (without("classifier.6.weight"), "is near to vgg11, but classifier.6.weight is missing, .*allowed: "),
-        (having("mask", (3,)), "is near to vgg11, but mask is unexpected; allowed: "),
+        (without("features.8.bias"), "resembles vgg11, but features.8.bias is missing; allowed: vgg11, .*vgg19_bn"),
+        (without("classifier.6.weight"), "resembles vgg11, but classifier.6.weight is missing, .*allowed: "),
+        (having("mask", (3,)), "resembles vgg11, but mask is unexpected; allowed: "),
         (
             having("features.3.weight", (128, 64, 5, 5)),
-            r"is near to vgg11, but features.3.weight is \(128, 64, 5, 5\), not \(128, 64, 3, 3\); allowed: ",
+            r"resembles vgg11, but features.3.weight is \(128, 64, 5, 5\), not \(128, 64, 3, 3\); allowed: ",
         ),
         (
             lambda weights: weights | {"features.0.bias": torch.full((64,), torch.nan)},

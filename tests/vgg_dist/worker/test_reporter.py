@@ -97,7 +97,7 @@ def test_killed_before_a_checkpoint_is_whole_the_one_before_is_gone_on_from(undi
     assert process.exitcode == -signal.SIGKILL
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-000000002"]
     resumed = Training(tmp_path, saved=checkpoint(tmp_path, 2))
-    assert steps(resumed.prepared.kept) + steps(resumed.sent) == list(range(1, 8))
+    assert steps(resumed.prepared.earlier_records) + steps(resumed.sent) == list(range(1, 8))
     assert same(resumed.states[7], undisturbed.states[7])
 
 

@@ -24,20 +24,29 @@ from pipelines.preparation.shard_writer import write_shards
 from pipelines.remote import fetch
 from pipelines.stores import shards
 from pipelines.stores.open import open_store
-from vgg_dist.config import ScaleRange, TrainConfig
+from vgg_dist.config import ScaleRange, TrainConfig, TrainSettings
 from vgg_dist.errors import TrainingError
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
 from vgg_dist.training.trainer import Trainer
-from vgg_dist.worker.copy_progress import telling_progress
+from vgg_dist.worker.copy_progress import report_copying
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.process import train as run
 from vgg_dist.worker.reporter import Reporter
 from vgg_dist.worker.setup import Node, SavedFolder, prepare
 
 SMALL = TrainConfig(
-    arch="A", head="linear", image_size=32, global_batch=4, micro_batch=4, max_steps=1, precision="fp32", loader_threads=1
-)
+    arch="A",
+    head="linear",
+    image_size=32,
+    train_scale=ScaleRange(36, 36),
+    val_scale=36,
+    global_batch=4,
+    micro_batch=4,
+    max_steps=1,
+    precision="fp32",
+    loader_threads=1,
+).resolved()
 
 
 @contextmanager
@@ -52,7 +61,7 @@ def damaged_checkpoint() -> Iterator[Path]:
     yield Path()
 
 
-def train(config: TrainConfig, worker: Worker, saved: SavedFolder | None) -> str:
+def train(config: TrainSettings, worker: Worker, saved: SavedFolder | None) -> str:
     """Sets up and trains; says how it went."""
     try:
         prepared = prepare(config, worker, Node(), Exchange(), saved)
@@ -63,7 +72,7 @@ def train(config: TrainConfig, worker: Worker, saved: SavedFolder | None) -> str
     return f"trained {prepared.state.step} step, {prepared.config.micro_batch} images at once"
 
 
-def resume(config: TrainConfig, worker: Worker, mishap: bool) -> str:
+def resume(config: TrainSettings, worker: Worker, mishap: bool) -> str:
     """From the second of two checkpoints, which this worker, if it meets with mishap, reads with a flipped bit."""
     folders = {}
     for step in (1, 2):
@@ -81,7 +90,7 @@ def resume(config: TrainConfig, worker: Worker, mishap: bool) -> str:
     return f"step {prepared.state.step}: {prepared.passed_over}"
 
 
-def train_on_a_full_disk(config: TrainConfig, worker: Worker) -> str:
+def train_on_a_full_disk(config: TrainSettings, worker: Worker) -> str:
     """Only the first worker writes."""
 
     def store(name: str, write: Callable[[Path], None]) -> None:
@@ -106,7 +115,7 @@ def in_group(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=timedelta(seconds=5))
     os.chdir(f"{folder}/node{rank}")
     worker, mishap = Worker(rank, 2), rank == 1
-    config = replace(SMALL, train_scale=ScaleRange(36, 36), val_scale=36, data="data")
+    config = replace(SMALL, data="data", storage_path="runs")
     outcomes = {
         "no data": train(replace(config, data="data" if rank == 0 else "elsewhere"), worker, None),
         "stale": train(config, worker, stale_storage if mishap else None),
@@ -146,7 +155,7 @@ def test_what_is_wrong_on_one_node_is_the_same_line_on_all(tmp_path: Path) -> No
     for mishap in ("no data", "stale", "damaged"):
         assert "(worker 1, on " in first[mishap]
     assert first["flipped"].startswith("step 1: ['checkpoint c2/state.pt is damaged or incomplete: ")
-    assert first["flipped"].endswith("; c1 is taken']")
+    assert first["flipped"].endswith("; c1 is used instead']")
     assert first["full disk"] == "--storage-path runs: checkpoint of step 1 not written: [Errno 28] No space left on device"
     assert first["whole"] == "trained 1 step, 4 images at once"
     assert first["slow copy"] == first["whole"]
@@ -169,12 +178,12 @@ def test_copying_says_how_much_is_left(small_shards: Path, tmp_path: Path) -> No
         lines.append(line)
         told.set()
 
-    with telling_progress([store], "worker 3, on b,", say, every_s=0.001):
+    with report_copying([store], "worker 3, on b,", say, every_s=0.001):
         assert told.wait(60)
         store.prefetch()
     total = sum(path.stat().st_size for path in small_shards.glob("train-*.tar")) / 1e9
-    assert lines[0] == f"worker 3, on b, copies its data, {total:.1f} of {total:.1f} GB are left"
+    assert lines[0] == f"worker 3, on b, is copying its data: {total:.1f} of {total:.1f} GB are left"
     told.clear()
-    with telling_progress([store], "worker 3, on b,", say, every_s=0.0):
+    with report_copying([store], "worker 3, on b,", say, every_s=0.0):
         store.prefetch()
     assert not told.is_set()

@@ -1,12 +1,12 @@
-"""The process of a peer: sets it up, then walks over its epochs on command.
+"""The process of a peer: sets the peer up, then runs epochs on command.
 
-Started by `process.PeerProcess`, which has the other end of the connection: a command is answered by one message or more,
-made of numbers, text and bytes only, as the two may have different versions of NumPy and torch.
+`process.PeerProcess` starts it and has the other end of the connection. Each command is answered by one or more messages,
+which are only numbers, text and bytes, because the two processes may have different versions of NumPy and torch.
 
     "time"    ("seconds", s)
     "pixels"  ("batch", n), positions as bytes, images as bytes for each batch; ("end",)
 
-Before the first command comes ("ready", versions); ("failed", reason) can come instead of any message, and is the last.
+("ready", versions) is sent before the first command. ("failed", reason) can replace any message, and is the last one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vgg_dist.benchmark.work import PlacedEpoch, Work, walk_seconds
+from vgg_dist.benchmark.work import PlacedEpoch, Work, epoch_seconds
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow")
 
@@ -38,18 +38,18 @@ def serve(name: str, distributions: Iterable[str], descriptor: int, folder: str)
         connection.send(("ready", {each: importlib.metadata.version(each) for each in (*distributions, *PACKAGES)}))
         while True:
             if connection.recv() == "time":
-                connection.send(("seconds", walk_seconds(work, epoch)))
+                connection.send(("seconds", epoch_seconds(work, epoch)))
             else:
                 send_pixels(connection, epoch)
     except EOFError:
         return
     except Exception as error:
         connection.send(("failed", f"{type(error).__name__}: {' '.join(str(error).split())}"))
-        raise  # to the log
+        raise  # writes the traceback to the log
 
 
 def send_pixels(connection: Connection, epoch: PlacedEpoch) -> None:
-    """All batches of a walk."""
+    """Sends all batches of one epoch."""
     for positions, images in epoch():
         connection.send(("batch", len(images)))
         connection.send_bytes(np.ascontiguousarray(torch.as_tensor(positions).numpy(), dtype=np.int64).tobytes())

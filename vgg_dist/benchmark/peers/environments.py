@@ -1,8 +1,8 @@
-"""The Python environments of peers whose packages are not installed here.
+"""Python environments for peers whose packages are not installed in this one.
 
-Each is a virtual environment on top of this one: pip installs the peer's packages and those that clash with the versions
-here; all else (torch above all) is taken from here, so that what is compared runs on the same torch. They are kept in
-`~/.cache/vgg_dist/benchmark-envs` (or `$VGG_DIST_CACHE`) and made anew when this environment has moved.
+Each is a virtual environment on top of this one: pip installs the peer's packages, and other versions of packages that
+conflict. Everything else, above all torch, comes from this environment, so all loaders are compared on the same torch. The
+environments are kept in `~/.cache/vgg_dist/benchmark-envs` (or `$VGG_DIST_CACHE`), and created again if this one moves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vgg_dist.benchmark.peers import Peer, PeerError
 
 
 def interpreter(name: str, peer: Peer) -> str:
-    """The Python that can run the peer: this one where its package is here. PeerError if it cannot be installed."""
+    """The Python that can run the peer: this one if it has the package. Raises PeerError if that cannot be installed."""
     if importlib.util.find_spec(peer.package) is not None:
         return sys.executable
     folder = environment(name, peer)
@@ -32,26 +32,26 @@ def interpreter(name: str, peer: Peer) -> str:
         try:
             venv.create(folder, with_pip=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise PeerError(f"no environment could be made in {folder}: {error}") from None
+            raise PeerError(f"could not create an environment in {folder}: {error}") from None
         site_packages = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
-        Path(site_packages, "below.pth").write_text("".join(f"{path}\n" for path in _below()))
+        Path(site_packages, "below.pth").write_text("".join(f"{path}\n" for path in _site_packages()))
         install(python, peer)
         (folder / "complete").touch()
     return str(python)
 
 
 def environment(name: str, peer: Peer) -> Path:
-    """The folder of the peer's environment, whether it is there or not."""
-    key = hashlib.sha256("\0".join([sys.version, *_below(), *peer.requirements]).encode()).hexdigest()[:12]
+    """The folder of the peer's environment, whether it exists or not."""
+    key = hashlib.sha256("\0".join([sys.version, *_site_packages(), *peer.requirements]).encode()).hexdigest()[:12]
     return cache_folder(None) / "benchmark-envs" / f"{name}-{key}"
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the environment has been made to the end."""
+    """Whether the environment was created completely."""
     return (folder / "complete").exists()
 
 
-def _below() -> list[str]:
+def _site_packages() -> list[str]:
     return list(dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib")))
 
 
@@ -66,6 +66,6 @@ def install(python: Path, peer: Peer) -> None:
 def reason(output: str) -> str:
     """The line of pip's output that says why it failed."""
     errors = [line.strip() for line in output.splitlines() if re.match(r"\s*(\w*Error|ERROR|error): ", line)]
-    # What a build raised says more than that a build has failed, which is what pip ends with.
+    # pip ends with the fact that a build failed; the exception that the build raised says why.
     raised = [line for line in errors if not line.lower().startswith("error: ")]
     return (raised or errors or output.splitlines() or ["no output"])[-1]

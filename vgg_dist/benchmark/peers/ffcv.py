@@ -1,7 +1,7 @@
 """FFCV: a .beton file of JPEGs, decoded and resized in compiled threads of one process; torch normalises batches.
 
-FFCV's random decoders draw their own crops. `PlannedCrop` is its RandomResizedCropRGBImageDecoder with the work's crops and
-flips instead: the part of the image that becomes the crop, cut at whole pixels and resized.
+FFCV's random decoders draw their own crops. `PlannedCrop` is its RandomResizedCropRGBImageDecoder with the planned crops and
+flips: it cuts the part under the crop out of the image, at whole pixels, and resizes it.
 """
 
 from __future__ import annotations
@@ -27,20 +27,23 @@ from torch import Tensor
 
 from vgg_dist.benchmark.work import PlacedEpoch, Work
 
-JPEG_QUALITY = 90  # FFCV's default, and what its ImageNet recipe has
+JPEG_QUALITY = 90  # FFCV's default, also in its ImageNet recipe
 
 
 class PlannedCrop(ResizedCropRGBImageDecoder):
-    """`crops`: int64 (n, 4) as (top, left, height, width) in the stored images; `flips`: bool (n,)."""
+    """Decodes the planned crops.
 
-    get_crop_generator = None  # the base class draws crops with it
+    `crops`: int64 (n, 4) as (top, left, height, width) in the stored images; `flips`: bool (n,).
+    """
+
+    get_crop_generator = None  # with it, the base class would draw random crops
 
     def __init__(self, size: int, crops: NDArray[np.int64], flips: NDArray[np.bool_]) -> None:
         super().__init__((size, size))
         self.crops, self.flips = crops, flips
 
     def generate_code(self) -> Callable[..., Any]:
-        """The function that FFCV compiles: a batch's files to crops (n, size, size, 3) uint8."""
+        """The function that FFCV compiles: from the encoded images of a batch to crops (n, size, size, 3) uint8."""
         read, images = self.memory_read, Compiler.get_iterator()
         imdecode_c, resize_crop_c = Compiler.compile(imdecode), Compiler.compile(resize_crop)
         crops, flips = self.crops, self.flips
@@ -65,7 +68,7 @@ class PlannedCrop(ResizedCropRGBImageDecoder):
 
 
 class Photographs:
-    """What is stored, as FFCV's writer takes it: RGB arrays, each with its position in the epoch."""
+    """The data set for FFCV's writer: RGB arrays, each with its position in the epoch."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -79,7 +82,7 @@ class Photographs:
 
 
 def source_crops(work: Work) -> NDArray[np.int64]:
-    """int64 (n, 4) as (top, left, height, width): the parts of the images before the rescale that become the crops."""
+    """The parts of the source images under the crops: int64 (n, 4) as (top, left, height, width)."""
     start = np.round(work.corner * work.source / work.resized).astype(np.int64)
     shape = np.round(work.preprocessing.image_size * work.source / work.resized).astype(np.int64)
     shape = np.clip(shape, 1, work.source)
@@ -87,7 +90,7 @@ def source_crops(work: Work) -> NDArray[np.int64]:
 
 
 def set_up(work: Work, folder: Path) -> PlacedEpoch:
-    """Writes the .beton to `folder`."""
+    """Writes the .beton file to `folder`, and opens FFCV's loader on it."""
     file = str(folder / "images.beton")
     fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=JPEG_QUALITY), "position": IntField()}
     DatasetWriter(file, fields, num_workers=work.threads).from_indexed_dataset(Photographs(work))

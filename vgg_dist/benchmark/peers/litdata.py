@@ -1,6 +1,6 @@
 """LitData: an optimized dataset, its StreamingDataset and StreamingDataLoader, and transforms.v2 on its tensors.
 
-Each worker process reads a run of the chunks, so batches come in another order than the epoch's.
+Each worker process reads consecutive chunks, so batches come in another order than the epoch's.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from vgg_dist.benchmark.work import PlacedEpoch, Work
 
 
 def sample(work: Work, position: int) -> dict[str, Any]:
-    """What is stored of the image at this position: its file as it is (max_quality would re-encode some)."""
+    """The stored sample for the image at this position: its file, unchanged (max_quality would re-encode some)."""
     return {"position": position, "image": Jpeg(bytes=work.read(position), max_quality=None)}
 
 
 class Step:
-    """What a worker does for one decoded sample."""
+    """The work of a worker process for one decoded sample."""
 
     def __init__(self, work: Work) -> None:
         self.transform = TensorTransform(work)
 
     def __call__(self, sample: dict[str, Any]) -> tuple[int, Tensor]:
-        """Position in the epoch, and the crop."""
+        """The position in the epoch, and the crop."""
         return sample["position"], self.transform(sample["position"], sample["image"])
 
 
 def set_up(work: Work, folder: Path) -> PlacedEpoch:
-    """Writes the chunks to `folder`."""
+    """Writes the chunks to `folder`, and opens LitData's loader on them."""
     litdata.optimize(
         partial(sample, work),
         inputs=list(range(len(work.samples))),

@@ -1,4 +1,4 @@
-"""A peer seen from the benchmark: a child process that is told when to walk over its epoch and times that itself."""
+"""The benchmark's side of a peer: a child process that runs an epoch on command and measures the time itself."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vgg_dist.benchmark.peers import PeerError
 from vgg_dist.benchmark.work import Work
 
 ROOT = str(Path(vgg_dist.__file__).parents[1])
-# This code comes first only where the interpreter does not have it anyway: ROOT may be a site-packages folder, whose
-# versions of other packages must not hide those of the peer's environment.
+# ROOT goes to the front of sys.path only if it is not in there: it may be a site-packages folder, whose versions of other
+# packages must not hide those of the peer's environment.
 SERVE = (
     "import sys; root = sys.argv[1]; root in sys.path or sys.path.insert(0, root)\n"
     "from vgg_dist.benchmark.peers.child import serve\n"
@@ -28,10 +28,10 @@ SERVE = (
 
 
 class PeerProcess:
-    """`peers/<name>.py` run by the interpreter `python`; the versions of `distributions` are asked for.
+    """Runs `peers/<name>.py` with the interpreter `python`. `versions` has the versions of `distributions`.
 
-    `folder`, which must not be there yet, takes what the peer writes, and its output (`log`). Entering waits until the peer
-    is set up. All methods raise PeerError if the peer fails.
+    `folder`, which must not exist, receives the peer's files and its output (`log`). Entering the context waits until the
+    peer is set up. All methods raise PeerError if the peer fails.
     """
 
     def __init__(self, name: str, python: str, distributions: list[str], work: Work, folder: Path) -> None:
@@ -60,7 +60,7 @@ class PeerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.connection.close()  # the peer ends then, if it waits for a command
+        self.connection.close()  # which ends the peer if it waits for a command
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -68,13 +68,13 @@ class PeerProcess:
             self.process.wait()
 
     def seconds(self) -> float:
-        """How long the peer took for one epoch."""
+        """Runs an epoch and returns its time as measured by the peer."""
         self._send("time")
         (seconds,) = self._receive("seconds")
         return float(seconds)
 
     def epoch(self) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """One epoch's batches: positions (n,) in the work's order, and images (n, 3, size, size) float32 on the CPU."""
+        """The batches of an epoch: positions (n,) in the work's order, and images (n, 3, size, size) float32 on the CPU."""
         size = self.work.preprocessing.image_size
         self._send("pixels")
         while (message := self._receive("batch", "end")) != ():
@@ -84,13 +84,13 @@ class PeerProcess:
             yield positions, images.view(count, 3, size, size)
 
     def prepared_bytes(self) -> int:
-        """Size of what the peer has written beforehand."""
+        """Size of the files that the peer wrote in advance."""
         return sum(file.stat().st_size for file in self.folder.joinpath("prepared").rglob("*") if file.is_file())
 
     def _send(self, command: str) -> None:
         try:
             self.connection.send(command)
-        except OSError:  # it has ended; why, the next _receive says
+        except OSError:  # the peer has ended; the next _receive raises the reason
             return
 
     def _receive(self, *kinds: str) -> tuple[Any, ...]:
@@ -106,5 +106,5 @@ class PeerProcess:
         except (EOFError, OSError):
             code = self.process.wait()
             lines = self.folder.joinpath("log").read_text(errors="replace").splitlines()
-            last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
             raise PeerError(f"its process ended with exit code {code}: {last}") from None

@@ -16,7 +16,7 @@ from vgg_dist.benchmark.work import PlacedEpoch, Work
 
 
 def set_up(work: Work, folder: Path) -> PlacedEpoch:
-    """A new pipeline each epoch, as a pipeline can be run once; nothing is written. ImportError if FFmpeg is not there."""
+    """Builds a new pipeline for each epoch, because each runs only once. Raises ImportError if FFmpeg is missing."""
     try:
         spdl.io.utils.get_ffmpeg_versions()
     except RuntimeError:

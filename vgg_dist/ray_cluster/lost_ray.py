@@ -1,7 +1,7 @@
-"""What a command does when Ray itself is gone: the raylet of this machine, or the head's GCS, killed or out of memory.
+"""What a command does when a process of Ray's is lost: an actor, the raylet of this machine, or the head's GCS.
 
-Ray ends a process for that from C++, after seconds for the raylet and a minute for the GCS, with pages on stderr and nothing
-done. A thread here looks first: it says one line, has the command leave its record in order, and ends the process.
+For a lost raylet or GCS, Ray ends the process from C++, after seconds or a minute, with pages on stderr and nothing cleaned
+up. A thread here looks first: it prints one line, has the command finish its MLflow run, and ends the process.
 """
 
 from __future__ import annotations
@@ -17,17 +17,25 @@ from collections.abc import Callable, Iterator
 import ray
 from ray._private import worker
 
+from pipelines.failures import what_failed
 from pipelines.secrets import masked
 
 LOOK_S = 1.0
 GCS_AWAY_S = 40.0  # a head may come back; Ray waits for 60 s
-GRACE_S = 3.0  # for the command to end by itself, where all its processes were sent a signal; Ray waits for 10 s
+GRACE_S = 3.0  # for a command to end by itself, where all its processes were sent a signal; Ray waits for 10 s
 RECORD_S = 30.0  # for MLflow to answer
+
+
+def describe_loss(error: ray.exceptions.RayError, what: str, name: str) -> str:
+    """One line for an actor or task that was lost. An error that was raised inside of it is raised again."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        raise error
+    return f"{what} was lost: killed, or out of memory ({what_failed(error)}); the same command, or {name}, resumes it"
 
 
 @contextlib.contextmanager
 def watched_cluster(command: str, leave: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Ends the process with status 2 and one line where Ray is lost meanwhile; before that, `leave` is called with why."""
+    """Ends the process with status 2 and one line if Ray is lost meanwhile; first `leave` is called with the reason."""
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(command, leave, over), daemon=True)
     thread.start()
@@ -60,7 +68,7 @@ def _watch(command: str, leave: Callable[[str], None] | None, over: threading.Ev
 
 
 def _answers(family: socket.AddressFamily, address: str | tuple[str, int]) -> bool | None:
-    """Whether something listens there; None where that cannot be said, as of a machine that is busy or cut off."""
+    """Whether something listens there; None if that is unknown, as for a machine that is busy or cut off."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.settimeout(5.0)
         try:
@@ -73,7 +81,7 @@ def _answers(family: socket.AddressFamily, address: str | tuple[str, int]) -> bo
 
 
 def _end(command: str, leave: Callable[[str], None] | None, why: str) -> None:
-    why += ": killed, or out of memory; the same command goes on from what is saved"
+    why += ": killed, or out of memory; the same command resumes from what is saved"
     print(f"{command}: {masked(why)}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     if leave is not None:
@@ -83,4 +91,6 @@ def _end(command: str, leave: Callable[[str], None] | None, why: str) -> None:
     with contextlib.suppress(Exception):
         if ray.is_initialized() and worker.global_worker.node is not None:
             worker.global_worker.node.kill_all_processes(check_alive=False)
+    if sys.__stdout__ is not None and sys.__stdout__.isatty():
+        print(file=sys.__stdout__, flush=True)  # below a live line
     os._exit(2)

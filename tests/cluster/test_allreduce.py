@@ -1,4 +1,4 @@
-"""The doctor's all-reduces: which are planned, what is said of their outcomes, and some done by real processes."""
+"""The all-reduces of `doctor`: how they are planned and judged, and some that real processes run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import torch
 
-from cluster.legs import Leg, Plan, Seat, in_turns, plan_legs
-from cluster.link import Link
-from cluster.link_verdicts import (
+from cluster.allreduce_plan import Group, Member, Plan, disjoint_batches, plan_all_reduces
+from cluster.allreduce_verdicts import (
     BETWEEN,
     WITHIN,
     Outcome,
@@ -22,146 +21,149 @@ from cluster.link_verdicts import (
     judge_messages,
     judge_starts,
     judge_within,
-    slow_links,
+    slow_nodes,
 )
+from cluster.allreduce_worker import AllReduceWorker
 from cluster.verdicts import Verdict
 
 
-def told(legs: list[Leg]) -> list[str]:
-    return [str(leg) for leg in legs]
+def told(groups: list[Group]) -> list[str]:
+    return [str(group) for group in groups]
 
 
 def bad(found: list[Verdict]) -> list[str]:
-    return [f"{verdict.level}: {verdict.what}" for verdict in found if verdict.level != "ok"]
+    return [f"{verdict.level}: {verdict.message}" for verdict in found if verdict.level != "ok"]
 
 
 def test_a_head_without_gpus_does_not_turn_nccl_off() -> None:
-    plan = plan_legs({"head": 0, "a": 8, "b": 8}, {"head": 0, "a": 8, "b": 8})
+    plan = plan_all_reduces({"head": 0, "a": 8, "b": 8}, {"head": 0, "a": 8, "b": 8})
     assert plan.backend == "nccl"
     assert plan.nodes == ("a", "b")
     assert told(plan.within()) == ["within a", "within b"]
-    assert [len(leg.seats) for leg in plan.within()] == [8, 8]
+    assert [len(group.members) for group in plan.within()] == [8, 8]
     assert told(plan.between()) == ["between a and b"]
     everyone = plan.among_all()
     assert everyone is not None
     assert str(everyone) == "among all, 16 processes on 2 nodes"
-    assert all(seat.gpu for seat in plan.seats)
+    assert all(member.gpu for member in plan.members)
 
 
 @pytest.mark.parametrize("gpus", range(1, 5))
 @pytest.mark.parametrize("nodes", range(1, 6))
 def test_every_gpu_and_every_node_is_in_a_leg(nodes: int, gpus: int) -> None:
     names = [f"n{number}" for number in range(nodes)]
-    plan = plan_legs(dict.fromkeys(names, gpus), dict.fromkeys(names, gpus))
-    assert len(set(plan.seats)) == nodes * gpus
+    plan = plan_all_reduces(dict.fromkeys(names, gpus), dict.fromkeys(names, gpus))
+    assert len(set(plan.members)) == nodes * gpus
     assert len(plan.within()) == (nodes if gpus > 1 else 0)
-    # A ring: each node is with two others, as far as there are so many; nobody twice with the same.
-    neighbours = [frozenset(leg.nodes) for leg in plan.between()]
+    # A ring: each node is paired with two others if there are enough nodes, and never twice with the same one.
+    neighbours = [frozenset(group.nodes) for group in plan.between()]
     assert len(set(neighbours)) == len(neighbours) == {1: 0, 2: 1}.get(nodes, nodes)
     for name in names:
         assert sum(name in pair for pair in neighbours) == min(nodes - 1, 2)
     everyone = plan.among_all()
     assert (everyone is None) == (nodes == 1)
-    assert everyone is None or set(everyone.seats) == set(plan.seats)
-    turns = list(in_turns(plan.between()))
+    assert everyone is None or set(everyone.members) == set(plan.members)
+    turns = list(disjoint_batches(plan.between()))
     assert sorted(told(list(itertools.chain(*turns)))) == sorted(told(plan.between()))
     assert len(turns) <= 3
     for turn in turns:
-        seats = [seat for leg in turn for seat in leg.seats]
-        assert len(set(seats)) == len(seats)
+        members = [member for group in turn for member in group.members]
+        assert len(set(members)) == len(members)
 
 
 def test_only_gpus_that_ray_and_the_driver_have_take_part() -> None:
-    # b's driver shows none, c's Ray counts fewer: the verdict on GPUs says so, and the others are tested all the same.
-    plan = plan_legs({"a": 2, "b": 2, "c": 1}, {"a": 2, "b": 0, "c": 8})
-    assert plan == Plan("nccl", (Seat("a", 0, True), Seat("a", 1, True), Seat("c", 0, True)))
+    # b's driver shows no GPUs, and Ray counts fewer on c: the verdict on GPUs reports that, and the others are still tested.
+    plan = plan_all_reduces({"a": 2, "b": 2, "c": 1}, {"a": 2, "b": 0, "c": 8})
+    assert plan == Plan("nccl", (Member("a", 0, True), Member("a", 1, True), Member("c", 0, True)))
 
 
 def test_without_gpus_all_nodes_do_one_by_gloo() -> None:
-    plan = plan_legs(dict.fromkeys("abc", 0), dict.fromkeys("abc", 0))
-    assert plan == Plan("gloo", tuple(Seat(node, 0, False) for node in "abc"))
+    plan = plan_all_reduces(dict.fromkeys("abc", 0), dict.fromkeys("abc", 0))
+    assert plan == Plan("gloo", tuple(Member(node, 0, False) for node in "abc"))
     assert plan.within() == []
 
 
 def test_gpus_that_no_driver_shows_are_reserved_and_not_used() -> None:
-    plan = plan_legs({"head": 0, "a": 2}, {"head": 0, "a": 0})
-    assert plan == Plan("gloo", (Seat("head", 0, False), Seat("a", 0, True), Seat("a", 1, True)))
+    plan = plan_all_reduces({"head": 0, "a": 2}, {"head": 0, "a": 0})
+    assert plan == Plan("gloo", (Member("head", 0, False), Member("a", 0, True), Member("a", 1, True)))
 
 
 def test_nodes_where_nothing_starts_are_left_out() -> None:
-    plan = plan_legs(dict.fromkeys("abc", 2), dict.fromkeys("abc", 2)).without({"b"})
+    plan = plan_all_reduces(dict.fromkeys("abc", 2), dict.fromkeys("abc", 2)).without({"b"})
     assert told(plan.within()) == ["within a", "within c"]
     assert told(plan.between()) == ["between a and c"]
     assert plan.without({"a", "c"}).between() == [] == plan.without({"a", "c"}).within()
     [found] = judge_starts({"b": "not within 180 s"})
-    assert bad([found]) == ["bad: b: its processes for all-reduces do not start: not within 180 s"]
-    assert "another job holds its GPUs" in found.mend
+    assert bad([found]) == ["bad: b: the processes for all-reduces do not start: not within 180 s"]
+    assert "another job holds its GPUs" in found.fix
 
 
 def test_of_a_node_that_is_broken_within_one_process_stands_for_it() -> None:
-    plan = plan_legs(dict.fromkeys("abc", 4), dict.fromkeys("abc", 4))
+    plan = plan_all_reduces(dict.fromkeys("abc", 4), dict.fromkeys("abc", 4))
     everyone = plan.among_all({"b"})
     assert everyone is not None
-    assert [seat.node for seat in everyone.seats] == list("aaaabcccc")
+    assert [member.node for member in everyone.members] == list("aaaabcccc")
 
 
-GPUS = plan_legs(dict.fromkeys("abc", 8), dict.fromkeys("abc", 8))
+GPUS = plan_all_reduces(dict.fromkeys("abc", 8), dict.fromkeys("abc", 8))
 EVERYONE = GPUS.among_all()
 assert EVERYONE is not None
 
 
-def test_a_failing_leg_within_a_node_is_named_with_its_mend() -> None:
-    outcomes: dict[Leg, Outcome] = dict.fromkeys(GPUS.within(), 0.001)
+def test_a_failing_leg_within_a_node_is_named_with_its_fix() -> None:
+    outcomes: dict[Group, Outcome] = dict.fromkeys(GPUS.within(), 0.001)
     assert bad(judge_within(GPUS, outcomes, 32, {})) == []
     outcomes[GPUS.within()[1]] = "No space left on device (28)"
     found = judge_within(GPUS, outcomes, 32, {"b": {"NCCL_P2P_DISABLE": "1"}})
     assert bad(found) == [
         "bad: within b: no all-reduce between its 8 GPUs (NCCL_P2P_DISABLE=1 is set): No space left on device (28)"
     ]
-    assert found[0].mend == WITHIN
+    assert found[0].fix == WITHIN
     assert all(word in WITHIN for word in ("--shm-size", "/dev/shm", "NCCL_P2P_DISABLE", "one pod with all GPUs"))
 
 
 def test_gpus_of_a_node_that_use_sockets_are_told() -> None:
-    outcomes: dict[Leg, Outcome] = dict.fromkeys(GPUS.within(), 0.001)
+    outcomes: dict[Group, Outcome] = dict.fromkeys(GPUS.within(), 0.001)
     outcomes[GPUS.within()[2]] = 0.032
-    assert bad(judge_within(GPUS, outcomes, 32, {})) == ["warn: within c: 1000 MB/s between its 8 GPUs, as by sockets"]
-    # On CPUs that is what there is.
-    cpus = plan_legs({"a": 2}, {"a": 0})
+    assert bad(judge_within(GPUS, outcomes, 32, {})) == [
+        "warn: within c: 1000 MB/s between its 8 GPUs, about the speed of sockets"
+    ]
+    # On CPUs this speed is normal.
+    cpus = plan_all_reduces({"a": 2}, {"a": 0})
     assert bad(judge_within(cpus, {cpus.within()[0]: 0.032}, 32, {})) == []
 
 
 @pytest.mark.parametrize("backend", ["nccl", "gloo"])
 def test_a_failing_pair_is_named_and_not_the_rest(backend: str) -> None:
-    plan = GPUS if backend == "nccl" else plan_legs(dict.fromkeys("abc", 0), dict.fromkeys("abc", 0))
+    plan = GPUS if backend == "nccl" else plan_all_reduces(dict.fromkeys("abc", 0), dict.fromkeys("abc", 0))
     everyone = plan.among_all()
     assert everyone is not None
-    pairs: dict[Leg, Outcome] = dict.fromkeys(plan.between(), 0.01)
+    pairs: dict[Group, Outcome] = dict.fromkeys(plan.between(), 0.01)
     pairs[plan.between()[1]] = "connection refused"
     found = judge_between(plan, pairs, everyone, "timed out", 32)
-    assert bad(found) == [f"bad: between b and c: no all-reduce by {backend.upper()}: connection refused"]
-    assert found[0].mend == BETWEEN[backend]
+    assert bad(found) == [f"bad: between b and c: no all-reduce with {backend.upper()}: connection refused"]
+    assert found[0].fix == BETWEEN[backend]
 
 
 def test_where_only_all_together_fail_that_is_said() -> None:
     found = judge_between(GPUS, dict.fromkeys(GPUS.between(), 0.01), EVERYONE, "unhandled system error", 32)
-    assert bad(found) == ["bad: among all, 24 processes on 3 nodes: no all-reduce by NCCL: unhandled system error"]
-    assert all(word in found[0].mend for word in ("NCCL_SOCKET_IFNAME", "RDMA"))
+    assert bad(found) == ["bad: among all, 24 processes on 3 nodes: no all-reduce with NCCL: unhandled system error"]
+    assert all(word in found[0].fix for word in ("NCCL_SOCKET_IFNAME", "RDMA"))
 
 
 def test_gpu_nodes_must_reach_each_other_by_gloo_too() -> None:
-    first, *others = plan_legs({"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 1}).between()
+    first, *others = plan_all_reduces({"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 1}).between()
     fine = dict.fromkeys([first, *others], 0.1)
     assert [verdict.level for verdict in judge_messages(fine)] == ["ok"]
     (verdict,) = judge_messages(fine | {first: "Connection refused"})
-    assert (verdict.level, "between a and b" in verdict.what) == ("bad", True)
-    assert "GLOO_SOCKET_IFNAME" in verdict.mend
+    assert (verdict.level, "between a and b" in verdict.message) == ("bad", True)
+    assert "GLOO_SOCKET_IFNAME" in verdict.fix
 
 
 def test_a_slow_node_is_named_not_its_neighbours() -> None:
     ab, bc, ca = GPUS.between()
-    pairs: dict[Leg, Outcome] = {ab: 0.01, bc: 0.2, ca: 0.2}
-    assert slow_links(pairs) == {"c": 0.01}
+    pairs: dict[Group, Outcome] = {ab: 0.01, bc: 0.2, ca: 0.2}
+    assert slow_nodes(pairs) == {"c": 0.01}
     found = judge_between(GPUS, pairs, EVERYONE, 0.2, 32)
     assert bad(found) == ["bad: c: 160 MB/s, others 3200 MB/s"]
 
@@ -169,7 +171,7 @@ def test_a_slow_node_is_named_not_its_neighbours() -> None:
 def test_a_slow_network_is_told_in_seconds_of_a_step() -> None:
     [found] = judge_between(GPUS, dict.fromkeys(GPUS.between(), 1.0), EVERYONE, 1.0, 32)
     assert found.level == "warn"
-    assert "configuration E's gradients take 18.0 s a step" in found.what  # 574.7 MB at 32 MB/s
+    assert "configuration E's gradients take 18.0 s per step" in found.message  # 574.7 MB at 32 MB/s
 
 
 @pytest.fixture
@@ -186,18 +188,18 @@ def free_port() -> int:
 
 @pytest.mark.slow
 def test_two_processes_take_the_time_and_one_alone_says_that_nobody_came(processes: ProcessPoolExecutor) -> None:
-    """What runs on the nodes, on this one: gloo here, NCCL where there are GPUs."""
+    """Runs the nodes' code on this machine, with gloo; with NCCL if there are GPUs."""
     with processes:
         address = ("127.0.0.1", free_port())
-        took = [processes.submit(Link().seconds, address, rank, 2, "gloo", 1, 60.0) for rank in range(2)]
+        took = [processes.submit(AllReduceWorker().seconds, address, rank, 2, "gloo", 1, 60.0) for rank in range(2)]
         assert all(0 < float(answer.result(120)) < 60 for answer in took)
-        alone = processes.submit(Link().seconds, ("127.0.0.1", free_port()), 0, 2, "gloo", 1, 1.0)
+        alone = processes.submit(AllReduceWorker().seconds, ("127.0.0.1", free_port()), 0, 2, "gloo", 1, 1.0)
         assert "1/2 clients joined" in str(alone.result(120))
 
 
 @pytest.mark.gpu
 def test_gpus_of_this_machine_do_one_by_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them, a process each that sees its own, as Ray has it; with one GPU it is NCCL's start that is shown."""
+    """One process per GPU, which sees only that GPU, as in Ray. With a single GPU this only tests that NCCL starts."""
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
     context, address = multiprocessing.get_context("spawn"), ("127.0.0.1", free_port())
@@ -206,7 +208,9 @@ def test_gpus_of_this_machine_do_one_by_nccl(monkeypatch: pytest.MonkeyPatch) ->
         for device in visible:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", device)
             pools.append(stack.enter_context(ProcessPoolExecutor(1, context)))
-            pools[-1].submit(int).result(60)  # started, with this environment
-        asked = [pool.submit(Link().seconds, address, rank, count, "nccl", 32, 60.0) for rank, pool in enumerate(pools)]
+            pools[-1].submit(int).result(60)  # starts the process, with this environment
+        asked = [
+            pool.submit(AllReduceWorker().seconds, address, rank, count, "nccl", 32, 60.0) for rank, pool in enumerate(pools)
+        ]
         took = [answer.result(180) for answer in asked]
     assert all(isinstance(seconds, float) and 0 < seconds < 60 for seconds in took), took

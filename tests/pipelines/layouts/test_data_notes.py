@@ -1,4 +1,4 @@
-"""What training, search and evaluation say of data of which something is left out: a line for a split, at their start."""
+"""The notes that training, search and evaluation print at their start about files that are left out: a line per split."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def data(tmp_path: Path) -> Path:
 def test_commands_that_open_the_data_say_it_on_stderr(
     data: Path, command: str, flags: list[str], call: Callable[..., Outcome]
 ) -> None:
-    # The storage is refused after the data have been opened, and before anything is started.
+    # The storage is refused after the data were opened, but before anything starts.
     done = call(command, "--data", data, "--storage-path", data.parent / "file/runs", "--arch", "A", *flags)
     assert done.status == 2
     first, second, refusal = done.stderr.splitlines()

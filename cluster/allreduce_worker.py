@@ -1,4 +1,4 @@
-"""A process of `doctor`'s on a node that takes part in all-reduces; sent there by value, as `cluster.probes` is."""
+"""The process of `doctor` that takes part in all-reduces on a node; sent to the node by value, like `cluster.probes`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import socket
 import time
 from datetime import timedelta
 
-TIMED_ON_GPU = 10  # all-reduces behind each other: one may be over sooner than is looked whether it is
+REPEATS_ON_GPU = 10  # all-reduces in one measurement: a single one is too short to time
 
 
-class Link:
-    """One process; Ray lets it see the GPU that it reserved, and no other."""
+class AllReduceWorker:
+    """A Ray actor; it sees only the GPU that it reserved."""
 
     def address(self) -> tuple[str, int]:
-        """Where the others find this one, if it is the first. It is ready then: what takes long to import has been."""
+        """The address at which the others find this process if it is rank 0. Returns once the slow imports are done."""
         import ray
         import torch.distributed  # noqa: F401
 
@@ -23,27 +23,27 @@ class Link:
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     def seconds(
-        self, address: tuple[str, int], rank: int, world_size: int, backend: str, megabytes: int, patience_s: float
+        self, address: tuple[str, int], rank: int, world_size: int, backend: str, megabytes: int, timeout_s: float
     ) -> float | str:
-        """How long an all-reduce takes, the best of three after one that opens the connections; or what went wrong.
+        """Seconds of an all-reduce, the best of three after a warm-up that opens the connections; or an error message.
 
-        `address`: the first's; `backend`: nccl, on the GPU, or gloo; `patience_s`: for the others to come, and to answer.
+        `address`: of rank 0. `backend`: nccl, on the GPU, or gloo. `timeout_s`: for the others to join, and to answer.
         """
         try:
-            return _seconds(address, rank, world_size, backend, megabytes, timedelta(seconds=patience_s))
+            return _seconds(address, rank, world_size, backend, megabytes, timedelta(seconds=timeout_s))
         except Exception as error:
-            # The last line: NCCL says there what it wanted to do.
+            # NCCL's last line says what it was trying to do.
             return str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
 
 
 def _seconds(
-    address: tuple[str, int], rank: int, world_size: int, backend: str, megabytes: int, patience: timedelta
+    address: tuple[str, int], rank: int, world_size: int, backend: str, megabytes: int, timeout: timedelta
 ) -> float:
     import torch
     import torch.distributed as dist
 
     gpu = backend == "nccl"
-    # An error here, and not the end of this process by NCCL's watchdog; and why, in the job's output.
+    # Makes a timeout raise here, instead of NCCL's watchdog ending the process; warnings go to the job's output.
     os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
     os.environ.setdefault("NCCL_DEBUG", "WARN")
     device = torch.device("cuda:0" if gpu else "cpu")
@@ -52,11 +52,11 @@ def _seconds(
         init_method=f"tcp://{address[0]}:{address[1]}",
         rank=rank,
         world_size=world_size,
-        timeout=patience,
+        timeout=timeout,
         device_id=device if gpu else None,
     )
     values = torch.ones(megabytes * 250_000, device=device)
-    times, best = TIMED_ON_GPU if gpu else 1, float("inf")
+    times, best = REPEATS_ON_GPU if gpu else 1, float("inf")
     for repeat in range(4):
         dist.barrier()
         started = time.perf_counter()
@@ -67,5 +67,5 @@ def _seconds(
             torch.cuda.synchronize()
         if repeat:
             best = min(best, (time.perf_counter() - started) / times)
-    dist.destroy_process_group()  # not after an error, when it may wait for ever
+    dist.destroy_process_group()  # only after success: after an error it may block forever
     return best

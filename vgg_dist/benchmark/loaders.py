@@ -1,8 +1,8 @@
-"""The loaders that need the project's packages only, each set up as its own documentation has it, all on the same work.
+"""The loaders under comparison that need no other packages, each set up as in its own documentation.
 
-`ours`, the stock DALI chain (NVIDIA's examples: decode, resize, crop-mirror-normalise), torchvision's DataLoader (its
-reference scripts' transforms on PIL images), and the floor under ours: decoding and nothing else.
-The loaders of other packages, and torchvision v2, are in `vgg_dist.benchmark.peers`.
+They are `ours`; the stock DALI pipeline (NVIDIA's examples: decode, resize, crop-mirror-normalise); torchvision's DataLoader
+(its reference scripts' transforms on PIL images); and decoding alone, a lower bound for ours. The loaders of other packages,
+and torchvision v2, are in `vgg_dist.benchmark.peers`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,30 @@ def ours(work: Work) -> Epoch:
 
 
 def stock_dali(work: Work) -> Epoch:
-    """DALI as NVIDIA's ImageNet examples have it: decoders.image, resize, crop_mirror_normalize, DALIGenericIterator."""
-    from nvidia.dali import fn, pipeline_def, types
+    """DALI as in NVIDIA's ImageNet examples: decoders.image, resize, crop_mirror_normalize, DALIGenericIterator."""
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
+    pipeline, outputs = _stock_pipeline(work), ["images", "labels"]
+    iterator = DALIGenericIterator(pipeline, outputs, last_batch_policy=LastBatchPolicy.PARTIAL, prepare_first_batch=False)
+    started = False
+
+    def epoch() -> Iterator[Tensor]:
+        nonlocal started
+        if started:
+            iterator.reset()  # not at the end of the last epoch, because a reset starts the next one at once
+        started = True
+        for (batch,) in iterator:
+            yield batch["images"]
+
+    return epoch
+
+
+def _stock_pipeline(work: Work) -> Any:
+    from nvidia.dali import fn, pipeline_def, types
+
     on_cpu, size = work.device.type == "cpu", work.preprocessing.image_size
-    # As a fraction of the room that the crop has: DALI rounds the longer side where torchvision truncates it.
+    # As a fraction of the range of possible corners, because DALI rounds the longer side and torchvision truncates it.
     position = (work.corner / np.maximum(work.resized - size, 1)).astype(np.float32)
     down, right = position.T.copy()
 
@@ -51,7 +68,7 @@ def stock_dali(work: Work) -> Epoch:
     @pipeline_def
     def chain() -> Any:
         encoded, scale, y, x, mirror, mean, labels = fn.external_source(
-            source=batches,  # type: ignore[arg-type]  # DALI's stub does not know generator functions
+            source=batches,  # type: ignore[arg-type]  # DALI's type stubs lack generator functions
             num_outputs=7,
             batch=True,
             cycle="raise",
@@ -60,38 +77,16 @@ def stock_dali(work: Work) -> Epoch:
         )
         images = fn.decoders.image(encoded, adjust_orientation=False, device="cpu" if on_cpu else "mixed")
         images = fn.resize(images, resize_shorter=scale, interp_type=types.INTERP_TRIANGULAR)
-        images = fn.crop_mirror_normalize(
-            images,
-            crop=(size, size),
-            crop_pos_x=x,
-            crop_pos_y=y,
-            mirror=mirror,
-            mean=mean,
-            std=list(work.preprocessing.std),
-            dtype=types.FLOAT,
-            output_layout="CHW",
-        )
-        return images, labels
+        crop = {"crop": (size, size), "crop_pos_x": x, "crop_pos_y": y, "mirror": mirror}
+        std = list(work.preprocessing.std)
+        return fn.crop_mirror_normalize(images, **crop, mean=mean, std=std, dtype=types.FLOAT, output_layout="CHW"), labels
 
     device_id = None if on_cpu else work.device.index or 0
-    pipeline = chain(batch_size=work.batch, num_threads=work.threads, device_id=device_id)
-    outputs = ["images", "labels"]
-    iterator = DALIGenericIterator(pipeline, outputs, last_batch_policy=LastBatchPolicy.PARTIAL, prepare_first_batch=False)
-    walked = False
-
-    def epoch() -> Iterator[Tensor]:
-        nonlocal walked
-        if walked:
-            iterator.reset()  # not at the end of the last walk: it sets out on the next one at once
-        walked = True
-        for (batch,) in iterator:
-            yield batch["images"]
-
-    return epoch
+    return chain(batch_size=work.batch, num_threads=work.threads, device_id=device_id)
 
 
 class PilDataset(Dataset[tuple[Tensor, int]]):
-    """What a worker process of the DataLoader does for one image: PIL's decoder and transforms on PIL images."""
+    """The work of a DataLoader's worker process for one image: PIL's decoder and transforms on PIL images."""
 
     def __init__(self, work: Work) -> None:
         self.store, self.index, self.transform = work.store, work.samples.index, PilTransform(work)
@@ -106,14 +101,14 @@ class PilDataset(Dataset[tuple[Tensor, int]]):
 
 
 def torchvision_dataloader(work: Work) -> Epoch:
-    """torch's DataLoader with as many worker processes as the others have threads."""
+    """torch's DataLoader, with as many worker processes as the other loaders have threads."""
     loader = DataLoader(
         PilDataset(work),
         work.batch,
         num_workers=work.threads,
         persistent_workers=True,
         pin_memory=work.device.type == "cuda",
-        multiprocessing_context="spawn",  # this process has threads (DALI's, CUDA's) that a fork would not survive
+        multiprocessing_context="spawn",  # this process has threads (of DALI and CUDA), which do not survive a fork
     )
     return lambda: (images.to(work.device, non_blocking=True) for images, _ in loader)
 
@@ -125,7 +120,7 @@ def torchvision_v2(work: Work) -> Epoch:
 
 
 def decoding_alone(work: Work) -> Epoch:
-    """The floor: DALI decodes as this loader has it decode on the work's device, and that is all."""
+    """The lower bound: DALI only decodes, in the same way as for our loader on the work's device."""
     from nvidia.dali import fn, pipeline_def, types
 
     on_cpu = work.device.type == "cpu"
