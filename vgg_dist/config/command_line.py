@@ -23,7 +23,7 @@ from vgg_dist.config.names import flag, with_current_names
 from vgg_dist.config.resume import MUST_STAY, refuse_changes, value_text
 from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train_flags import TrainFlags
-from vgg_dist.config.version import version_line
+from pipelines.version import version_line
 
 THE_NET = "arch", "batch_norm", "head", "image_size"
 """Compared first: if one of these differs, other checks would name the wrong flag."""
