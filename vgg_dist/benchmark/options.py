@@ -173,7 +173,7 @@ class StartupBenchmark:
         check_output(self.json)
 
     def train_flags(self) -> list[str]:
-        """`train` as a command line of vgg_dist.train: the flags that differ from its defaults."""
+        """`train` as a command line of vgg_dist.train: all flags that differ from the defaults."""
         return self.train.flags(secrets=True)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from pipelines.progress import Progress
+from pipelines.secrets import masked
 from vgg_dist.benchmark.options import StartupBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, table, write_json
 from vgg_dist.config import TrainConfig
@@ -110,7 +111,7 @@ def report(options: StartupBenchmark, trainings: list[Times], scripts: list[Time
         f"{table(headings, rows)}\n"
         f"Median of {options.repeats} alternating starts; of several workers, the slowest counts. "
         "Plain script: torch alone, the same net, one step.\n"
-        f"python -m vgg_dist.train {' '.join(options.train_flags())}\n{machine_line(describe_machine())}"
+        f"python -m vgg_dist.train {masked(' '.join(options.train_flags()))}\n{machine_line(describe_machine())}"
     )
     if "workers up" not in trainings[0]:
         text += "\nPhases of the workers are missing: they ran on other nodes, or on a Ray cluster that was already running."

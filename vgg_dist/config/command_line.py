@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Callable
 from types import UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -23,7 +22,6 @@ from vgg_dist.config.names import flag, with_current_names
 from vgg_dist.config.resume import MUST_STAY, refuse_changes, value_text
 from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train_flags import TrainFlags
-from pipelines.version import version_line
 
 THE_NET = "arch", "batch_norm", "head", "image_size"
 """Compared first: if one of these differs, other checks would name the wrong flag."""
@@ -55,14 +53,6 @@ def parse(kind: type[S], prog: str, description: str | None) -> S:
     """
     arguments = read_arguments(kind, prog, description)
     return tyro.cli(kind, prog=prog, args=arguments.words, default=kind(**arguments.from_file))
-
-
-def parse_flags(kind: Any, prog: str, description: str | None) -> Any:
-    """As `parse`, for a command without --config; `kind` may also be a union of settings, one for each subcommand."""
-    if "--version" in sys.argv[1:]:
-        print(version_line())
-        sys.exit(0)
-    return tyro.cli(kind, prog=prog, description=description)
 
 
 def parse_resuming(kind: type[C], prog: str, description: str | None, find: Callable[[str, str], Recorded | None]) -> C:
