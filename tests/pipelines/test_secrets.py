@@ -21,7 +21,7 @@ from pipelines.stores.open import open_splits
 from vgg_dist.config import EvalConfig, TrainConfig, TrainSettings, TuneConfig
 from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
 from vgg_dist.evaluation.open import open_images
-from vgg_dist.launch.driver import _say
+from vgg_dist.launch.driver import _Launch
 from vgg_dist.launch.run_record import open_training
 from vgg_dist.run_folder.names import checkpoint_name
 from vgg_dist.run_folder.outcome import read_earlier, write_outcome
@@ -100,7 +100,7 @@ def test_nothing_that_a_run_writes_has_the_secret(tmp_path: Path, capfd: pytest.
     folder.mkdir(parents=True)
     saved(config).save(folder, config, CLASSES)
     write_outcome(config, {"metrics": {"epoch": 2.0, "val/top1_error": 1.0}, "step": 2, "checkpoint": str(folder)})
-    _say(False, f"checkpoint: {config.data}")
+    _Launch(config, None).say(f"checkpoint: {config.data}")
     print(config.command_line())
     print(config.to_dict())
     print(ui_hint(TrackedRun(config.tracking_uri or "", "1", "2", 0.0, "")))
