@@ -10,7 +10,6 @@ import tyro
 
 from cluster import local, services
 from pipelines.cli import run_command
-from vgg_dist.config.command_line import parse_flags
 from vgg_dist.config.suggestions import suggestions
 
 
@@ -55,7 +54,7 @@ def main(prog: str = "python -m cluster") -> None:
     """Runs the command. A user's mistake gives one line on stderr and exit status 2."""
     status = run_command(
         prog,
-        lambda: parse_flags(Command, prog, local.__doc__),
+        lambda: tyro.cli(Command, prog=prog, description=local.__doc__),
         run,
         improve=suggestions(Command),
         errors=(ValueError, services.ClusterError),

@@ -6,11 +6,9 @@ written by hand. tests/test_docs.py compares. Needs no torch, Ray or MLflow.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import re
-import textwrap
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ import cluster.local
 from pipelines import prepare
 from vgg_dist.benchmark import options as benchmark
 from vgg_dist.config import EvalConfig, ReproduceConfig, ScaleRange, TrainCommand, TrainFlags, TuneConfig
+from vgg_dist.config.groups import field_docs, grouped
 from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
 from vgg_dist.runs import RunsConfig
@@ -61,55 +60,46 @@ class Option(NamedTuple):
     text: str
 
 
-def options(settings: Any) -> list[Option]:
-    """The options of a command, those that it shares with vgg_dist.train left out where it takes all of those."""
+def options(settings: Any) -> dict[str, list[Option]]:
+    """The options of a command by group, without those of vgg_dist.train where the command takes all of those, too.
+
+    Commands with few options have a single group without a name.
+    """
     if not inspect.isclass(settings):
-        return list(_of_function(settings))
-    texts = {name: text for kind in reversed(settings.__mro__) for name, text in _field_docstrings(kind).items()}
+        return {"": list(_of_function(settings))}
+    fields = {field.name: field for field in dataclasses.fields(settings)}
+    groups = grouped(settings) if issubclass(settings, TrainFlags | EvalConfig) else {"": list(fields.values())}
     inherits = issubclass(settings, TrainFlags) and settings not in (TrainCommand, TrainFlags)
     shared = {field.name for field in dataclasses.fields(TrainFlags)} if inherits else set()
-    hints = get_type_hints(settings, include_extras=True)
-    found = []
-    for field in dataclasses.fields(settings):
-        hint, markers = _plain(hints[field.name]), getattr(hints[field.name], "__metadata__", ())
-        metavar = next((marker.metavar for marker in markers if isinstance(getattr(marker, "metavar", None), str)), "")
-        if any("Suppress" in str(marker) for marker in markers) or (inherits and field.name in shared):
-            continue
-        if dataclasses.is_dataclass(hint) and not metavar:
-            continue  # all flags of another command, which its own page has
-        if any("Positional" in str(marker) for marker in markers):
-            name, takes = metavar or field.name.upper(), "" if metavar else _takes(hint)
-        else:
-            words = ", ".join(f"`{word}`" for word in metavar.split("|"))
-            name, takes = _flag(field.name, hint), words if metavar else _takes(hint)
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        default = None if field.default is dataclasses.MISSING else field.default
-        found.append(Option(name, takes, "required" if required else _default(default), texts.get(field.name, "")))
+    texts, hints = field_docs(settings), get_type_hints(settings, include_extras=True)
+    found: dict[str, list[Option]] = {}
+    for title, members in groups.items():
+        for field in members:
+            hint = _plain(hints[field.name])
+            if field.name in shared or (dataclasses.is_dataclass(hint) and hint is not ScaleRange):
+                continue  # flags of another command, which its own page has
+            found.setdefault(title, []).append(_of_field(field, hints[field.name], texts.get(field.name, "")))
     return found
 
 
+def _of_field(field: dataclasses.Field[Any], annotated: Any, text: str) -> Option:
+    hint, markers = _plain(annotated), getattr(annotated, "__metadata__", ())
+    required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    default = "required" if required else _default(None if field.default is dataclasses.MISSING else field.default)
+    if any("Positional" in str(marker) for marker in markers):
+        metavar = next((marker.metavar for marker in markers if getattr(marker, "metavar", None)), None)
+        return Option(metavar or field.name.upper(), "" if metavar else _takes(hint), default, text)
+    return Option(_flag(field.name, hint), _takes(hint), default, text)
+
+
 def _of_function(command: Callable[..., Any]) -> Iterator[Option]:
-    texts = dict(
-        re.findall(r"^    (\w+): (.*?)(?=\n    \w+: |\Z)", inspect.getdoc(command).split("Args:\n")[1], re.M | re.S)
-    )
+    described = (inspect.getdoc(command) or "").partition("Args:\n")[2]
+    texts = dict(re.findall(r"^    (\w+): (.*?)(?=\n    \w+: |\Z)", described, re.M | re.S))
     hints = get_type_hints(command)
     for name, parameter in inspect.signature(command).parameters.items():
         required = parameter.default is inspect.Parameter.empty
         default = "required" if required else "the number of CPUs" if name == "threads" else _default(parameter.default)
         yield Option(_flag(name, hints[name]), _takes(hints[name]), default, texts[name])
-
-
-def _field_docstrings(kind: type) -> dict[str, str]:
-    """The strings that follow the fields in a class's source."""
-    if not dataclasses.is_dataclass(kind):
-        return {}
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(tree, ast.ClassDef)
-    found = {}
-    for field, following in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(following, ast.Expr):
-            found[field.target.id] = str(ast.literal_eval(following.value))
-    return found
 
 
 def _plain(hint: Any) -> Any:
@@ -146,19 +136,23 @@ def _default(value: Any) -> str:
     return f"`{' '.join(map(str, value)) if isinstance(value, tuple) else value}`"
 
 
-def table(settings: Any) -> str:
-    """The options as a Markdown table."""
-    rows = ["| option | takes | default | meaning |", "|---|---|---|---|"]
-    for option in options(settings):
-        text = " ".join(option.text.split()).replace("<", "&lt;")
-        cells = [cell.replace("|", "\\|") for cell in (option.name, option.takes, option.default, text)]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+def tables(settings: Any) -> str:
+    """The options as Markdown tables, one for each group, below its name."""
+    groups = options(settings)
+    parts = []
+    for title, members in groups.items():
+        rows = ["| option | takes | default | meaning |", "|---|---|---|---|"]
+        for option in members:
+            text = " ".join(option.text.split()).replace("<", "&lt;")
+            cells = [cell.replace("|", "\\|") for cell in (option.name, option.takes, option.default, text)]
+            rows.append(f"| {' | '.join(cells)} |")
+        parts += [f"### {title.capitalize()}"] * (len(groups) > 1) + ["\n".join(rows)]
+    return "\n\n".join(parts)
 
 
 def filled(page: str) -> str:
     """The page's text with its tables as the code has them now. KeyError for a table that is not in SETTINGS."""
-    return MARKED.sub(lambda found: f"{found[1]}\n{table(SETTINGS[found[2]])}\n\n{found[3]}", page)
+    return MARKED.sub(lambda found: f"{found[1]}\n{tables(SETTINGS[found[2]])}\n\n{found[3]}", page)
 
 
 if __name__ == "__main__":

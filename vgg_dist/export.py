@@ -25,7 +25,6 @@ import tyro
 
 from pipelines.cli import run_command
 from vgg_dist.config.base import LAST, check_checkpoint
-from vgg_dist.config.command_line import parse_flags
 from vgg_dist.config.suggestions import suggestions
 
 SUFFIXES = {"torchvision": ".pth", "safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
@@ -59,7 +58,7 @@ def main(prog: str = "python -m vgg_dist.export") -> None:
     """The command line."""
     status = run_command(
         prog,
-        lambda: parse_flags(ExportConfig, prog, __doc__),
+        lambda: tyro.cli(ExportConfig, prog=prog, description=__doc__),
         export,
         improve=suggestions(ExportConfig),
     )

@@ -10,8 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
+
 from pipelines.cli import run_command
-from vgg_dist.config.command_line import parse_flags
 from vgg_dist.config.suggestions import suggestions
 
 
@@ -33,7 +34,7 @@ def main(prog: str = "python -m vgg_dist.report") -> None:
     """The command line."""
     status = run_command(
         prog,
-        lambda: parse_flags(ReportConfig, prog, __doc__),
+        lambda: tyro.cli(ReportConfig, prog=prog, description=__doc__),
         report,
         improve=suggestions(ReportConfig),
     )

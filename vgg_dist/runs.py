@@ -13,10 +13,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import tyro
+
 from pipelines.cli import printing, run_command
 from pipelines.paths import absolute
 from pipelines.secrets import masked
-from vgg_dist.config.command_line import parse_flags
 from vgg_dist.config.suggestions import suggestions
 from vgg_dist.reporting.text import printed
 from vgg_dist.run_folder.listing import RunSummary, list_runs
@@ -37,7 +38,7 @@ def main(prog: str = "python -m vgg_dist.runs") -> None:
     """The command line."""
     status = run_command(
         prog,
-        lambda: parse_flags(RunsConfig, prog, __doc__),
+        lambda: tyro.cli(RunsConfig, prog=prog, description=__doc__),
         print_runs,
         improve=suggestions(RunsConfig),
     )

@@ -65,6 +65,10 @@ def parsed(module: str, flags: list[str]) -> Any:
         return None
     kind = SETTINGS[module]
     if dataclasses.is_dataclass(kind):
+        if "--config" in flags:  # a file of a run, which is not here
+            place = flags.index("--config")
+            assert flags[place + 1].endswith(".yaml")
+            flags = flags[:place] + flags[place + 2 :]
         flags = read_arguments(kind, module, None, flags).words
     return tyro.cli(kind, args=flags)
 

@@ -39,7 +39,7 @@ def test_each_subcommand_has_its_own_help_and_one_line_for_a_mistake(name: str, 
     assert "--help" in done.stderr
 
 
-@pytest.mark.parametrize("name", sorted(SUBCOMMANDS.keys() - {"prepare"}))
+@pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_each_tells_the_version(name: str, call: Callable[..., Outcome]) -> None:
     done = call("vgg_dist.cli", name, "--version")
     assert (done.status, done.stdout, done.stderr) == (0, f"{version_line()}\n", "")

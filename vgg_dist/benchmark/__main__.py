@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
+import tyro
+
 import vgg_dist.benchmark
 from pipelines.cli import run_command
 from pipelines.signals import stoppable
 from vgg_dist.benchmark.options import Benchmark, CheckpointBenchmark, EvaluationBenchmark, LoaderBenchmark, StepBenchmark
-from vgg_dist.config.command_line import parse_flags
 from vgg_dist.config.suggestions import suggestions
 
 
@@ -16,7 +17,7 @@ def main(prog: str = "python -m vgg_dist.benchmark") -> None:
     """Runs the chosen benchmark. A user's mistake gives one line on stderr and exit status 2."""
     status = run_command(
         prog,
-        lambda: parse_flags(Benchmark, prog, vgg_dist.benchmark.__doc__),
+        lambda: tyro.cli(Benchmark, prog=prog, description=vgg_dist.benchmark.__doc__),
         run,
         improve=suggestions(Benchmark),
         stopping=stoppable,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Callable
 from types import UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -17,7 +16,6 @@ import tyro
 
 from pipelines.paths import absolute
 from pipelines.secrets import MASK
-from pipelines.version import version_line
 from vgg_dist.config.arguments import read_arguments
 from vgg_dist.config.base import Config
 from vgg_dist.config.names import flag, with_current_names
@@ -55,14 +53,6 @@ def parse(kind: type[S], prog: str, description: str | None) -> S:
     """
     arguments = read_arguments(kind, prog, description)
     return tyro.cli(kind, prog=prog, args=arguments.words, default=kind(**arguments.from_file))
-
-
-def parse_flags(kind: Any, prog: str, description: str | None) -> Any:
-    """As `parse`, for a command without --config; `kind` may also be a union of settings, one for each subcommand."""
-    if "--version" in sys.argv[1:]:
-        print(version_line())
-        sys.exit(0)
-    return tyro.cli(kind, prog=prog, description=description)
 
 
 def parse_resuming(kind: type[C], prog: str, description: str | None, find: Callable[[str, str], Recorded | None]) -> C:

@@ -25,7 +25,7 @@ HIDDEN = re.compile(
 )
 # Ray's remarks on a process that it lost: the command says that itself, in one line.
 HIDDEN_REMARK = re.compile(
-    r"^Tip: |died or was killed|died unexpectedly|has died|actor is dead|unexpected system error", re.I
+    r"^Tip: |marked dead|died or was killed|died unexpectedly|has died|actor is dead|unexpected system error", re.I
 )
 COLOURS = re.compile(r"\x1b\[[\d;]*m| \(Ray deduplicates logs by default\..*")  # and the advice that comes with a count
 REMARK = 200  # characters that are shown of a remark

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vgg_dist.launch.progress_lines import WIDTH, ProgressLines, describe_limit, wrapped
+from vgg_dist.metric_names import Record
 from vgg_dist.ray_cluster.job_lines import Line
-from vgg_dist.tracking import Record
 
 TRAINING = {"epoch": 0.25, "train/loss": 2.5494, "images_per_second": 99.94, "lr": 0.003}
 

@@ -75,6 +75,7 @@ def test_a_lost_process_of_rays_is_one_line_and_the_record_is_left_in_order(lost
     assert "*** SIG" not in done.stderr
     if lost == "raylet":
         said = "Ray Train's controller was lost: killed, or out of memory (ActorDiedError: "
-        (line,) = done.stdout.splitlines()  # and no paragraph of Ray's
+        assert done.stdout.count("\n") == 1, done.stdout  # and no paragraph of Ray's
+        line = done.stdout.strip()
         assert line.startswith(said)
         assert line.endswith("; the same command, or --name first, resumes it")

@@ -48,6 +48,7 @@ def batch(*lines: str, pid: Any = 42, **more: Any) -> dict[str, Any]:
             ["RayTrainWorker 42: [E1126 22:13:40.12 socket.cpp:2] broken"],
         ),
         (batch("A worker died or was killed while executing a task by an unexpected system error.\nSee", pid="raylet"), []),
+        (batch("The node with node id: 5f has been marked dead because the detector", pid="raylet"), []),
         (batch("/tmp/ray is over 95% full,\n  2 GB left", pid="raylet"), ["Ray: /tmp/ray is over 95% full, 2 GB left"]),
         (
             batch("2026 INFO monitor", "x :event_summary:Adding 2 node(s) of type gpu.", pid="autoscaler"),

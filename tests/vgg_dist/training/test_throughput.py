@@ -7,9 +7,13 @@ import time
 
 import pytest
 import torch
+from support.trainings import SMALL
 
 from vgg_dist.config.base import Interval
-from vgg_dist.training.throughput import DataWait, LogSchedule
+from vgg_dist.models.build import macs
+from vgg_dist.training.parallelism import Worker
+from vgg_dist.training.state import build_state
+from vgg_dist.training.throughput import DataWait, LogSchedule, Throughput
 
 
 class Device:
@@ -120,3 +124,18 @@ def test_intervals(text: str | int, interval: Interval) -> None:
 def test_an_interval_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=rf"^--log-every {text}: must be .* 10m"):
         Interval.parse("log_every", text)
+
+
+def test_rates_are_those_of_all_workers_together() -> None:
+    """Two workers, ten seconds each, 100 images each; the comparison with the loader comes in the fourth log only."""
+    model = build_state(SMALL, 10, torch.device("cpu")).model
+    throughput = Throughput(model, SMALL, Worker(0, 2))
+    logs = [throughput.metrics([200, 2.0, 20.0, 50.0]) for _ in range(5)]
+    for metrics in logs:
+        assert metrics["images_per_second"] == pytest.approx(20.0)
+        assert metrics["data_wait_share"] == pytest.approx(0.1)
+        flops = 20.0 * 6 * macs(model, 32)
+        assert metrics["model_flops_utilization"] == pytest.approx(flops / throughput.peak)
+    assert [number for number, metrics in enumerate(logs, start=1) if "loader_images_per_second" in metrics] == [4]
+    assert logs[3]["loader_images_per_second"] == 50.0
+    assert logs[3]["step_images_per_second"] == pytest.approx(200 / 9)  # nine of the ten seconds were not waiting
