@@ -1,4 +1,4 @@
-"""Searches that an earlier version of this package began: Ray Tune pickles a search's state with the names of its modules."""
+"""Searches begun by an earlier version of this package: Ray Tune pickles a search's state with the names of its modules."""
 
 from __future__ import annotations
 
