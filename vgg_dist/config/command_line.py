@@ -129,5 +129,5 @@ def _taken(given: TrainFlags, found: TrainFlags) -> str:
     words = []
     for name, value in found.to_dict().items():
         if value not in [settings.get(name) for settings in usual]:
-            words.append(f"{flag(name)} {value_text(value)}")
+            words.append(f"{flag(name)} {value_text(getattr(found, name))}")
     return ", ".join(words)

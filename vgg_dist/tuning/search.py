@@ -39,6 +39,7 @@ from vgg_dist.ray_cluster.start import start_ray
 from vgg_dist.run_folder.settings import SEARCH, keep_settings
 from vgg_dist.tracking import TrackedRun, finish_run, open_run, recorded, resolve_tracking_uri
 from vgg_dist.tuning.asha import SuccessiveHalving
+from vgg_dist.tuning.earlier_versions import find_moved_modules
 from vgg_dist.tuning.progress import SearchProgress
 from vgg_dist.tuning.trial import run_leg
 
@@ -102,6 +103,7 @@ def _tuner(config: TuneConfig, run: TrackedRun, resources: list[dict[str, float]
     SearchProgress.config, SearchProgress.run = config, run
     state = join(config.folder, "tune")
     if Tuner.can_restore(state):
+        find_moved_modules()
         return Tuner.restore(state, trainable, resume_unfinished=True, restart_errored=True)
     scheduler = _scheduler(config)
     run_config = RunConfig(

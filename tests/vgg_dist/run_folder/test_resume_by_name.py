@@ -63,7 +63,9 @@ def test_a_name_alone_has_every_setting_of_the_run(
     same = [field for field in MAY_CHANGE | MUST_STAY if getattr(kept, field) == getattr(usual, field)]
     assert same == ["arch"]
     assert parse().resolved() == kept
-    assert "vgg_dist.train: run first has --batch-norm on, --head linear, " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "vgg_dist.train: run first has --batch-norm on, --head linear, " in told
+    assert "--train-scale 50-60, " in told
 
 
 def test_a_flag_that_is_given_wins_and_the_usual_value_can_be_given(

@@ -467,7 +467,7 @@ def test_a_truncated_file(name: str, kept: float, small: dict[str, Tensor], tmp_
     else:
         torch.save(small, file, _use_new_zipfile_serialization=name == "net.pth")
     os.truncate(file, int(kept * file.stat().st_size))
-    with pytest.raises(ValueError, match=rf"^{file}: is damaged or no [^\n]*$") as raised:
+    with pytest.raises(ValueError, match=rf"^{file}: is damaged or not a [^\n]*$") as raised:
         load_net(str(file), "torchvision")
     assert "Weights only" not in str(raised.value)
 
