@@ -90,8 +90,9 @@ def run_search(config: TuneConfig) -> SearchResult:
             if signum := signals.caught():
                 raise Interrupted(signals.name_of(signum), f"; {resumes(config.name)}, each trial from its last checkpoint")
             trials = sorted(_trials(config, found), key=lambda trial: trial.error)
-            if math.isinf(trials[0].error):
-                raise TrainingError(f"no trial has a result: {'; '.join(sorted({trial.ended for trial in trials}))}")
+            if not trials or math.isinf(trials[0].error):
+                ended = {trial.ended for trial in trials} or {f"failed: {leg.error}" for leg in found}
+                raise TrainingError(f"no trial has a result: {'; '.join(sorted(ended))}")
     return SearchResult(run, trials)
 
 
@@ -133,9 +134,9 @@ def _scheduler(config: TuneConfig) -> TrialScheduler:
 
 
 def _trials(config: TuneConfig, legs: Iterable[Any]) -> list[Trial]:
-    """The trials, each put together from its legs."""
+    """The trials, each put together from its legs, without those that were lost before their first result: they are nameless."""
     found: dict[int, Trial] = {}
-    for leg in sorted(legs, key=lambda leg: leg.config["until"]):
+    for leg in sorted((leg for leg in legs if leg.config), key=lambda leg: leg.config["until"]):
         number, last, rows = leg.config["number"], leg.metrics or {}, leg.metrics_dataframe
         ended = last.get("ended") or (f"failed: {leg.error}" if leg.error else "stopped early")
         trial = found.get(number) or Trial(config.trial(leg.config["values"], number), math.inf, 0.0, "")
