@@ -134,7 +134,7 @@ def _scheduler(config: TuneConfig) -> TrialScheduler:
 
 
 def _trials(config: TuneConfig, legs: Iterable[Any]) -> list[Trial]:
-    """The trials, each put together from its legs, without those that were lost before their first result: they are nameless."""
+    """The trials, each put together from its legs, without those that were lost before their first result."""
     found: dict[int, Trial] = {}
     for leg in sorted((leg for leg in legs if leg.config), key=lambda leg: leg.config["until"]):
         number, last, rows = leg.config["number"], leg.metrics or {}, leg.metrics_dataframe
