@@ -218,6 +218,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("ray") and not item.get_closest_marker("xdist_group"):  # one cluster for all of them
             item.add_marker(pytest.mark.xdist_group("ray"))
+    # With pytest-xdist a process each for the two long groups from the start; pods need the machine when it is less busy.
+    order = {"hosts": 0, "ray": 1, None: 2, "pods": 3}
+    items.sort(key=lambda item: order[next((mark.args[0] for mark in item.iter_markers("xdist_group")), None)])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
