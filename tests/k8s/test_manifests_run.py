@@ -155,7 +155,7 @@ def test_doctor_finds_nothing(applied: Applied) -> None:
     for words in (
         "nodes: 3: ",
         "/dev/shm: at least",
-        "--storage-path /mnt/storage/runs: written",
+        "--storage-path /mnt/storage/runs: all nodes can write and read",
         "--tracking-uri http://mlflow",
     ):
         assert words in said, done.stdout

@@ -168,7 +168,7 @@ class Cluster:
     def weights(self, name: str) -> str:
         """A digest of the last checkpoint's."""
         return self.python(
-            "import hashlib, json; from vgg_dist.storage import *;"
+            "import hashlib, json; from pipelines.paths import join; from vgg_dist.storage import *;"
             f"f = 's3://runs/{name}';"
             "n = [x for x in list_folder(f) if x.startswith('checkpoint-')][-1];"
             "print(json.dumps(hashlib.sha256(read_file(join(join(f, n), 'model.safetensors'))).hexdigest()))"

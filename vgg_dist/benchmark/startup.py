@@ -31,7 +31,7 @@ from vgg_dist.startup_marks import mark
 mark("Python started")
 import sys
 import torch
-from vgg_dist.models import build_model
+from vgg_dist.models.build import build_model
 mark("imports done")
 arch, batch_norm, head, image_size, batch = sys.argv[1:]
 size = int(image_size)

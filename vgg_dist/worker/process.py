@@ -9,6 +9,7 @@ import atexit
 import logging
 import os
 import uuid
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -46,6 +47,8 @@ def run_worker(config: TrainSettings) -> dict[str, Any]:
     """
     # Some of Ray Train's loggers are named by their file, so its LoggingConfig does not reach them.
     logging.getLogger().setLevel(logging.WARNING)
+    # DDP's hint on nets whose first convolution has one channel: a copy of a few bytes, which nobody can avoid.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     context = ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     node = Node(context.get_local_rank(), context.get_local_world_size())
