@@ -74,7 +74,7 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
         replace_file(join(evaluation.folder, name), content)
     log_report(run, report.metrics, files)
     print(f"{report.to_text()}\nreport: {masked(join(evaluation.folder, 'report.html'))}")
-    print(f"what every image was taken for: {masked(join(evaluation.folder, 'predictions.csv'))}")
+    print(f"predictions for every image: {masked(join(evaluation.folder, 'predictions.csv'))}")
     print(ui_hint(run, "artifacts/report.html"))
     return report
 

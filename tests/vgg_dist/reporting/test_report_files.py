@@ -1,4 +1,4 @@
-"""The report for other programs: what every image was taken for, errors by class, the tables as CSV and LaTeX."""
+"""The report for other programs: predictions for every image, errors by class, the tables as CSV and LaTeX."""
 
 from __future__ import annotations
 
