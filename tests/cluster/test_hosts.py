@@ -100,7 +100,7 @@ def test_prometheus_finds_the_metrics_that_alerts_and_dashboard_name(cluster: Cl
     found = json.loads(cluster.head.run("cat", "/tmp/ray/prom_metrics_service_discovery.json"))
     targets = [target for group in found for target in group["targets"]]
     time.sleep(25)  # Ray drops a gauge that is not refreshed for 20 s
-    scraped = "".join(cluster.head.run("curl", "--unanswered", f"http://{target}/metrics") for target in targets)
+    scraped = "".join(cluster.head.run("curl", "--silent", f"http://{target}/metrics") for target in targets)
     names = set(re.findall(r"^(\w+)[{ ]", scraped, re.MULTILINE))
     assert sorted(monitoring.PROJECT_METRICS - names) == []
     assert sorted(wanted - names) == []
