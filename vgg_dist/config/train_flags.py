@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ Arch = Literal["A", "A-LRN", "B", "B-5x5", "C", "D", "E", "lenet5", "alexnet", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainFlags(Config):
+class TrainFlags(Config, ABC):
     """The settings of a training as they are given. None stands for a default that follows from other settings."""
 
     arch: Arch = "A"
@@ -122,9 +123,9 @@ class TrainFlags(Config):
     seed: Annotated[int, AtLeast(0)] = 0
     """Seed of the initial weights, the order of the images, crops, flips and dropout."""
 
+    @abstractmethod
     def resolved(self) -> TrainFlags:
         """With every default filled in. ValueError, one line that names the flag, for a value not allowed."""
-        raise NotImplementedError
 
     @property
     def folder(self) -> str:
