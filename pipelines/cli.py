@@ -101,8 +101,10 @@ def _message(output: str) -> str:
 def printing() -> Iterator[None]:
     """Around the printing of help or a list: ends the process quietly where the reader closes the pipe, as `| head` does."""
     try:
-        yield
-        sys.stdout.flush()
+        try:
+            yield
+        finally:  # --help ends the process, by SystemExit, before its text is written
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -70,3 +72,13 @@ def test_a_value_error_of_parsing_is_one_line_and_warnings_are_kept(capsys: pyte
     with contextlib.redirect_stderr(io.StringIO()) as said:
         run_command("it", lambda: print("--old is now --new", file=sys.stderr), lambda _: 0)
     assert said.getvalue() == "--old is now --new\n"
+
+
+def test_help_into_a_closed_pipe_ends_quietly() -> None:
+    """As `--help | head` does: the reader is gone when the text is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, "-m", "vgg_dist.tune", "--help"]
+    done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
