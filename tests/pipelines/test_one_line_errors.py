@@ -75,10 +75,10 @@ def test_a_value_error_of_parsing_is_one_line_and_warnings_are_kept(capsys: pyte
 
 
 def test_help_into_a_closed_pipe_ends_quietly() -> None:
-    """As `--help | head` does: the reader is gone when the text is written."""
+    """As with `--help | head`: the reader is gone when the last of the text is written, and help ends by SystemExit."""
     reader, writer = os.pipe()
     os.close(reader)
-    line = [sys.executable, "-m", "vgg_dist.report", "--help"]  # short enough to be written at the end only
-    done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True)
+    code = "import sys; from pipelines.cli import printing\nwith printing():\n    print('help')\n    sys.exit(0)"
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
