@@ -28,8 +28,9 @@ from pipelines.progress import Progress
 from pipelines.remote import size_of, write_atomically
 from pipelines.stores.image_header import image_size
 from pipelines.stores.sample_store import Names, SampleStore
+from pipelines.stores.shard_files import ShardFolder
 from pipelines.stores.shard_index import ShardIndex
-from pipelines.stores.shards import ShardFolder, ShardStore
+from pipelines.stores.shards import ShardStore
 
 BLOCK = 512
 _END_OF_TAR = bytes(2 * BLOCK)

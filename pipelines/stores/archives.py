@@ -14,8 +14,9 @@ from pipelines.layouts.devkit import DEVKIT, read_devkit
 from pipelines.layouts.image_files import IMAGE_EXTENSIONS, NO_CLASS, LeftOut, class_of, listed, shown, similar_name
 from pipelines.layouts.splits import is_split_name
 from pipelines.stores.sample_store import Names
+from pipelines.stores.shard_files import ShardFolder
 from pipelines.stores.shard_index import ShardIndex
-from pipelines.stores.shards import ShardFolder, ShardStore
+from pipelines.stores.shards import ShardStore
 from pipelines.stores.tar_members import Span, read_members
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"

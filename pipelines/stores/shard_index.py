@@ -11,7 +11,11 @@ import numpy as np
 from pipelines.failures import what_failed
 from pipelines.stores.sample_store import Names
 
-VERSION = 1
+VERSION = 2
+_READABLE = (1, VERSION)  # version 1 has no checksums and no JPEGs with a restart table
+
+
+_COLUMNS = ("shard", "offset", "length", "label", "height", "width", "checksum", "header_start", "header_end")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +40,15 @@ class ShardIndex:
     """int32: as `height`."""
     names: Names
     """Member names within the tar."""
+    checksum: np.ndarray | None = None
+    """uint32: CRC-32 of the encoded image; None if the index has none."""
+    header_start: np.ndarray | None = None
+    """uint32: where the part of a JPEG's header begins that its pixels depend on, bytes from the start of the image."""
+    header_end: np.ndarray | None = None
+    """uint32: where that part ends, which is the end of the restart table (`pipelines.stores.restart_table`); 0 where the
+    image has no such table. Both are None if no image has one."""
+    made_from: str = ""
+    """Hexadecimal digest of the samples and settings that the shards were written from; "" if it is unknown."""
 
     def to_bytes(self) -> bytes:
         """The npz file, with a digest of the arrays: NumPy may read a damaged array without noticing the zip's checksum."""
@@ -47,6 +60,7 @@ class ShardIndex:
             packed = names if isinstance(names, Names) else Names.of(names)
             arrays |= {f"{key}_blob": packed.blob, f"{key}_ends": packed.ends}
         arrays["version"] = np.array(VERSION, np.int64)
+        arrays["made_from"] = np.frombuffer(self.made_from.encode(), np.uint8)
         np.savez_compressed(stream, allow_pickle=False, digest=_digest(arrays), **arrays)
         return stream.getvalue()
 
@@ -67,20 +81,25 @@ class ShardIndex:
                 key: Names(arrays.pop(f"{key}_blob"), arrays.pop(f"{key}_ends"))
                 for key in ("class_names", "shard_names", "names")
             }
-            if version == VERSION:
+            if version in _READABLE:
+                made_from = arrays.pop("made_from", np.zeros(0, np.uint8)).tobytes().decode()
                 class_names, shard_names = list(packed["class_names"]), list(packed["shard_names"])
-                index = cls(class_names=class_names, shard_names=shard_names, names=packed["names"], **arrays)
+                index = cls(
+                    class_names=class_names, shard_names=shard_names, names=packed["names"], made_from=made_from, **arrays
+                )
         except Exception as error:  # zipfile, zlib and NumPy's header parser raise many types for a damaged file
             raise ValueError(f"{where} is damaged ({what_failed(error)}): write the shards again") from error
-        if version != VERSION:
-            raise ValueError(f"{where} has version {version}; this code reads version {VERSION}")
+        if version not in _READABLE:
+            raise ValueError(f"{where} has version {version}; this code reads versions up to {VERSION}")
         if not index._is_consistent():
             raise ValueError(f"{where} is damaged (it points outside its shards): write the shards again")
         return index
 
     def _is_consistent(self) -> bool:
-        columns = (self.shard, self.offset, self.length, self.label, self.height, self.width, self.names)
-        if len({len(column) for column in columns}) != 1 or len(self.shard_names) != len(self.shard_bytes):
+        columns = [getattr(self, name) for name in (*_COLUMNS, "names")]
+        if len({len(column) for column in columns if column is not None}) != 1 or len(self.shard_names) != len(
+            self.shard_bytes
+        ):
             return False
         return len(self.shard) == 0 or bool(
             (self.shard.min() >= 0 and self.shard.max() < len(self.shard_names))
@@ -100,8 +119,8 @@ class ShardIndex:
 
     def take(self, indices: np.ndarray) -> ShardIndex:
         """The samples at `indices`, in that order."""
-        columns = ("shard", "offset", "length", "label", "height", "width")
-        return replace(self, names=self.names.take(indices), **{key: getattr(self, key)[indices] for key in columns})
+        columns = {name: column[indices] for name in _COLUMNS if (column := getattr(self, name)) is not None}
+        return replace(self, names=self.names.take(indices), **columns)
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> np.ndarray:
