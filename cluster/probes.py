@@ -81,7 +81,6 @@ def remove_markers(storage_path: str, names: list[str]) -> None:
 def read_data(location: str) -> dict[str, Any]:
     """The number of images, and the reading speed: of random images, or of shards that must be copied first. Or `error`."""
     try:
-        from pipelines.remote import cache_folder
         from pipelines.stores.open import open_splits
 
         train, val = open_splits(location)
@@ -100,11 +99,12 @@ def read_data(location: str) -> dict[str, Any]:
             else:
                 sizes = [size for size in threads.map(read, order) if size]
         seconds = time.monotonic() - started
-        cache = str(cache_folder(None))
-        free = shutil.disk_usage(_existing(Path(cache))).free
+        uses = [use for store in (train, val) if (use := store.cache_use()) is not None]
+        shards, capacity = sum(use.total for use in uses), uses[0].capacity if uses else 0
     except Exception as error:
         return {"error": _line(error)}
-    counts = {"train": len(train), "val": len(val), "names": names, "cache": cache, "free": free}
+    counts = {"train": len(train), "val": len(val), "names": names, "shards": shards, "capacity": capacity}
+    counts |= {"limit": uses[0].limit if uses else ""}
     counts |= {"to_fetch": sum(to_fetch.values()), "images_per_second": len(sizes) / seconds}
     return counts | {"bytes_per_second": sum(sizes) / seconds}
 

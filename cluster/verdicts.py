@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipelines.remote import size_text
 from pipelines.secrets import masked
 from vgg_dist.reporting.text import printable
 
@@ -182,12 +183,10 @@ def judge_data(location: str, data: Facts, gpus: Mapping[str, int]) -> list[Verd
             if kinds[node][:2] == common[:2]:
                 what = f"{node} has images with other names than the others"
             found.append(Verdict(check, "bad", what, "copy the data there again"))
-        if fact["to_fetch"] > fact["free"]:
-            needed_gib, free_gib = fact["to_fetch"] / GIB, fact["free"] / GIB
-            sizes = f"{needed_gib:.1f} GiB must be copied to {fact['cache']}, but {free_gib:.1f} GiB are free"
-            found.append(
-                Verdict(check, "bad", f"{node}: {sizes}", "use a larger disk there; VGG_DIST_CACHE can name another folder")
-            )
+        if fact["shards"] > fact["capacity"]:
+            sizes = f"{size_text(fact['capacity'])} of {size_text(fact['shards'])} of shards fit ({fact['limit']})"
+            fix = "train with --shuffle blocks, or use a larger disk there; VGG_DIST_CACHE can name another folder"
+            found.append(Verdict(check, "warn", f"{node}: {sizes}; other images are read one by one", fix))
         elif not fact["to_fetch"] and (needed := GPU_IMAGES_PER_S * gpus.get(node, 0)) > fact["images_per_second"]:
             what = f"{node} reads {fact['images_per_second']:.0f} images/s; its GPUs need about {needed}"
             found.append(

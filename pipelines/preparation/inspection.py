@@ -33,7 +33,7 @@ class Finding:
 
     kind: str
     """`unreadable`, or harmless: `CMYK`, `grey`, `alpha`, `16-bit`, `animated`, `EXIF-rotated`, `mis-named`,
-    `damaged metadata`."""
+    `damaged metadata`, `damaged copy` (a shard in the cache that was copied again)."""
     detail: str
     """Details for the user."""
 
@@ -79,6 +79,8 @@ def inspect_all(store: SampleStore, split: str, threads: int, max_pixels: int) -
         for index in indices.tolist():
             name = store.name(index)
             try:
+                if replaced := store.check_bytes(index):
+                    found.append((name, Finding("damaged copy", replaced)))
                 found += [(name, finding) for finding in inspect(store.read(index), name, max_pixels)]
             except OSError as error:
                 found.append((name, Finding(UNREADABLE, str(error).removeprefix(f"{name}: "))))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -57,6 +58,20 @@ class Names:
         return self._join([blob[start:end] for start, end in spans])
 
 
+@dataclass(frozen=True)
+class CacheUse:
+    """How much of a split's shards this machine's cache has. All sizes in bytes.
+
+    `total`: of all shards; `cached`: of those in the cache; `capacity`: what the cache can hold, of all data; `limit`: what
+    bounds it, for messages.
+    """
+
+    total: int
+    cached: int
+    capacity: int
+    limit: str
+
+
 class SampleStore(ABC):
     """N encoded images, each with a class.
 
@@ -99,14 +114,25 @@ class SampleStore(ABC):
         """Indices of the samples with these names, ascending; names without a sample are ignored."""
         return np.array([index for index in range(len(self)) if self.name(index) in names], dtype=np.int64)
 
+    def check_bytes(self, index: int) -> str:
+        """Compares a sample's stored bytes with their checksum, where there is one.
+
+        Returns a line about a damaged copy that was replaced, otherwise "". Raises OSError with the sample's name if the
+        bytes are damaged.
+        """
+        return ""
+
     def to_fetch(self) -> dict[str, int]:
         """The files that are not yet copied to this machine: URL -> bytes. Empty for local data."""
         return {}
 
-    def prefetch(self, part: int = 0, parts: int = 1, threads: int = 8) -> None:
-        """Copies these files in advance, with a progress bar, so that no batch has to wait for them.
+    def cache_use(self) -> CacheUse | None:
+        """How much of the files is copied to this machine; None for local data."""
+        return None
 
-        Each of `parts` processes copies the share with its number, `part`. Raises ValueError if the disk has too little free
-        space, OSError if a copy fails.
+    def prefetch(self, part: int = 0, parts: int = 1, threads: int = 8) -> None:
+        """Copies as many of these files as fit in advance, with a progress bar, so that no batch has to wait for them.
+
+        Each of `parts` processes copies the share with its number, `part`. Raises OSError, one line, if a copy fails.
         """
         return

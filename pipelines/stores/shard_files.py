@@ -1,4 +1,4 @@
-"""The tar files of a split's shards: in a local folder, or behind a URL, copied to a cache that a node's processes share."""
+"""The tar files of a split's shards in a local folder. `pipelines.stores.cached_shards` has those behind a URL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import os
 import resource
 import threading
 
-from pipelines.remote import fetch, size_of
+
+class OpenFile:
+    """A descriptor that is closed once nothing refers to this object, so no thread loses the file that it reads from."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
 
 
 class ShardFolder:
@@ -15,54 +23,31 @@ class ShardFolder:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._lock = threading.Lock()
-        self._descriptors: dict[str, int] = {}
-        # Descriptors stay open, so that no thread loses the one that it reads from. Beyond this many, a shard is opened for
-        # each read. It is a quarter of the limit, because two stores may be open, and other code needs descriptors, too.
+        self._kept: dict[str, OpenFile] = {}
+        # A quarter of the limit, because two stores may be open, and other code needs descriptors, too.
         self._max_open = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+
+    def pread(self, shard: str, length: int, offset: int) -> bytes:
+        """`length` bytes of a shard from `offset`, or fewer if the file ends earlier. Thread-safe."""
+        file = self._open(shard)  # in a variable: the file may be closed as soon as nothing refers to it
+        return os.pread(file.descriptor, length, offset)
 
     def path(self, shard: str) -> str:
         """The local path of a shard."""
         return os.path.join(self.folder, shard)
 
-    def pread(self, shard: str, length: int, offset: int) -> bytes:
-        """`length` bytes of a shard from `offset`, or fewer if the file ends earlier. Thread-safe."""
-        descriptor = self._descriptors.get(shard)
-        if descriptor is None:
-            path = self.path(shard)
-            with self._lock:
-                descriptor = self._descriptors.get(shard)
-                if descriptor is None and len(self._descriptors) < self._max_open:
-                    descriptor = self._descriptors[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            if descriptor is None:
-                with open(path, "rb", buffering=0) as file:
-                    return os.pread(file.fileno(), length, offset)
-        return os.pread(descriptor, length, offset)
+    def _open(self, shard: str) -> OpenFile:
+        """A shard, opened; it stays open for later reads. FileNotFoundError if it is not there."""
+        kept = self._kept.get(shard)
+        if kept is not None:
+            return kept
+        with self._lock:
+            if shard not in self._kept:
+                file = OpenFile(os.open(self.path(shard), os.O_RDONLY | os.O_CLOEXEC))
+                if self._kept and len(self._kept) >= self._max_open:
+                    del self._kept[next(iter(self._kept))]  # the one that was opened first
+                self._kept[shard] = file
+            return self._kept[shard]
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.folder,)
-
-    def __del__(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-
-
-class CachedShards(ShardFolder):
-    """The tars behind a URL. A whole shard is copied to the cache on its first read, once for all processes of the node."""
-
-    def __init__(self, folder: str, url: str, sizes: dict[str, int]) -> None:
-        super().__init__(folder)
-        self.url = url
-        self.sizes = sizes
-
-    def path(self, shard: str) -> str:
-        """The path of the shard in the cache; copies it there if necessary. Raises OSError if that fails."""
-        path = super().path(shard)
-        fetch(f"{self.url}/{shard}", path, self.sizes[shard])
-        return path
-
-    def missing(self) -> dict[str, int]:
-        """The shards that are not in the cache: name -> bytes."""
-        return {shard: size for shard, size in self.sizes.items() if size_of(os.path.join(self.folder, shard)) != size}
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.folder, self.url, self.sizes)

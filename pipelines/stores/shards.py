@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
+import threading
+import zlib
 from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,10 +18,13 @@ import numpy as np
 from pipelines.layouts.image_files import LeftOut
 from pipelines.paths import is_remote
 from pipelines.progress import Progress
-from pipelines.remote import cache_folder, read_if_exists, size_of
-from pipelines.stores.sample_store import SampleStore
-from pipelines.stores.shard_files import CachedShards, ShardFolder
+from pipelines.remote import cache_folder, cache_limit, read_if_exists, size_of
+from pipelines.stores.cached_shards import CachedShards
+from pipelines.stores.node_cache import CacheFull, DamagedShard, NodeCache
+from pipelines.stores.sample_store import CacheUse, SampleStore
+from pipelines.stores.shard_files import ShardFolder
 from pipelines.stores.shard_index import ShardIndex
+from pipelines.stores.shard_records import ShardRecords, index_digest
 
 
 class ShardStore(SampleStore):
@@ -67,26 +71,76 @@ class ShardStore(SampleStore):
         found = [i for i, member in enumerate(self.index.names) if member in members and self.name(i) in names]
         return np.array(found, dtype=np.int64)
 
+    def check_bytes(self, index: int) -> str:
+        """Compares a sample's bytes with its checksum, if the index has one.
+
+        A damaged copy in the node's cache is replaced; the line about that is returned by the first call that finds it,
+        otherwise "". Raises OSError, one line that names the shard, if the bytes are damaged where the shards come from.
+        """
+        shard, replaced = self.index.shard_names[self.index.shard[index]], False
+        if not self._matches(index) and isinstance(self._shards, CachedShards):
+            try:
+                replaced = self._shards.copy_again_if_damaged(shard)
+            except OSError as error:
+                raise OSError(f"{self.name(index)}: {error}") from error
+        if not self._matches(index):
+            raise OSError(f"{self.name(index)}: checksum does not match: {self._shards.path(shard)} is damaged")
+        return f"{self._shards.path(shard)} did not match its checksums and was copied again" if replaced else ""
+
+    def _matches(self, index: int) -> bool:
+        if self.index.checksum is None:
+            return True
+        shard, offset = self.index.shard_names[self.index.shard[index]], int(self.index.offset[index])
+        try:
+            content = self._shards.pread(shard, self.length(index), offset)
+        except OSError as error:
+            raise OSError(f"{self.name(index)}: {error}") from error
+        return zlib.crc32(content) == self.index.checksum[index]
+
     def to_fetch(self) -> dict[str, int]:
         """The shards that are not in this node's cache: URL -> bytes."""
         if not isinstance(self._shards, CachedShards):
             return {}
         return {f"{self._shards.url}/{shard}": size for shard, size in self._shards.missing().items()}
 
-    def prefetch(self, part: int = 0, parts: int = 1, threads: int = 8) -> None:
-        """Copies shards from a URL to this node's cache. ValueError if space is too small, OSError if a copy fails."""
+    def cache_use(self) -> CacheUse | None:
+        """How much of the shards is in this node's cache; None for local shards."""
         shards = self._shards
-        if not isinstance(shards, CachedShards) or not (missing := shards.missing()):
+        if not isinstance(shards, CachedShards):
+            return None
+        total, missing, cache = sum(shards.sizes.values()), sum(shards.missing().values()), shards.cache
+        return CacheUse(total, total - missing, cache.capacity(), cache.describe())
+
+    def prefetch(self, part: int = 0, parts: int = 1, threads: int = 8) -> None:
+        """Copies as many shards from a URL as fit into this node's cache. Raises OSError, one line, if a copy fails.
+
+        A shard that is damaged on the storage is an error unless its damaged samples are left out of this store; it is then
+        not copied.
+        """
+        shards = self._shards
+        if not isinstance(shards, CachedShards):
             return
-        os.makedirs(shards.folder, exist_ok=True)
-        needed, free = sum(missing.values()), shutil.disk_usage(shards.folder).free
-        if needed > free:
-            raise ValueError(
-                f"{shards.url}: {needed / 1e9:.1f} GB must be copied to {shards.folder}, where {free / 1e9:.1f} GB are "
-                "free; VGG_DIST_CACHE can name another folder"
-            )
+        missing = shards.missing()
+        for shard in shards.sizes:
+            if shard not in missing:
+                shards.touch(shard)
         # Shares are of all shards, not of the missing ones, because other processes may have copied some already.
         share = [shard for shard in list(shards.sizes)[part::parts] if shard in missing]
+        full = threading.Event()
+
+        def copy(shard: str) -> None:
+            if full.is_set():
+                return
+            try:
+                shards.fill(shard)
+            except CacheFull:
+                full.set()
+            except DamagedShard as error:
+                if len(self.find(set(error.samples))):
+                    raise
+
+        if not share:
+            return
         bar = Progress(
             desc=f"copying {shards.url}",
             total=sum(missing[shard] for shard in share),
@@ -95,14 +149,15 @@ class ShardStore(SampleStore):
             disable=part > 0,  # one bar for all processes
         )
         with bar, ThreadPoolExecutor(threads) as pool:
-            for shard, _ in zip(share, pool.map(shards.path, share), strict=True):
-                bar.update(missing[shard])
+            for shard, _ in zip(share, pool.map(copy, share), strict=True):
+                if not full.is_set():
+                    bar.update(missing[shard])
 
 
 def open_shards(location: str, splits: Sequence[str], *, cache: str | None = None) -> ShardStore | None:
     """The first of `splits` that has an index at `location`, an absolute path or a URL; None if none has.
 
-    Raises ValueError, one line, if the index is damaged or does not match its shards.
+    Raises ValueError, one line, if the index is damaged or does not match its shards, or VGG_DIST_CACHE_SIZE is no size.
     """
     location = location.rstrip("/")
     for split in splits:
@@ -117,8 +172,11 @@ def open_shards(location: str, splits: Sequence[str], *, cache: str | None = Non
             return ShardStore(index, ShardFolder(location))
         # The folder's name depends on the index, because the shards at a URL may be replaced by others.
         key = hashlib.sha256(location.encode() + raw).hexdigest()[:16]
-        folder = cache_folder(cache) / f"{location.rpartition('/')[2]}-{split}-{key}"
-        return ShardStore(index, CachedShards(str(folder), location, sizes))
+        root = cache_folder(cache)
+        folder = root / f"{location.rpartition('/')[2]}-{split}-{key}"
+        records = ShardRecords(where, index_digest(raw), index)
+        node_cache = NodeCache(str(root), cache_limit())
+        return ShardStore(index, CachedShards(str(folder), location, sizes, records, node_cache))
     return None
 
 

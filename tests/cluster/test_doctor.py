@@ -35,9 +35,11 @@ READ = {
     "images_per_second": 2000.0,
     "bytes_per_second": 2e8,
     "to_fetch": 0,
-    "free": 0,
+    "shards": 0,
+    "capacity": 0,
+    "limit": "",
 }
-AFAR = READ | {"images_per_second": 3.0, "to_fetch": 10**11, "free": 2 * 10**11, "cache": "/cache"}
+AFAR = READ | {"images_per_second": 3.0, "to_fetch": 10**11, "shards": 10**11, "capacity": 2 * 10**11}
 
 
 def nodes(**changes: Any) -> dict[str, Any]:
@@ -153,8 +155,8 @@ def test_nothing_is_wrong_with_nodes_that_are_alike() -> None:
             "warn: b reads 700 images/s; its GPUs need about 1000",
         ),
         (
-            verdicts.judge_data("s3://data", {"a": AFAR, "b": AFAR | {"free": GIB}}, {"a": 8, "b": 8}),
-            "bad: b: 93.1 GiB must be copied to /cache, but 1.0 GiB are free",
+            verdicts.judge_data("s3://data", {"a": AFAR, "b": AFAR | {"capacity": 10**10, "limit": "L"}}, {"a": 8, "b": 8}),
+            "warn: b: 10.0 GB of 100.0 GB of shards fit (L); other images are read one by one",
         ),
         (verdicts.judge_tracking("http://mlflow", {"a": None, "b": "403"}), "bad: b: 403"),
     ],
@@ -233,8 +235,9 @@ def test_data_behind_a_url_are_read_without_copying_them(
     url = f"local://{tmp_path}/shards"
     found = probes.read_data(url)
     assert found["to_fetch"] == sum(sizes.values())
-    assert found["cache"] == str(tmp_path / "cache")
-    assert 0 < found["free"] <= shutil.disk_usage(tmp_path).total
+    assert found["shards"] == found["to_fetch"]
+    assert 0 < found["capacity"] <= shutil.disk_usage(tmp_path).total
+    assert str(tmp_path / "cache") in found["limit"]
     assert found["bytes_per_second"] > 0
     assert not (tmp_path / "cache").exists()
     for store in open_splits(url):

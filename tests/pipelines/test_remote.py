@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import re
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import fsspec
-import numpy as np
 import pytest
 from support.remote_data import upload
 from support.trees import contents
 
 from pipelines.preparation.shard_writer import write_shards
-from pipelines.remote import fetch
 from pipelines.stores.open import open_splits, open_store
 
 
@@ -58,17 +54,6 @@ def test_processes_share_the_copying(memory_url: str, tmp_path: Path) -> None:
     assert store.to_fetch() == {}
 
 
-def test_no_room_for_copies_is_told_before_the_first(
-    memory_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    full = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
-    store = open_store(memory_url, "train", cache=str(tmp_path / "cache"))
-    with pytest.raises(ValueError, match=rf"^{memory_url}: .* GB .* {tmp_path}/cache.* 0.0 GB are free; VGG_DIST_CACHE"):
-        store.prefetch()
-    assert not list(tmp_path.glob("cache/*/*"))
-
-
 def test_cache_folder_from_the_environment(memory_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "elsewhere"))
     open_store(memory_url, "val").read(0)
@@ -100,33 +85,6 @@ def test_rewritten_shards_do_not_meet_the_old_copies(memory_url: str, cifar_shar
     write_shards(source, "train", tmp_path / "again", shard_bytes=40_000, seed=4)
     upload(tmp_path / "again", memory_url)
     assert contents(open_store(memory_url, "train", cache=cache)) == contents(source)
-
-
-def _fetch_all(arguments: tuple[list[tuple[str, str, int]], int]) -> int:
-    jobs, seed = arguments
-    for job in np.random.default_rng(seed).permutation(len(jobs)):
-        fetch(*jobs[job])
-    return sum(Path(path).stat().st_size for _, path, _ in jobs)
-
-
-def test_several_processes_fill_one_cache(cifar_shards: Path, tmp_path: Path) -> None:
-    tars = sorted(cifar_shards.glob("*.tar"))
-    jobs = [(f"local://{tar}", str(tmp_path / "cache" / tar.name), tar.stat().st_size) for tar in tars]
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        sums = pool.map(_fetch_all, [(jobs, seed) for seed in range(6)], chunksize=1)
-    assert set(sums) == {sum(tar.stat().st_size for tar in tars)}
-    for (_, copy, _), tar in zip(jobs, tars, strict=True):
-        assert Path(copy).read_bytes() == tar.read_bytes()
-    assert not list((tmp_path / "cache").glob("*.part"))
-
-
-def test_killed_copy_is_not_taken_for_a_whole_one(cifar_shards: Path, tmp_path: Path) -> None:
-    tar, copy = cifar_shards / "train-00000.tar", tmp_path / "cache" / "train-00000.tar"
-    copy.parent.mkdir()
-    for leftover in (copy, copy.with_name(f"{copy.name}.part")):
-        leftover.write_bytes(tar.read_bytes()[:5000])
-    fetch(f"local://{tar}", str(copy), tar.stat().st_size)
-    assert copy.read_bytes() == tar.read_bytes()
 
 
 @pytest.mark.slow

@@ -101,6 +101,7 @@ def _start_notes(config: TrainSettings, prepared: Prepared, resumed: ResumedFrom
     notes += prepared.passed_over
     if cluster_named():  # otherwise the command has opened the data and printed them
         notes += prepared.remarks
+    notes += prepared.cache_notes
     if resumed is not None:
         notes.append(f"resumes from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
     elif prepared.state.origin:

@@ -24,7 +24,7 @@ from vgg_dist.training.memory import default_micro_batch, explained_memory_error
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import TrainState, build_state
 from vgg_dist.weights.checkpoint import read_records
-from vgg_dist.worker.copy_progress import report_copying
+from vgg_dist.worker.copy_progress import cache_note, pays_to_copy, report_copying
 from vgg_dist.worker.exchange import Exchange
 
 SavedFolder = Callable[[], AbstractContextManager[Path]]
@@ -45,6 +45,7 @@ class Prepared:
 
     `config` has a --micro-batch. `earlier_records`: those in the checkpoint that the run resumes from. `passed_over`: one
     line for each damaged checkpoint that was skipped. `remarks`: lines about data that is left out.
+    `cache_notes`: lines about shards that are not in the node's cache.
     """
 
     config: WorkerSettings
@@ -55,6 +56,7 @@ class Prepared:
     earlier_records: list[Record] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    cache_notes: list[str] = field(default_factory=list)
 
 
 def prepare(
@@ -87,7 +89,8 @@ def prepare(
             assert restored.state is not None
             loaders = open_loaders(agreed, worker, train, val)
             said = notes("train", train) + notes("val", val)
-            return Prepared(agreed, restored.state, *loaders, train.class_names, restored.records, passed_over, said)
+            cached = [note for split, store in (("train", train), ("val", val)) if (note := cache_note(split, store))]
+            return Prepared(agreed, restored.state, *loaders, train.class_names, restored.records, passed_over, said, cached)
 
     return exchange.run_on_all(build)
 
@@ -96,9 +99,10 @@ def _open_data(config: TrainSettings, worker: Worker, node: Node) -> tuple[Sampl
     train, val = open_splits(config.data, quarantine=config.quarantine)
     check_images(config, len(train), len(val), worker.world_size)
     # A batch has images from all over the data, so the first one would wait for almost every shard.
-    with report_copying([train, val] if node.rank == 0 else [], f"worker {worker.rank}, on {socket.gethostname()},"):
-        for store in (train, val):
-            store.prefetch(node.rank, node.workers)
+    if pays_to_copy([train, val], -(-worker.world_size // node.workers), config.epochs):
+        with report_copying([train, val] if node.rank == 0 else [], f"worker {worker.rank}, on {socket.gethostname()},"):
+            for store in (val, train):  # if not all fit, those of val do: they are fewer, and are read in every epoch
+                store.prefetch(node.rank, node.workers)
     return train, val
 
 

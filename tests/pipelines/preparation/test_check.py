@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.remote_data import add_checksums, flip_bit
 from support.trees import make_tree, picture
 
 from pipelines.preparation.inspection import inspect
 from pipelines.prepare import main
-from pipelines.stores.open import open_splits
+from pipelines.stores.open import open_splits, open_store
 
 
 def rotated(orientation: int) -> Image.Exif:
@@ -147,3 +149,65 @@ def test_check_of_clean_data_writes_no_list(small_tree: Path, capsys: pytest.Cap
     assert capsys.readouterr().out == "40 images: all plain\n"
     assert main(["check", "--data", str(small_tree)]) == 0
     assert not (small_tree / "quarantine.txt").exists()
+
+
+@pytest.fixture
+def checked_shards(small_shards: Path, tmp_path: Path) -> Path:
+    """A copy of the shards, with checksums."""
+    folder = tmp_path / "checked"
+    shutil.copytree(small_shards, folder)
+    add_checksums(folder)
+    return folder
+
+
+def test_bytes_that_differ_from_their_checksum_are_unreadable(
+    checked_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = open_store(str(checked_shards), "train")
+    assert main(["check", "--data", str(checked_shards)]) == 0
+    name, shard = store.name(3), store.name(3).partition(":")[0]
+    # The last byte of a JPEG is half of its end marker: the image decodes, with or without it.
+    flip_bit(f"local://{checked_shards}/{shard}", int(store.index.offset[3]) + store.length(3) - 1)  # type: ignore[attr-defined]
+    capsys.readouterr()
+    assert main(["check", "--data", str(checked_shards)]) == 1
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unreadable")]
+    assert line == f"unreadable\t{name}\tchecksum does not match: {checked_shards}/{shard} is damaged"
+    assert len(open_store(str(checked_shards), "train")) == len(store) - 1
+
+
+def test_a_damaged_copy_in_the_cache_is_replaced_and_named_once(
+    checked_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "cache"))
+    url = f"local://{checked_shards}"
+    store = open_store(url, "train")
+    store.prefetch()
+    shard = store.name(3).partition(":")[0]
+    [copy] = (tmp_path / "cache").glob(f"*/{shard}")
+    rows = np.flatnonzero(store.index.shard == store.index.shard[3])  # type: ignore[attr-defined]
+    for row in rows:
+        flip_bit(f"local://{copy}", int(store.index.offset[row]) + store.length(row) // 2)  # type: ignore[attr-defined]
+    assert main(["check", "--data", url]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("damaged copy")]
+    assert line.endswith(f"{copy} did not match its checksums and was copied again")
+    assert copy.read_bytes() == (checked_shards / shard).read_bytes()
+    assert not list(checked_shards.glob("quarantine.txt"))
+
+
+def test_a_record_that_is_damaged_behind_a_url_is_quarantined_and_training_goes_on(
+    checked_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "cache"))
+    url = f"local://{checked_shards}"
+    store = open_store(url, "train")
+    name, shard = store.name(3), store.name(3).partition(":")[0]
+    flip_bit(f"{url}/{shard}", int(store.index.offset[3]) + store.length(3) // 2)  # type: ignore[attr-defined]
+    assert main(["check", "--data", url]) == 1
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unreadable")]
+    assert line.startswith(f"unreadable\t{name}\t")
+    assert "checksum" in line
+    assert f"{url}/{shard}" in line
+    others = open_store(url, "train")
+    assert len(others) == len(store) - 1
+    others.prefetch()
+    assert [others.read(index) for index in range(len(others))] == [store.read(i) for i in range(len(store)) if i != 3]

@@ -21,15 +21,16 @@ import torch.multiprocessing as mp
 from support.trees import make_tree, picture
 
 from pipelines.preparation.shard_writer import write_shards
-from pipelines.remote import fetch
-from pipelines.stores import shards
-from pipelines.stores.open import open_store
+from pipelines.remote import copy_file
+from pipelines.stores import node_cache
+from pipelines.stores.open import open_splits, open_store
+from pipelines.stores.sample_store import SampleStore
 from vgg_dist.config import ScaleRange, TrainConfig, TrainSettings
 from vgg_dist.errors import TrainingError
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
 from vgg_dist.training.trainer import Trainer
-from vgg_dist.worker.copy_progress import report_copying
+from vgg_dist.worker.copy_progress import pays_to_copy, report_copying
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.process import train as run
 from vgg_dist.worker.reporter import Reporter
@@ -102,11 +103,11 @@ def train_on_a_full_disk(config: TrainSettings, worker: Worker) -> str:
     return str(outcome.get("error"))
 
 
-def slow_fetch(url: str, path: str, size: int) -> None:
+def copy_slowly(url: str, path: str, size: int) -> None:
     """Takes longer than the time-out of the group that carries the gradients."""
     if not Path(path).exists() and "train" in url:
         time.sleep(6)
-    fetch(url, path, size)
+    copy_file(url, path, size)
 
 
 def in_group(rank: int, folder: str) -> None:
@@ -127,7 +128,7 @@ def in_group(rank: int, folder: str) -> None:
     }
     os.environ["VGG_DIST_CACHE"] = "cache"
     if mishap:
-        shards.fetch = slow_fetch
+        node_cache.copy_file = copy_slowly
     outcomes["slow copy"] = train(replace(config, data=f"local://{folder}/shards"), worker, None)
     Path("outcomes.json").write_text(json.dumps(outcomes))
     dist.destroy_process_group()
@@ -181,9 +182,46 @@ def test_copying_says_how_much_is_left(small_shards: Path, tmp_path: Path) -> No
     with report_copying([store], "worker 3, on b,", say, every_s=0.001):
         assert told.wait(60)
         store.prefetch()
-    total = sum(path.stat().st_size for path in small_shards.glob("train-*.tar")) / 1e9
-    assert lines[0] == f"worker 3, on b, is copying its data: {total:.1f} of {total:.1f} GB are left"
+    total = sum(path.stat().st_size for path in small_shards.glob("train-*.tar")) / 1e3
+    assert lines[0] == f"worker 3, on b, is copying its data: {total:.1f} kB of {total:.1f} kB are left"
     told.clear()
     with report_copying([store], "worker 3, on b,", say, every_s=0.0):
         store.prefetch()
     assert not told.is_set()
+
+
+def test_copying_first_pays_if_all_fits_or_there_are_more_epochs_than_nodes(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(limit: int | None) -> list[SampleStore]:
+        monkeypatch.setenv("VGG_DIST_CACHE_SIZE", "" if limit is None else str(limit))
+        return list(open_splits(f"local://{small_shards}", cache=str(tmp_path / str(limit))))
+
+    total = sum(path.stat().st_size for path in small_shards.glob("*.tar"))
+    assert pays_to_copy(opened(None), nodes=64, epochs=1)
+    assert pays_to_copy(opened(total), nodes=64, epochs=64)
+    assert not pays_to_copy(opened(total - 1), nodes=64, epochs=64)
+    assert pays_to_copy(opened(total - 1), nodes=64, epochs=65)
+    assert pays_to_copy(list(open_splits("synthetic")), nodes=64, epochs=1)
+
+
+def test_a_training_whose_shards_do_not_fit_says_so_and_reads_the_rest(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VGG_DIST_CACHE_SIZE", "70000")
+    config = replace(SMALL, data=f"local://{small_shards}", storage_path=str(tmp_path)).resolved()
+    prepared = prepare(config, Worker(), Node(), Exchange(), None)
+    held = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*/*.tar"))
+    assert 0 < held <= 70_000
+    total = sum(path.stat().st_size for path in small_shards.glob("train-*.tar"))
+    held_of_train = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*/train-*.tar"))
+    (note,) = prepared.cache_notes
+    assert note.startswith(
+        f"train: {held_of_train / 1e3:.1f} kB of {total / 1e3:.1f} kB of shards are in this node's cache "
+        f"(VGG_DIST_CACHE_SIZE is 70.0 kB, in {tmp_path}/cache)"
+    )
+    local = open_store(str(small_shards), "train")
+    store = prepared.train_loader.store
+    assert [store.read(index) for index in range(len(store))] == [local.read(index) for index in range(len(local))]
+    assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*/*.tar")) == held
