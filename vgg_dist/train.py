@@ -19,6 +19,7 @@ from __future__ import annotations
 import sys
 
 from pipelines.cli import run_command
+from pipelines.loading.shard_order import check_shuffle
 from pipelines.signals import end_with
 from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainCommand, TrainConfig, TrainSettings
@@ -59,6 +60,7 @@ def plan(settings: TrainSettings) -> str:
     ValueError, one line, for data that cannot be used, or a run of that name which these settings cannot resume.
     """
     train_images, val_images = open_splits(settings.data, quarantine=settings.quarantine)
+    check_shuffle(settings.shuffle, train_images, settings.data)
     from vgg_dist.run_folder.outcome import check_earlier
     from vgg_dist.training.cost import describe_training
 
@@ -76,6 +78,8 @@ def train(config: TrainConfig) -> dict[str, float]:
     end_with(f" before its first step; the same command with --name {config.name} begins it")
     splits = open_data_here(config.data, config.quarantine)
     class_names = splits[0].class_names if splits else None
+    if splits:
+        check_shuffle(config.shuffle, splits[0], config.data)
     # Imported here, so that neither --help nor the message of a mistake waits for torch and Ray Train.
     from vgg_dist.preflight import check_training
 

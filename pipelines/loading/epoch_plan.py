@@ -5,6 +5,9 @@ once. A loader therefore has no random state: the position of a run in an epoch 
 Any number of workers slices the same arrays, so a run can resume in mid-epoch with another number of workers and sees
 exactly the remaining images, each once, with the crops they would have had.
 
+By default any image may come at any time of the epoch. For data in shards behind a URL that are too large for the nodes'
+caches, `pipelines.loading.shard_order` has an order that needs few shards at a time.
+
 Paper, section 2 (training): random crop, horizontal flip, random RGB shift (Krizhevsky et al. 2012), scale jittering.
 """
 
@@ -17,6 +20,8 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipelines.loading.shard_order import order_by_blocks
 
 # Principal components of ImageNet's RGB values in [0, 1] (Krizhevsky et al. 2012, section 4.1); rows are R, G, B.
 RGB_EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
@@ -97,9 +102,19 @@ def pad_samples(samples: Samples, size: int) -> Samples:
 
 
 class EpochPlan:
-    """The samples of one training epoch in the order of use. See the module's docstring."""
+    """The samples of one training epoch in the order of use. See the module's docstring.
 
-    def __init__(self, num_samples: int, seed: int, epoch: int, augmentation: Augmentation) -> None:
+    `shards` (n,): the shard that each sample is in, for the order by blocks (`pipelines.loading.shard_order`).
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        seed: int,
+        epoch: int,
+        augmentation: Augmentation,
+        shards: NDArray[np.integer] | None = None,
+    ) -> None:
         # The raw stream of a NumPy bit generator is the same in all versions, that of Generator's methods is not, and a run
         # may be resumed on a node with another NumPy.
         bits = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
@@ -109,7 +124,11 @@ class EpochPlan:
             raw = bits.random_raw(int(np.prod(shape))).reshape(shape)
             return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
-        order = np.argsort(bits.random_raw(num_samples), kind="stable")
+        keys = bits.random_raw(num_samples)
+        if shards is None:
+            order, self._place = np.argsort(keys, kind="stable"), None
+        else:
+            order, self._place = order_by_blocks(shards, keys, seed, epoch)
         scale = (low + np.floor(uniform(num_samples) * (high - low + 1))).astype(np.int32)
         position = uniform(num_samples, 2)
         flip = (uniform(num_samples) < 0.5) & augmentation.flip
@@ -147,13 +166,37 @@ class EpochPlan:
         one. The images of a step are split over the workers, then into micro-batches of at most `micro_batch`; the sizes
         differ by at most one image.
         """
+        for end, count, rows in self._shares(start, global_batch, rank, rank + 1, world_size):
+            pieces = -(-len(rows) // micro_batch)
+            cuts = [len(rows) * k // pieces for k in range(pieces + 1)] if pieces else []
+            micro_batches = [self.samples.at(rows[slice(*cut)]) for cut in pairwise(cuts)]
+            yield Step(end, count, micro_batches or [DUMMY_SAMPLE])
+
+    def node_samples(
+        self, start: int, global_batch: int, ranks: range, world_size: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The samples that the workers `ranks`, which are consecutive, use after `start`: indices (m,) in order of use.
+
+        And for each the end of its step, as in `Step`, (m,).
+        """
+        shares = list(self._shares(start, global_batch, ranks.start, ranks.stop, world_size))
+        rows = np.concatenate([rows for _, _, rows in shares] or [np.zeros(0, np.int64)])
+        ends = np.repeat(np.array([end for end, _, _ in shares], np.int64), [len(rows) for _, _, rows in shares])
+        return self.samples.index[rows], ends
+
+    def _shares(
+        self, start: int, global_batch: int, first_rank: int, last_rank: int, world_size: int
+    ) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
+        """For each step its end, its number of images, and the rows that the workers [first_rank, last_rank) use."""
         ends = self.step_ends(global_batch)
         for end in ends[ends > start].tolist():
-            first, last = (start + (end - start) * r // world_size for r in (rank, rank + 1))
-            pieces = -(-(last - first) // micro_batch)
-            cuts = [first + (last - first) * k // pieces for k in range(pieces + 1)] if pieces else []
-            micro_batches = [self.samples[slice(*cut)] for cut in pairwise(cuts)]
-            yield Step(end, end - start, micro_batches or [DUMMY_SAMPLE])
+            count = end - start
+            first, last = (count * r // world_size for r in (first_rank, last_rank))
+            if self._place is None:
+                rows = np.arange(start + first, start + last)
+            else:
+                rows = start + np.argsort(self._place[start:end], kind="stable")[first:last]
+            yield end, count, rows
             start = end
 
 

@@ -76,6 +76,7 @@ def inspect_all(store: SampleStore, split: str, threads: int, max_pixels: int) -
 
     def inspect_some(indices: np.ndarray) -> list[tuple[str, Finding]]:
         found = []
+        ahead.reached(int(indices.min(initial=len(store))) - threads * len(indices))  # other threads may be behind
         for index in indices.tolist():
             name = store.name(index)
             try:
@@ -89,7 +90,9 @@ def inspect_all(store: SampleStore, split: str, threads: int, max_pixels: int) -
 
     # In chunks, because a million futures would take more memory than everything else here.
     chunks = np.array_split(np.arange(len(store)), len(store) // 64 + 1)
+    in_order = np.arange(len(store))
     with (
+        store.fetch_ahead(in_order, in_order) as ahead,
         Progress(total=len(store), desc=f"checking {split}", unit="image") as progress,
         warnings.catch_warnings(),
         ThreadPoolExecutor(threads) as pool,

@@ -11,10 +11,10 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from pipelines.remote import read_range, size_of
-from pipelines.stores.node_cache import CacheFull, DamagedShard, NodeCache
+from pipelines.stores.node_cache import CacheFull, DamagedShard, Keep, NodeCache
 from pipelines.stores.shard_files import OpenFile, ShardFolder
 from pipelines.stores.shard_records import ShardRecords
 
@@ -34,6 +34,8 @@ class CachedShards(ShardFolder):
         self.cache = cache
         self.scheduled: Collection[str] | None = None
         """The shards that are copied whole when they are missing; None: all of them, if they all fit into the cache."""
+        self.in_use: Callable[[], Collection[str]] = tuple
+        """Those of them that a copy must not displace, because they are still to be read."""
         self._opened_at = time.time()
         self._fits: bool | None = None
         self._in_parts: set[str] = set()  # shards that could not be copied
@@ -59,12 +61,12 @@ class CachedShards(ShardFolder):
         """Copies a shard into the cache without removing what was used since this data set was opened. Raises as `copy`."""
         self._fetch(shard, unused_since=self._opened_at)
 
-    def copy(self, shard: str, keep: Collection[str] = ()) -> None:
+    def copy(self, shard: str, keep: Callable[[], Collection[str]] = tuple) -> None:
         """Copies a shard into the cache, if it is missing there; the shards `keep` of this split are not removed for it.
 
         Raises CacheFull, DamagedShard, or OSError if the copy fails.
         """
-        self._fetch(shard, keep={self.path(kept) for kept in keep})
+        self._fetch(shard, keep=lambda: {self.path(kept) for kept in keep()})
 
     def touch(self, shard: str) -> None:
         """Marks a shard in the cache as used now."""
@@ -90,15 +92,13 @@ class CachedShards(ShardFolder):
         finally:
             self._kept.pop(shard, None)
 
-    def _fetch(self, shard: str, keep: Collection[str] = (), unused_since: float = float("inf")) -> None:
-        self.cache.fetch(
-            f"{self.url}/{shard}",
-            self.path(shard),
-            self.sizes[shard],
-            lambda path: self.records.damaged(path, shard),
-            keep,
-            unused_since,
-        )
+    def _fetch(self, shard: str, keep: Keep = tuple, unused_since: float = float("inf")) -> None:
+        url, path, size = f"{self.url}/{shard}", self.path(shard), self.sizes[shard]
+        try:
+            self.cache.fetch(url, path, size, lambda path: self.records.damaged(path, shard), keep, unused_since)
+        except DamagedShard:
+            self._in_parts.add(shard)  # do not copy it twice for each of its samples
+            raise
 
     def _find(self, shard: str) -> OpenFile | None:
         """A shard in the cache, opened, after copying it there if that is due; None if it is to be read from the URL."""
@@ -122,7 +122,10 @@ class CachedShards(ShardFolder):
         if shard in self._in_parts or not self._is_copied_whole(shard):
             return False
         try:
-            self.copy(shard)
+            try:
+                self.copy(shard, self.in_use)
+            except CacheFull:
+                self.copy(shard)
         except (CacheFull, DamagedShard) as error:
             self._in_parts.add(shard)
             if isinstance(error, DamagedShard) or not self._said:

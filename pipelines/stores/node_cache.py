@@ -32,6 +32,9 @@ FEW = 64  # copies that may be under way at the same time
 Check = Callable[[str], list[str]]
 """The names of the damaged samples in a copied shard, from its path."""
 
+Keep = Callable[[], Collection[str]]
+"""The paths of shards that must not be removed now."""
+
 
 class CacheFull(OSError):
     """A shard does not fit into the cache. One line."""
@@ -101,13 +104,14 @@ class NodeCache:
         path: str,
         size: int,
         check: Check | None = None,
-        keep: Collection[str] = (),
+        keep: Keep = tuple,
         unused_since: float = float("inf"),
     ) -> None:
         """Copies the shard at `url` to `path`, which is in the cache, unless it is there already.
 
         Several processes and threads may ask for it at once: one copies, the others wait. A copy with damaged samples is
-        made again once. `keep`, `unused_since`: see `choose_evictions`. Raises CacheFull, DamagedShard, or OSError, one
+        made again once. `keep` returns the paths that stay, and
+        is called when room is made; `unused_since`: see `choose_evictions`. Raises CacheFull, DamagedShard, or OSError, one
         line, if the copy fails or has another size.
         """
         if size_of(path) == size:
@@ -123,10 +127,10 @@ class NodeCache:
             if size_of(path) == size and not check(path):
                 return False
             Path(path).unlink(missing_ok=True)
-            self._copy(url, path, size, check, (), float("inf"))
+            self._copy(url, path, size, check, tuple, float("inf"))
         return True
 
-    def _copy(self, url: str, path: str, size: int, check: Check | None, keep: Collection[str], unused_since: float) -> None:
+    def _copy(self, url: str, path: str, size: int, check: Check | None, keep: Keep, unused_since: float) -> None:
         """Copies a shard, whose lock this process has."""
         damaged: list[str] = []
         for _ in range(2):
@@ -135,7 +139,8 @@ class NodeCache:
                 self._copy_part(url, path, part, size, keep, unused_since)
                 damaged = check(part) if check else []
                 if not damaged:
-                    os.replace(part, path)
+                    with self._lock():  # otherwise a process that lists the copies may see neither of the two names
+                        os.replace(part, path)
                     return
             finally:
                 Path(part).unlink(missing_ok=True)
@@ -146,7 +151,7 @@ class NodeCache:
             damaged,
         )
 
-    def _copy_part(self, url: str, path: str, part: str, size: int, keep: Collection[str], unused_since: float) -> None:
+    def _copy_part(self, url: str, path: str, part: str, size: int, keep: Keep, unused_since: float) -> None:
         """Copies a shard to `part`; once more if something else fills the disk meanwhile. Raises CacheFull, or OSError."""
         try:
             copy_file(url, part, size)
@@ -170,7 +175,7 @@ class NodeCache:
             why = error.strerror or error
             raise OSError(f"{folder} cannot be written ({why}); VGG_DIST_CACHE can name another folder") from error
 
-    def _make_room(self, path: str, size: int, keep: Collection[str], unused_since: float, at_least: int = 0) -> str:
+    def _make_room(self, path: str, size: int, keep: Keep, unused_since: float, at_least: int = 0) -> str:
         """Removes shards until the one of `path` fits, but `at_least` so many bytes; returns its part, which is created.
 
         Raises CacheFull, and removes nothing, if that is not possible. This process has the lock of `path`.
@@ -178,20 +183,24 @@ class NodeCache:
         part = f"{path}.{size}.part"  # its name tells other processes how much it will take
         if self.limit is not None and size > self.limit:
             raise CacheFull(f"{path} does not fit: {self.describe()}")
-        with FileLock(os.path.join(self.root, "shards.lock")):
+        with self._lock():
             # Listing thousands of shards takes a while, and is not necessary on a disk that is far from full.
             if at_least or self.limit is not None or self._free() < FEW * size:
                 copies, under_way = self._copies(), self._parts(path)
                 excess = size + under_way.missing - self._free()
                 if self.limit is not None:
                     excess = max(excess, size + sum(copy.size for copy in copies) + under_way.total - self.limit)
-                evicted = choose_evictions(copies, max(excess, at_least), keep, unused_since)
+                evicted = choose_evictions(copies, max(excess, at_least), keep(), unused_since)
                 if evicted is None:
                     raise CacheFull(f"{path} does not fit: {self.describe()}")
                 for copy in evicted:
                     Path(copy.path).unlink(missing_ok=True)
             Path(part).touch()
         return part
+
+    def _lock(self) -> FileLock:
+        """Must be held to list, add and remove shards."""
+        return FileLock(os.path.join(self.root, "shards.lock"))
 
     def _free(self) -> int:
         """Bytes that are free on the disk, without a margin: with less than 5 % Ray schedules nothing on a node."""

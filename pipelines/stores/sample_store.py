@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.layouts.image_files import LeftOut
 
@@ -72,6 +74,13 @@ class CacheUse:
     limit: str
 
 
+class ReadAhead:
+    """Is told how far a process has read. This one does nothing: for data that are not copied."""
+
+    def reached(self, time: int) -> None:
+        """Tells that this process begins to read the samples of this time."""
+
+
 class SampleStore(ABC):
     """N encoded images, each with a class.
 
@@ -129,6 +138,20 @@ class SampleStore(ABC):
     def cache_use(self) -> CacheUse | None:
         """How much of the files is copied to this machine; None for local data."""
         return None
+
+    def shards(self) -> NDArray[np.int32] | None:
+        """The number of the shard that each sample is in, (N,); None for a store without shards."""
+        return None
+
+    def fetch_ahead(
+        self, indices: NDArray[np.int64], times: NDArray[np.int64], part: int = 0, parts: int = 1, threads: int = 4
+    ) -> AbstractContextManager[ReadAhead]:
+        """Copies whole files in the background, ahead of a machine's processes that read `indices` (m,) in that order.
+
+        `times` (m,), ascending: when, in whatever the processes count. Each of `parts` processes copies the share with its
+        number, `part`, and tells the entered context which time it has `reached`.
+        """
+        return nullcontext(ReadAhead())
 
     def prefetch(self, part: int = 0, parts: int = 1, threads: int = 8) -> None:
         """Copies as many of these files as fit in advance, with a progress bar, so that no batch has to wait for them.

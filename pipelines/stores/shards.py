@@ -12,16 +12,19 @@ import threading
 import zlib
 from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.layouts.image_files import LeftOut
 from pipelines.paths import is_remote
 from pipelines.progress import Progress
 from pipelines.remote import cache_folder, cache_limit, read_if_exists, size_of
 from pipelines.stores.cached_shards import CachedShards
+from pipelines.stores.fetch_ahead import FetchAhead, schedule
 from pipelines.stores.node_cache import CacheFull, DamagedShard, NodeCache
-from pipelines.stores.sample_store import CacheUse, SampleStore
+from pipelines.stores.sample_store import CacheUse, ReadAhead, SampleStore
 from pipelines.stores.shard_files import ShardFolder
 from pipelines.stores.shard_index import ShardIndex
 from pipelines.stores.shard_records import ShardRecords, index_digest
@@ -110,6 +113,23 @@ class ShardStore(SampleStore):
             return None
         total, missing, cache = sum(shards.sizes.values()), sum(shards.missing().values()), shards.cache
         return CacheUse(total, total - missing, cache.capacity(), cache.describe())
+
+    def shards(self) -> NDArray[np.int32]:
+        """The number of the shard that each sample is in, (N,)."""
+        return self.index.shard
+
+    def fetch_ahead(
+        self, indices: NDArray[np.int64], times: NDArray[np.int64], part: int = 0, parts: int = 1, threads: int = 4
+    ) -> AbstractContextManager[ReadAhead]:
+        """As SampleStore's: shards that this node reads most of are copied, as far ahead as the cache has room."""
+        shards, index = self._shards, self.index
+        if not isinstance(shards, CachedShards):
+            return nullcontext(ReadAhead())
+        all_bytes = np.bincount(index.shard, weights=index.length, minlength=len(index.shard_names))
+        plan = schedule(
+            index.shard[indices], times, index.length[indices], all_bytes, index.shard_bytes, shards.cache.capacity()
+        )
+        return FetchAhead(shards, index.shard_names, plan, part, parts, threads)
 
     def prefetch(self, part: int = 0, parts: int = 1, threads: int = 8) -> None:
         """Copies as many shards from a URL as fit into this node's cache. Raises OSError, one line, if a copy fails.

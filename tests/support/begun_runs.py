@@ -27,7 +27,7 @@ OTHER: dict[str, Any] = {
     "patience": 9, "lr_drops": 1, "momentum": 0.5, "weight_decay": 0.25, "init": "he", "init_std": 0.5,
     "init_from": "/other", "precision": "bf16", "compile": True, "deterministic": True, "bf16_gradients": True,
     "num_workers": 7, "max_failures": 9, "checkpoint_every": "3s", "log_every": "4s", "experiment": "other",
-    "tracking_uri": "sqlite:///x", "seed": 4,
+    "tracking_uri": "sqlite:///x", "seed": 4, "shuffle": "blocks",
 }  # fmt: skip
 """Another value than BEGUN's for every setting that is looked at."""
 

@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "model": ("arch", "batch_norm", "head", "dropout", "init", "init_std", "init_from"),
     "data": (
         "data", "labels", "devkit", "image_size", "train_scale", "val_scale", "test_scales", "views", "pad", "flip",
-        "color_shift", "max_bad_images", "max_pixels", "quarantine",
+        "color_shift", "max_bad_images", "max_pixels", "quarantine", "shuffle",
     ),
     "schedule": (
         "epochs", "max_steps", "global_batch", "lr", "warmup_epochs", "patience", "lr_drops", "momentum", "weight_decay",

@@ -30,7 +30,7 @@ MUST_STAY = frozenset({
     # They set the weights at step 0, and would have no effect now.
     "init", "init_std", "init_from",
     # The rest of the epoch would come in another order, with some images twice and some not at all.
-    "seed",
+    "seed", "shuffle",
 })  # fmt: skip
 
 MAY_CHANGE = frozenset({

@@ -58,6 +58,9 @@ class TrainFlags(Config, ABC):
     quarantine: str | None = None
     """File or URL that lists images to leave out, as `pipelines.prepare check` writes it. The list quarantine.txt beside
     the data always counts."""
+    shuffle: Literal["full", "blocks"] = "full"
+    """Order of the training images: full, all shuffled together; blocks, for shards that do not fit each node's cache:
+    every node reads only its own share of the shards, each once an epoch, and shuffles a window of them."""
     loader_threads: Annotated[int | None, AtLeast(1)] = None
     """Threads that decode images, in each worker. Default: the worker's CPUs."""
 

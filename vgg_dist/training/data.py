@@ -1,17 +1,21 @@
-"""The data of a training: its augmentation, the plans of its epochs, this worker's steps, and its loaders."""
+"""The data of a training: its augmentation, the plans of its epochs, this worker's steps, and its loaders.
+
+For data in shards behind a URL, also what this node copies into its cache, and when.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Step, pad_samples
+from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Samples, Step, pad_samples
 from pipelines.loading.loader import Loader
 from pipelines.loading.open import loader_threads, open_loader
 from pipelines.loading.preprocessing import Preprocessing
-from pipelines.stores.sample_store import SampleStore
+from pipelines.stores.sample_store import ReadAhead, SampleStore
 from vgg_dist.config import TrainSettings, WorkerSettings
 from vgg_dist.models.precision import autocast_dtype
 from vgg_dist.models.specs import MODELS
@@ -54,9 +58,10 @@ def open_loaders(config: WorkerSettings, worker: Worker, train: SampleStore, val
 class EpochPlans:
     """The plan of each epoch. The next one is drawn in the background, as a million images take seconds."""
 
-    def __init__(self, config: WorkerSettings, num_images: int) -> None:
+    def __init__(self, config: WorkerSettings, store: SampleStore) -> None:
         self.config = config
-        self.num_images = num_images
+        self.num_images = len(store)
+        self.shards = store.shards() if config.shuffle == "blocks" else None
         self._next: tuple[int, Future[EpochPlan]] | None = None
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -69,7 +74,7 @@ class EpochPlans:
         return plan
 
     def _draw(self, epoch: int) -> EpochPlan:
-        return EpochPlan(self.num_images, self.config.seed, epoch, augmentation(self.config))
+        return EpochPlan(self.num_images, self.config.seed, epoch, augmentation(self.config), self.shards)
 
 
 def worker_steps(
@@ -90,3 +95,24 @@ def worker_steps(
             fill = [pad_samples(m, size) if len(m) >= size - size // FILLED_SHARE else m for m in step.micro_batches]
             step = Step(step.end, step.count, fill)
         yield step
+
+
+def read_ahead(
+    plan: EpochPlan, config: WorkerSettings, worker: Worker, samples: int, store: SampleStore
+) -> AbstractContextManager[ReadAhead]:
+    """Copies shards ahead of this node's workers while they train the rest of an epoch, of which `samples` images are used.
+
+    Only for --shuffle blocks: with a full shuffle any image may be next, so no shard is worth copying for what is next.
+    """
+    if config.shuffle == "full" or store.cache_use() is None:
+        return nullcontext(ReadAhead())
+    ranks = worker.node_ranks
+    indices, ends = plan.node_samples(samples, config.global_batch, ranks, worker.world_size)
+    return store.fetch_ahead(indices, ends, worker.local_rank, len(ranks))
+
+
+def micro_batches(steps: Iterable[Step], ahead: ReadAhead) -> Iterator[Samples]:
+    """The micro-batches of these steps; tells `ahead` which step is being read."""
+    for step in steps:
+        ahead.reached(step.end)
+        yield from step.micro_batches

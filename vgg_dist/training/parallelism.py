@@ -23,11 +23,22 @@ _SYNC_BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffer
 
 @dataclass(frozen=True)
 class Worker:
-    """One process of a training: its rank, how many there are, and the device that it computes on."""
+    """One process of a training: its rank, how many there are, and the device that it computes on.
+
+    `local_rank`, `local_world_size`: the same among the processes of its node, whose ranks are consecutive.
+    """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009  a torch.device is immutable
+    local_rank: int = 0
+    local_world_size: int = 1
+
+    @property
+    def node_ranks(self) -> range:
+        """The ranks of all processes of this node."""
+        first = self.rank - self.local_rank
+        return range(first, min(first + self.local_world_size, self.world_size))
 
 
 class ParallelModel:

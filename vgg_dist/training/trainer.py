@@ -32,7 +32,7 @@ from vgg_dist.metric_names import (
 )
 from vgg_dist.models.precision import apply_precision, choose_kernels, resolve_precision
 from vgg_dist.training.bad_images import describe_bad
-from vgg_dist.training.data import EpochPlans, worker_steps
+from vgg_dist.training.data import EpochPlans, micro_batches, read_ahead, worker_steps
 from vgg_dist.training.metrics import MetricSums, reduce_with_one_read
 from vgg_dist.training.objective import CrossEntropy, Objective
 from vgg_dist.training.parallelism import ParallelModel, Worker
@@ -72,7 +72,7 @@ class Trainer:
         apply_precision(resolve_precision(config.precision, worker.device))
         self.throughput = Throughput(state.model, config, worker)
         self.parallel_model = ParallelModel(state.model, config, worker)
-        self.plans = EpochPlans(config, self.num_images)
+        self.plans = EpochPlans(config, train_loader.store)
         # Kernels are tuned per shape, so all micro-batches are padded to one; batch norm would count the padding.
         self.one_shape = worker.device.type != "cpu" and not config.batch_norm
         intervals = (Interval.parse(field, getattr(config, field)) for field in ("log_every", "checkpoint_every"))
@@ -123,16 +123,17 @@ class Trainer:
         plan = self.plans.plan(state.epoch)
         steps = list(worker_steps(plan, config, self.worker, state.samples, state.step, self.one_shape))
         self._start_epoch_sums()
-        self.throughput.try_loader(self.train_loader, steps)
-        batches = self.train_loader.batches(micro for step in steps for micro in step.micro_batches)
-        self.throughput.restart()
-        for step in steps:
-            self.stop.begin()
-            self._train_step(step, batches)
-            last = step is steps[-1]
-            save = self.log_schedule.checkpoint_due(state.step)
-            if save or self.log_schedule.log_due(state.step) or last:
-                self._log(save, last)
+        with read_ahead(plan, config, self.worker, state.samples, self.train_loader.store) as ahead:
+            self.throughput.try_loader(self.train_loader, steps)
+            batches = self.train_loader.batches(micro_batches(steps, ahead))
+            self.throughput.restart()
+            for step in steps:
+                self.stop.begin()
+                self._train_step(step, batches)
+                last = step is steps[-1]
+                save = self.log_schedule.checkpoint_due(state.step)
+                if save or self.log_schedule.log_due(state.step) or last:
+                    self._log(save, last)
 
     def _start_epoch_sums(self) -> None:
         """Starts the sums of the epoch: at 0, or for a resumed one at the saved sums, on rank 0 so that they count once."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 
 from pipelines.loading.epoch_plan import Samples, evaluation_samples, pad_samples
 from pipelines.loading.loader import Loader
+from pipelines.stores.sample_store import ReadAhead, SampleStore
 from vgg_dist.config import WorkerSettings
 from vgg_dist.models.precision import autocast, autocast_dtype
 from vgg_dist.training.bad_images import describe_bad
@@ -45,9 +48,9 @@ def validate(
     dtype = autocast_dtype(config.precision, worker.device)
     samples = evaluation_samples(np.arange(first, last), config.val_scale)
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), _read_ahead(loader.store, worker) as ahead:
         size = config.micro_batch
-        for batch in loader.batches(_micro_batches(samples, size, 0 if worker.device.type == "cpu" else size)):
+        for batch in loader.batches(_micro_batches(samples, size, 0 if worker.device.type == "cpu" else size, ahead)):
             stop.check()
             with autocast(worker.device, dtype):
                 logits = model(batch.images).float()
@@ -69,6 +72,19 @@ def validate(
     return total.means() | {"bad_images": float(bad)}
 
 
-def _micro_batches(samples: Samples, size: int, fill: int) -> Iterator[Samples]:
+def _read_ahead(store: SampleStore, worker: Worker) -> AbstractContextManager[ReadAhead]:
+    """Copies shards ahead of this node's workers, each of which reads a run of consecutive images."""
+    if store.cache_use() is None:
+        return nullcontext(ReadAhead())
+    ends = [len(store) * r // worker.world_size for r in (*worker.node_ranks, worker.node_ranks.stop)]
+    times = np.concatenate([np.arange(last - first) for first, last in pairwise(ends)])
+    in_turn = np.argsort(times, kind="stable")
+    return store.fetch_ahead(
+        np.arange(ends[0], ends[-1])[in_turn], times[in_turn], worker.local_rank, len(worker.node_ranks)
+    )
+
+
+def _micro_batches(samples: Samples, size: int, fill: int, ahead: ReadAhead) -> Iterator[Samples]:
     for start in range(0, len(samples), size):
+        ahead.reached(start)
         yield pad_samples(samples[start : start + size], fill)

@@ -50,8 +50,9 @@ def run_worker(config: TrainSettings) -> dict[str, Any]:
     # DDP's hint on nets whose first convolution has one channel: a copy of a few bytes, which nobody can avoid.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     context = ray.train.get_context()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     node = Node(context.get_local_rank(), context.get_local_world_size())
+    device = ray.train.torch.get_device()
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device, node.rank, node.workers)
     exchange = Exchange()
     messages, group = JobMessages(), exchange.gather(uuid.uuid4().hex)[0]
     stop = StopAgreement(messages, group, worker.rank, worker.world_size)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.loading.loader import Loader
+from pipelines.loading.shard_order import check_shuffle
 from pipelines.stores.class_checks import notes
 from pipelines.stores.open import open_splits
 from pipelines.stores.sample_store import SampleStore
@@ -89,7 +90,8 @@ def prepare(
             assert restored.state is not None
             loaders = open_loaders(agreed, worker, train, val)
             said = notes("train", train) + notes("val", val)
-            cached = [note for split, store in (("train", train), ("val", val)) if (note := cache_note(split, store))]
+            stores = (("train", train), ("val", val)) if config.shuffle == "full" else ()
+            cached = [note for split, store in stores if (note := cache_note(split, store))]
             return Prepared(agreed, restored.state, *loaders, train.class_names, restored.records, passed_over, said, cached)
 
     return exchange.run_on_all(build)
@@ -98,8 +100,9 @@ def prepare(
 def _open_data(config: TrainSettings, worker: Worker, node: Node) -> tuple[SampleStore, SampleStore]:
     train, val = open_splits(config.data, quarantine=config.quarantine)
     check_images(config, len(train), len(val), worker.world_size)
-    # A batch has images from all over the data, so the first one would wait for almost every shard.
-    if pays_to_copy([train, val], -(-worker.world_size // node.workers), config.epochs):
+    check_shuffle(config.shuffle, train, config.data)
+    # In a full shuffle a batch has images from all over the data, so the first one would wait for almost every shard.
+    if config.shuffle == "full" and pays_to_copy([train, val], -(-worker.world_size // node.workers), config.epochs):
         with report_copying([train, val] if node.rank == 0 else [], f"worker {worker.rank}, on {socket.gethostname()},"):
             for store in (val, train):  # if not all fit, those of val do: they are fewer, and are read in every epoch
                 store.prefetch(node.rank, node.workers)

@@ -225,3 +225,30 @@ def test_a_training_whose_shards_do_not_fit_says_so_and_reads_the_rest(
     store = prepared.train_loader.store
     assert [store.read(index) for index in range(len(store))] == [local.read(index) for index in range(len(local))]
     assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*/*.tar")) == held
+
+
+@pytest.mark.parametrize("limit", [0, 60_000, 10**9])
+def test_a_training_in_blocks_copies_shards_as_it_goes_and_is_the_same_with_any_cache(
+    limit: int, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def losses(data: str) -> list[float]:
+        config = replace(SMALL, data=data, storage_path=str(tmp_path), shuffle="blocks", max_steps=None, epochs=2).resolved()
+        prepared, found = prepare(config, Worker(), Node(), Exchange(), None), []
+        assert not list(tmp_path.glob("cache/*/*.tar"))  # nothing is copied before the first epoch
+        report = lambda metrics, save: found.extend(value for name, value in metrics.items() if "loss" in name)  # noqa: E731
+        Trainer(prepared.config, prepared.state, prepared.train_loader, prepared.val_loader, Worker(), report).run()
+        return found
+
+    expected = losses(str(small_shards))
+    monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VGG_DIST_CACHE_SIZE", str(limit))
+    assert losses(f"local://{small_shards}") == expected
+    held = sum(path.stat().st_size for path in tmp_path.glob("cache/*/*.tar"))
+    assert held <= limit
+    assert (held > 0) == (limit > 0)
+
+
+def test_blocks_of_data_without_shards_are_refused() -> None:
+    config = replace(SMALL, shuffle="blocks").resolved()
+    with pytest.raises(TrainingError, match=r"--shuffle blocks: --data synthetic has no shards"):
+        prepare(config, Worker(), Node(), Exchange(), None)
