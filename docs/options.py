@@ -39,6 +39,7 @@ SETTINGS: dict[str, Any] = {
     "benchmark step": benchmark.StepBenchmark,
     "benchmark checkpoint": benchmark.CheckpointBenchmark,
     "benchmark evaluation": benchmark.EvaluationBenchmark,
+    "benchmark cache": benchmark.CacheBenchmark,
     "benchmark startup": benchmark.StartupBenchmark,
     "cluster up": cluster.local.Up,
     "cluster doctor": cluster.__main__.Doctor,

@@ -30,11 +30,14 @@ def cache_folder(cache: str | None) -> Path:
 def cache_limit() -> int | None:
     """The bytes of shards that `$VGG_DIST_CACHE_SIZE` allows; None if it is unset. ValueError, one line, for no size."""
     text = os.environ.get(CACHE_SIZE, "").strip()
-    if not text:
-        return None
+    return parse_size(text, CACHE_SIZE) if text else None
+
+
+def parse_size(text: str, name: str) -> int:
+    """Bytes, from 500GB, 2TB, or a number of bytes. ValueError, one line that begins with `name`, for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGTP]B)|(\d+)", text.upper().replace("K", "k"))
     if found is None:
-        raise ValueError(f"{CACHE_SIZE} {text}: must be a size such as 500GB or 2TB, a number of bytes, or 0 for no copies")
+        raise ValueError(f"{name} {text}: must be a size such as 500GB or 2TB, a number of bytes, or 0 for no copies")
     return int(found[3]) if found[3] else round(float(found[1]) * UNITS[found[2]])
 
 

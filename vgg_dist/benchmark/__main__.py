@@ -1,4 +1,4 @@
-"""The command line: `python -m vgg_dist.benchmark loader|step|checkpoint|evaluation|startup`."""
+"""The command line: `python -m vgg_dist.benchmark loader|step|checkpoint|evaluation|cache|startup`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import tyro
 import vgg_dist.benchmark
 from pipelines.cli import run_command
 from pipelines.signals import stoppable
-from vgg_dist.benchmark.options import Benchmark, CheckpointBenchmark, EvaluationBenchmark, LoaderBenchmark, StepBenchmark
+from vgg_dist.benchmark.options import (
+    Benchmark,
+    CacheBenchmark,
+    CheckpointBenchmark,
+    EvaluationBenchmark,
+    LoaderBenchmark,
+    StepBenchmark,
+)
 from vgg_dist.config.suggestions import suggestions
 
 
@@ -46,6 +53,10 @@ def run(options: Benchmark) -> None:
         from vgg_dist.benchmark.evaluation import run_evaluation
 
         run_evaluation(options)
+    elif isinstance(options, CacheBenchmark):
+        from vgg_dist.benchmark.cache import run_cache
+
+        run_cache(options)
     else:
         from vgg_dist.benchmark.startup import run_startup
 

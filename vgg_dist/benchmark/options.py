@@ -9,6 +9,7 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
+from pipelines.remote import parse_size
 from vgg_dist.config import Arch, ScaleRange, TrainConfig, at_least, flag
 from vgg_dist.config.scale_range import ScaleFlag
 from vgg_dist.models.specs import MODELS
@@ -206,10 +207,62 @@ class CheckpointBenchmark:
         return TrainConfig(arch=self.arch, batch_norm=self.batch_norm)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CacheBenchmark:
+    """What a node fetches and how long it waits when shards behind a URL do not fit its cache; simulated."""
+
+    data_tb: float = 10.0
+    """Size of the training images, TB."""
+    shard_mb: float = 256.0
+    """Size of a shard, MB."""
+    image_kb: float = 110.0
+    """Size of an image, kB."""
+    nodes: int = 64
+    """Nodes that train."""
+    gpus: int = 8
+    """GPUs of each node."""
+    images_per_second: float = 1000.0
+    """Training speed of a GPU that never waits, images/s."""
+    global_batch: int = 16384
+    """Images in each step, over all workers."""
+    epochs: int = 74
+    """Epochs of the training, of which two are simulated. With a full shuffle, shards are copied first if there are more of
+    them than nodes."""
+    bandwidth: float = 2.0
+    """From the storage to each node, GB/s."""
+    requests_per_second: float = 55_000.0
+    """That the storage serves, over all nodes; of S3, 5,500 for each prefix."""
+    latency_ms: float = 50.0
+    """Until the first byte of a read, ms."""
+    caches: tuple[str, ...] = ("0", "250GB", "1TB", "all")
+    """Sizes of each node's cache, as in VGG_DIST_CACHE_SIZE; all: as large as the data."""
+    shuffles: tuple[Literal["full", "blocks"], ...] = ("full", "blocks")
+    """Orders of the images, as --shuffle of vgg_dist.train."""
+    json: Path | None = None
+    """File for the results, with the machine and the versions."""
+
+    def check(self) -> None:
+        """Raises ValueError, one line that names the flag, for an invalid setting."""
+        for name in ("nodes", "gpus", "epochs", "global_batch"):
+            at_least(name, getattr(self, name), 1)
+        for name in ("data_tb", "shard_mb", "image_kb", "images_per_second", "bandwidth", "requests_per_second"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{flag(name)} {getattr(self, name):g}: must be more than 0")
+        at_least("latency_ms", self.latency_ms, 0)
+        at_least("shard_mb", self.shard_mb, self.image_kb / 1e3, "the size of an image")
+        self.cache_sizes(0)
+        check_output(self.json)
+
+    def cache_sizes(self, data_bytes: int) -> dict[str, int]:
+        """Bytes of each of `caches`. Raises ValueError, one line, for no size."""
+        return {text: data_bytes if text == "all" else parse_size(text, "--caches") for text in self.caches}
+
+
 Benchmark = (
     Annotated[LoaderBenchmark, tyro.conf.subcommand("loader")]
     | Annotated[StepBenchmark, tyro.conf.subcommand("step")]
     | Annotated[CheckpointBenchmark, tyro.conf.subcommand("checkpoint")]
     | Annotated[EvaluationBenchmark, tyro.conf.subcommand("evaluation")]
+    | Annotated[CacheBenchmark, tyro.conf.subcommand("cache")]
     | Annotated[StartupBenchmark, tyro.conf.subcommand("startup")]
 )

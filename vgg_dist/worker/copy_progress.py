@@ -21,13 +21,13 @@ def cache_use(stores: Sequence[SampleStore]) -> CacheUse:
     return CacheUse(total, cached, uses[0].capacity, uses[0].limit)
 
 
-def pays_to_copy(stores: Sequence[SampleStore], nodes: int, epochs: int) -> bool:
+def pays_to_copy(total: int, capacity: int, nodes: int, epochs: int) -> bool:
     """Whether as many shards as fit are to be copied to each node before a training that reads them in random order.
 
-    If all fit, yes. Otherwise a copied shard saves reading a share of 1/nodes of it from the URL in each epoch.
+    If all of their `total` bytes fit into the cache's `capacity`, yes. Otherwise a copied shard saves reading a share of
+    1/nodes of it from the URL in each epoch.
     """
-    use = cache_use(stores)
-    return use.total <= use.capacity or nodes < epochs
+    return total <= capacity or nodes < epochs
 
 
 def cache_note(split: str, store: SampleStore) -> str:

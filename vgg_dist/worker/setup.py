@@ -25,7 +25,7 @@ from vgg_dist.training.memory import default_micro_batch, explained_memory_error
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import TrainState, build_state
 from vgg_dist.weights.checkpoint import read_records
-from vgg_dist.worker.copy_progress import cache_note, pays_to_copy, report_copying
+from vgg_dist.worker.copy_progress import cache_note, cache_use, pays_to_copy, report_copying
 from vgg_dist.worker.exchange import Exchange
 
 SavedFolder = Callable[[], AbstractContextManager[Path]]
@@ -102,7 +102,8 @@ def _open_data(config: TrainSettings, worker: Worker, node: Node) -> tuple[Sampl
     check_images(config, len(train), len(val), worker.world_size)
     check_shuffle(config.shuffle, train, config.data)
     # In a full shuffle a batch has images from all over the data, so the first one would wait for almost every shard.
-    if config.shuffle == "full" and pays_to_copy([train, val], -(-worker.world_size // node.workers), config.epochs):
+    use, nodes = cache_use([train, val]), -(-worker.world_size // node.workers)
+    if config.shuffle == "full" and pays_to_copy(use.total, use.capacity, nodes, config.epochs):
         with report_copying([train, val] if node.rank == 0 else [], f"worker {worker.rank}, on {socket.gethostname()},"):
             for store in (val, train):  # if not all fit, those of val do: they are fewer, and are read in every epoch
                 store.prefetch(node.rank, node.workers)

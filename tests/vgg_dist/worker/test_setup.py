@@ -23,8 +23,7 @@ from support.trees import make_tree, picture
 from pipelines.preparation.shard_writer import write_shards
 from pipelines.remote import copy_file
 from pipelines.stores import node_cache
-from pipelines.stores.open import open_splits, open_store
-from pipelines.stores.sample_store import SampleStore
+from pipelines.stores.open import open_store
 from vgg_dist.config import ScaleRange, TrainConfig, TrainSettings
 from vgg_dist.errors import TrainingError
 from vgg_dist.training.parallelism import Worker
@@ -190,19 +189,22 @@ def test_copying_says_how_much_is_left(small_shards: Path, tmp_path: Path) -> No
     assert not told.is_set()
 
 
-def test_copying_first_pays_if_all_fits_or_there_are_more_epochs_than_nodes(
+def test_copying_first_pays_if_all_fits_or_there_are_more_epochs_than_nodes() -> None:
+    assert pays_to_copy(100, 100, nodes=64, epochs=1)
+    assert not pays_to_copy(100, 99, nodes=64, epochs=64)
+    assert pays_to_copy(100, 99, nodes=64, epochs=65)
+    assert pays_to_copy(0, 0, nodes=64, epochs=1)
+
+
+def test_a_node_copies_nothing_for_a_few_epochs_of_many_nodes(
     small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def opened(limit: int | None) -> list[SampleStore]:
-        monkeypatch.setenv("VGG_DIST_CACHE_SIZE", "" if limit is None else str(limit))
-        return list(open_splits(f"local://{small_shards}", cache=str(tmp_path / str(limit))))
-
-    total = sum(path.stat().st_size for path in small_shards.glob("*.tar"))
-    assert pays_to_copy(opened(None), nodes=64, epochs=1)
-    assert pays_to_copy(opened(total), nodes=64, epochs=64)
-    assert not pays_to_copy(opened(total - 1), nodes=64, epochs=64)
-    assert pays_to_copy(opened(total - 1), nodes=64, epochs=65)
-    assert pays_to_copy(list(open_splits("synthetic")), nodes=64, epochs=1)
+    monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VGG_DIST_CACHE_SIZE", "70000")
+    config = replace(SMALL, data=f"local://{small_shards}", storage_path=str(tmp_path), epochs=1).resolved()
+    prepared = prepare(config, Worker(), Node(), Exchange(), None)  # one node
+    assert len(prepared.cache_notes) == 2
+    assert not list(tmp_path.glob("cache/*/*.tar"))
 
 
 def test_a_training_whose_shards_do_not_fit_says_so_and_reads_the_rest(
