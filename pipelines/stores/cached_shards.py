@@ -11,10 +11,11 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from pipelines.remote import read_range, size_of
-from pipelines.stores.node_cache import CacheFull, DamagedShard, Keep, NodeCache
+from pipelines.stores.eviction import UpcomingNow, nothing_upcoming
+from pipelines.stores.node_cache import CacheFull, DamagedShard, NodeCache
 from pipelines.stores.shard_files import OpenFile, ShardFolder
 from pipelines.stores.shard_records import ShardRecords
 
@@ -34,8 +35,8 @@ class CachedShards(ShardFolder):
         self.cache = cache
         self.scheduled: Collection[str] | None = None
         """The shards that are copied whole when they are missing; None: all of them, if they all fit into the cache."""
-        self.in_use: Callable[[], Collection[str]] = tuple
-        """Those of them that a copy must not displace, because they are still to be read."""
+        self.upcoming: UpcomingNow = nothing_upcoming
+        """Those of them that are still to be read."""
         self._opened_at = time.time()
         self._fits: bool | None = None
         self._in_parts: set[str] = set()  # shards that could not be copied
@@ -61,12 +62,12 @@ class CachedShards(ShardFolder):
         """Copies a shard into the cache without removing what was used since this data set was opened. Raises as `copy`."""
         self._fetch(shard, unused_since=self._opened_at)
 
-    def copy(self, shard: str, keep: Callable[[], Collection[str]] = tuple) -> None:
-        """Copies a shard into the cache, if it is missing there; the shards `keep` of this split are not removed for it.
+    def copy(self, shard: str, upcoming: UpcomingNow = nothing_upcoming) -> None:
+        """Copies a shard into the cache, if it is missing there. `upcoming`: see `choose_evictions`.
 
         Raises CacheFull, DamagedShard, or OSError if the copy fails.
         """
-        self._fetch(shard, keep=lambda: {self.path(kept) for kept in keep()})
+        self._fetch(shard, upcoming)
 
     def touch(self, shard: str) -> None:
         """Marks a shard in the cache as used now."""
@@ -92,10 +93,10 @@ class CachedShards(ShardFolder):
         finally:
             self._kept.pop(shard, None)
 
-    def _fetch(self, shard: str, keep: Keep = tuple, unused_since: float = float("inf")) -> None:
+    def _fetch(self, shard: str, upcoming: UpcomingNow = nothing_upcoming, unused_since: float = float("inf")) -> None:
         url, path, size = f"{self.url}/{shard}", self.path(shard), self.sizes[shard]
         try:
-            self.cache.fetch(url, path, size, lambda path: self.records.damaged(path, shard), keep, unused_since)
+            self.cache.fetch(url, path, size, lambda path: self.records.damaged(path, shard), upcoming, unused_since)
         except DamagedShard:
             self._in_parts.add(shard)  # do not copy it twice for each of its samples
             raise
@@ -123,7 +124,7 @@ class CachedShards(ShardFolder):
             return False
         try:
             try:
-                self.copy(shard, self.in_use)
+                self.copy(shard, self.upcoming)
             except CacheFull:
                 self.copy(shard)
         except (CacheFull, DamagedShard) as error:

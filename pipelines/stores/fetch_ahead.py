@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.stores.cached_shards import CachedShards
+from pipelines.stores.eviction import Upcoming
 from pipelines.stores.node_cache import DamagedShard
 from pipelines.stores.sample_store import ReadAhead
 
 _logger = logging.getLogger(__name__)
 
 WORTH = 0.5  # a shard is copied if the node reads more than this share of its samples' bytes
+AHEAD = 16  # see Schedule.upcoming
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,17 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.shards)
 
-    def window(self, reached: int) -> NDArray[np.int64]:
-        """The entries that the cache should hold at the time `reached`: those not yet used up, within the budget."""
-        ahead = np.flatnonzero(self.last >= reached)
-        return ahead[np.cumsum(self.sizes[ahead]) <= self.budget]
+    def upcoming(self, reached: int) -> tuple[NDArray[np.int64], int]:
+        """The entries that are not used up at the time `reached`, and how many of them the cache should hold then.
+
+        These are the first ones: those in use, and ahead of them as many bytes again, or a 16th of the budget. More would
+        displace shards of an earlier epoch that this one will use, too.
+        """
+        entries = np.flatnonzero(self.last >= reached)
+        sizes = self.sizes[entries]
+        in_use = int(sizes[self.first[entries] <= reached].sum())
+        most = min(self.budget, in_use + max(in_use, self.budget // AHEAD))
+        return entries, int(np.searchsorted(np.cumsum(sizes), most, side="right"))
 
 
 def schedule(
@@ -93,10 +102,10 @@ class FetchAhead(ReadAhead):
         self._names = names
         self._plan = plan
         self._next, self._parts = part, parts
-        self._reached = -1
+        self._reached = int(plan.first[0]) if len(plan) else 0
         self._closed = False
         self._changed = threading.Condition()
-        shards.scheduled, shards.in_use = {names[number] for number in plan.shards}, self._in_use
+        shards.scheduled, shards.upcoming = {names[number] for number in plan.shards}, self._upcoming
         # Daemons: a process that ends in mid-epoch does not wait for copies that nobody needs.
         self._threads = [
             threading.Thread(target=self._copy, name=f"fetch-ahead-{k}", daemon=True) for k in range(min(threads, len(plan)))
@@ -127,22 +136,23 @@ class FetchAhead(ReadAhead):
                 if self._shards.is_cached(shard):
                     self._shards.touch(shard)
                 else:
-                    self._shards.copy(shard, self._in_use)
+                    self._shards.copy(shard, self._upcoming)
             except OSError as error:
                 # The reader of its samples tries again, or reads them one by one.
                 level = logging.WARNING if isinstance(error, DamagedShard) else logging.INFO
                 _logger.log(level, "%s was not copied ahead: %s", shard, error)
 
-    def _in_use(self) -> list[str]:
-        """The shards that the cache should hold now, whichever of the node's processes copies them."""
-        return [self._names[number] for number in self._plan.shards[self._plan.window(self._reached)]]
+    def _upcoming(self) -> Upcoming:
+        """The shards that are not used up, whichever of the node's processes copies them."""
+        entries, needed = self._plan.upcoming(self._reached)
+        return Upcoming([self._shards.path(self._names[number]) for number in self._plan.shards[entries]], needed)
 
     def _take(self) -> int | None:
         """The next entry to copy, once there is room for it; None at the end."""
         with self._changed:
             while not self._closed and self._next < len(self._plan):
-                window = self._plan.window(self._reached)
-                if len(window) and self._next <= window[-1]:
+                entries, needed = self._plan.upcoming(self._reached)
+                if needed and self._next <= entries[needed - 1]:
                     self._next += self._parts
                     return self._next - self._parts
                 self._changed.wait()

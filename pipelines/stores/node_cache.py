@@ -1,7 +1,8 @@
 """The copies of remote shards that a node keeps: one folder, shared by its processes, of bounded size.
 
 The folder has a subfolder for each split of each data set, `<name>-<split>-<16 hexadecimal digits>/`, and in it the shards.
-To make room, shards are removed that have not been used for the longest time, of any data set. A shard counts as used when
+To make room, shards are removed that have not been used for the longest time, of any data set; but those that the plan of an
+epoch will still use go last, and of these the one whose turn comes last goes first. A shard counts as used when
 it is copied, when a process opens it, and when a plan lists it for an epoch; that time is the file's modification time. The
 time of copying alone would remove what each epoch uses, and keep what a forgotten data set left.
 
@@ -16,13 +17,14 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from pipelines.remote import CACHE_SIZE, DISK_FULL, cache_limit, copy_file, size_of, size_text
+from pipelines.stores.eviction import Copy, UpcomingNow, choose_evictions, nothing_upcoming
 
 GIB = 2**30
 SUBFOLDER = re.compile(r".+-(?:train|val|test)-[0-9a-f]{16}")
@@ -31,9 +33,6 @@ FEW = 64  # copies that may be under way at the same time
 
 Check = Callable[[str], list[str]]
 """The names of the damaged samples in a copied shard, from its path."""
-
-Keep = Callable[[], Collection[str]]
-"""The paths of shards that must not be removed now."""
 
 
 class CacheFull(OSError):
@@ -49,32 +48,6 @@ class DamagedShard(OSError):
     def __init__(self, message: str, samples: Sequence[str]) -> None:
         super().__init__(message)
         self.samples = samples
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A shard in the cache."""
-
-    path: str
-    size: int  # bytes
-    used: float  # when it was used last, seconds since 1970
-
-
-def choose_evictions(
-    copies: Iterable[Copy], excess: int, keep: Collection[str] = (), unused_since: float = float("inf")
-) -> list[Copy] | None:
-    """The copies to remove to free `excess` bytes: the longest unused first. None if there are not enough.
-
-    Those with a path in `keep` stay, and those used at `unused_since` or later.
-    """
-    chosen: list[Copy] = []
-    for copy in sorted(copies, key=lambda copy: (copy.used, copy.path)):
-        if excess <= 0:
-            break
-        if copy.path not in keep and copy.used < unused_since:
-            chosen.append(copy)
-            excess -= copy.size
-    return chosen if excess <= 0 else None
 
 
 class NodeCache:
@@ -104,14 +77,14 @@ class NodeCache:
         path: str,
         size: int,
         check: Check | None = None,
-        keep: Keep = tuple,
+        upcoming: UpcomingNow = nothing_upcoming,
         unused_since: float = float("inf"),
     ) -> None:
         """Copies the shard at `url` to `path`, which is in the cache, unless it is there already.
 
         Several processes and threads may ask for it at once: one copies, the others wait. A copy with damaged samples is
-        made again once. `keep` returns the paths that stay, and
-        is called when room is made; `unused_since`: see `choose_evictions`. Raises CacheFull, DamagedShard, or OSError, one
+        made again once. `upcoming`, which is called when room is made, and `unused_since`: see
+        `choose_evictions`. Raises CacheFull, DamagedShard, or OSError, one
         line, if the copy fails or has another size.
         """
         if size_of(path) == size:
@@ -119,7 +92,7 @@ class NodeCache:
         self._make_folder(os.path.dirname(path))
         with FileLock(f"{path}.lock"):
             if size_of(path) != size:
-                self._copy(url, path, size, check, keep, unused_since)
+                self._copy(url, path, size, check, upcoming, unused_since)
 
     def replace_damaged(self, url: str, path: str, size: int, check: Check) -> bool:
         """Copies the shard again if its copy has damaged samples; returns whether that was so. Raises as `fetch`."""
@@ -127,16 +100,16 @@ class NodeCache:
             if size_of(path) == size and not check(path):
                 return False
             Path(path).unlink(missing_ok=True)
-            self._copy(url, path, size, check, tuple, float("inf"))
+            self._copy(url, path, size, check, nothing_upcoming, float("inf"))
         return True
 
-    def _copy(self, url: str, path: str, size: int, check: Check | None, keep: Keep, unused_since: float) -> None:
+    def _copy(self, url: str, path: str, size: int, check: Check | None, upcoming: UpcomingNow, unused_since: float) -> None:
         """Copies a shard, whose lock this process has."""
         damaged: list[str] = []
         for _ in range(2):
-            part = self._make_room(path, size, keep, unused_since)
+            part = self._make_room(path, size, upcoming, unused_since)
             try:
-                self._copy_part(url, path, part, size, keep, unused_since)
+                self._copy_part(url, path, part, size, upcoming, unused_since)
                 damaged = check(part) if check else []
                 if not damaged:
                     with self._lock():  # otherwise a process that lists the copies may see neither of the two names
@@ -151,14 +124,14 @@ class NodeCache:
             damaged,
         )
 
-    def _copy_part(self, url: str, path: str, part: str, size: int, keep: Keep, unused_since: float) -> None:
+    def _copy_part(self, url: str, path: str, part: str, size: int, upcoming: UpcomingNow, unused_since: float) -> None:
         """Copies a shard to `part`; once more if something else fills the disk meanwhile. Raises CacheFull, or OSError."""
         try:
             copy_file(url, part, size)
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            self._make_room(path, size, keep, unused_since, at_least=size)
+            self._make_room(path, size, upcoming, unused_since, at_least=size)
             try:
                 copy_file(url, part, size)
             except OSError as again:
@@ -175,7 +148,7 @@ class NodeCache:
             why = error.strerror or error
             raise OSError(f"{folder} cannot be written ({why}); VGG_DIST_CACHE can name another folder") from error
 
-    def _make_room(self, path: str, size: int, keep: Keep, unused_since: float, at_least: int = 0) -> str:
+    def _make_room(self, path: str, size: int, upcoming: UpcomingNow, unused_since: float, at_least: int = 0) -> str:
         """Removes shards until the one of `path` fits, but `at_least` so many bytes; returns its part, which is created.
 
         Raises CacheFull, and removes nothing, if that is not possible. This process has the lock of `path`.
@@ -190,7 +163,7 @@ class NodeCache:
                 excess = size + under_way.missing - self._free()
                 if self.limit is not None:
                     excess = max(excess, size + sum(copy.size for copy in copies) + under_way.total - self.limit)
-                evicted = choose_evictions(copies, max(excess, at_least), keep(), unused_since)
+                evicted = choose_evictions(copies, max(excess, at_least), upcoming(), unused_since)
                 if evicted is None:
                     raise CacheFull(f"{path} does not fit: {self.describe()}")
                 for copy in evicted:
@@ -236,7 +209,7 @@ class NodeCache:
 
     def _files(self) -> list[os.DirEntry[str]]:
         found: list[os.DirEntry[str]] = []
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.root) as folders:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root) as folders:
             for folder in folders:
                 if SUBFOLDER.fullmatch(folder.name) and folder.is_dir():
                     with os.scandir(folder.path) as files:

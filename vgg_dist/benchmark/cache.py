@@ -1,7 +1,7 @@
 """`benchmark cache`: what a node fetches from a URL and how long it waits, with shards that do not fit its cache. Simulated.
 
 Simulated are the storage, the cache's disk and the clock. The order of the images (`EpochPlan`), what is copied and when
-(`schedule`, `Schedule.window`, `pays_to_copy`) and what is evicted (`choose_evictions`) are what a training runs. One node
+(`schedule`, `Schedule.upcoming`, `pays_to_copy`) and what is evicted (`choose_evictions`) are what a training runs. One node
 of the cluster is followed. Each image stands for 20, and each step for 16, so that ten terabytes take seconds; there are as
 many shards, of the same size, as in the data. The coarser the images, the more of them seem to be read one by one.
 
@@ -12,15 +12,15 @@ are asked for one step ahead of training; copies of shards have what these leave
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan
+from pipelines.stores.eviction import NOTHING, Copy, Upcoming, choose_evictions
 from pipelines.stores.fetch_ahead import Schedule, schedule
-from pipelines.stores.node_cache import Copy, choose_evictions
 from vgg_dist.benchmark.options import CacheBenchmark
 from vgg_dist.benchmark.report import table, write_json
 from vgg_dist.worker.copy_progress import pays_to_copy
@@ -61,10 +61,10 @@ class SimulatedCache:
         self.copies: dict[int, Copy] = {}
         self.taken = 0
 
-    def add(self, shard: int, size: int, now: float, keep: Collection[str] = ()) -> bool:
+    def add(self, shard: int, size: int, now: float, upcoming: Upcoming = NOTHING) -> bool:
         """Makes room as a node's cache does, and adds a shard; whether there is room."""
         if (excess := self.taken + size - self.capacity) > 0:
-            evicted = choose_evictions(self.copies.values(), excess, keep)
+            evicted = choose_evictions(self.copies.values(), excess, upcoming)
             if evicted is None:
                 return False
             for copy in evicted:
@@ -183,14 +183,13 @@ class Node:
             self._copied(shard)
         return hits / len(shards), singles / len(shards), stalls, free - began
 
-    def _window(self, reached: int) -> list[int]:
-        return [] if self.plan is None else self.plan.window(reached).tolist()
-
     def _copy_ahead(self, reached: int) -> None:
         """Begins the copies for which there is room once the samples before `reached` are used."""
         self.reached = reached
-        window = self._window(reached)
-        while self.plan is not None and window and self.next <= window[-1]:
+        if self.plan is None:
+            return
+        entries, needed = self.plan.upcoming(reached)
+        while needed and self.next <= entries[needed - 1]:
             shard = int(self.plan.shards[self.next])
             self.next += 1
             if shard in self.cache.copies:
@@ -201,9 +200,10 @@ class Node:
     def _begin(self, shard: int) -> bool:
         """Reserves room for a shard, and begins to copy it."""
         assert self.plan is not None
-        keep = {str(self.plan.shards[entry]) for entry in self._window(self.reached)}
+        entries, needed = self.plan.upcoming(self.reached)
+        upcoming = Upcoming([str(shard) for shard in self.plan.shards[entries]], needed)
         size = int(self.data.shard_bytes[shard])
-        if not self.cache.add(shard, size, self.link.now, keep):
+        if not self.cache.add(shard, size, self.link.now, upcoming):
             return False
         self.link.pending[shard] = self.link.seconds(size, 1)
         self.link.bytes_fetched += size

@@ -51,9 +51,11 @@ def test_a_schedule_has_what_is_worth_copying_and_never_more_than_the_budget() -
             assert in_use[first] + sizes[shard] > budget
         # The cache holds an entry at the latest when it is needed, and never more than the budget.
         for reached in range(30):
-            window = plan.window(reached)
-            assert plan.sizes[window].sum() <= budget
-            assert set(np.flatnonzero((plan.first <= reached) & (plan.last >= reached)).tolist()) <= set(window.tolist())
+            entries, needed = plan.upcoming(reached)
+            assert entries.tolist() == np.flatnonzero(plan.last >= reached).tolist()
+            assert plan.sizes[entries[:needed]].sum() <= budget
+            in_use = np.flatnonzero((plan.first <= reached) & (plan.last >= reached))
+            assert set(in_use.tolist()) <= set(entries[:needed].tolist())
 
 
 @pytest.fixture

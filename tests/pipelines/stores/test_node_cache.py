@@ -22,7 +22,8 @@ from support.remote_data import add_checksums, flip_bit, upload
 from support.trees import contents
 
 from pipelines.remote import cache_limit, copy_file, size_of
-from pipelines.stores.node_cache import CacheFull, Copy, NodeCache, choose_evictions
+from pipelines.stores.eviction import Copy, Upcoming, choose_evictions
+from pipelines.stores.node_cache import CacheFull, NodeCache
 from pipelines.stores.open import open_store
 from pipelines.stores.shard_index import ShardIndex
 
@@ -62,22 +63,28 @@ def test_a_size_that_is_none_is_refused_when_the_data_are_opened(
         open_store(checked_url, "train")
 
 
-def test_the_longest_unused_copies_are_evicted_until_there_is_room() -> None:
+def test_the_longest_unused_copies_are_evicted_and_those_to_be_used_last() -> None:
     generator = random.Random(0)
-    for _ in range(200):
+    for _ in range(300):
         copies = [Copy(str(k), generator.randrange(1, 9), generator.randrange(5)) for k in range(8)]
-        keep = {str(generator.randrange(8)) for _ in range(3)}
-        since, excess = generator.randrange(6), generator.randrange(-2, 40)
-        evicted = choose_evictions(copies, excess, keep, since)
-        allowed = [copy for copy in copies if copy.path not in keep and copy.used < since]
+        paths = [str(k) for k in generator.sample(range(12), generator.randrange(6))]  # some of them are not there
+        upcoming, since = Upcoming(paths, generator.randrange(len(paths) + 1)), generator.randrange(1, 6)
+        excess = generator.randrange(-2, 40)
+        evicted = choose_evictions(copies, excess, upcoming, since)
+        allowed = [copy for copy in copies if copy.path not in paths[: upcoming.needed] and copy.used < since]
         if evicted is None:
             assert sum(copy.size for copy in allowed) < excess
             continue
         assert all(copy in allowed for copy in evicted)
         assert sum(copy.size for copy in evicted) >= excess
-        assert sum(copy.size for copy in evicted[:-1]) < max(excess, 1)
-        stay = [copy.used for copy in allowed if copy not in evicted]
-        assert not evicted or max(copy.used for copy in evicted) <= min(stay, default=since)
+        assert sum(copy.size for copy in evicted[:-1]) < max(excess, 1)  # no more than necessary
+        for gone in evicted:
+            for stays in [copy for copy in allowed if copy not in evicted]:
+                if gone.path in paths:
+                    assert stays.path in paths
+                    assert paths.index(gone.path) > paths.index(stays.path)
+                elif stays.path not in paths:
+                    assert gone.used <= stays.used
 
 
 def test_a_bounded_cache_never_holds_more_and_every_image_is_read(
