@@ -44,7 +44,7 @@ def reproduce_or_plan(config: ReproduceConfig) -> None:
     """
     config = config.resolved()
     end_with(f"; the same command with --name {config.name} resumes it")
-    splits = open_data_here(config.data, config.quarantine, is_needed=config.dry_run)
+    splits = open_data_here(config, is_needed=config.dry_run)
     # Imported here, so that neither --help nor the message of a mistake waits for torch.
     from vgg_dist.preflight import check_place
 

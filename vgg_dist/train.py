@@ -76,10 +76,8 @@ def train(config: TrainConfig) -> dict[str, float]:
     """
     config = config.resolved()
     end_with(f" before its first step; the same command with --name {config.name} begins it")
-    splits = open_data_here(config.data, config.quarantine)
+    splits = open_data_here(config)
     class_names = splits[0].class_names if splits else None
-    if splits:
-        check_shuffle(config.shuffle, splits[0], config.data)
     # Imported here, so that neither --help nor the message of a mistake waits for torch and Ray Train.
     from vgg_dist.preflight import check_training
 

@@ -48,7 +48,7 @@ def search(config: TuneConfig) -> TrainSettings:
     config = config.resolved()
     end_with(f"; the same command with --name {config.name} resumes it")
     images = ""
-    if splits := open_data_here(config.data, config.quarantine):
+    if splits := open_data_here(config):
         train, val = splits
         classes = len(train.class_names)
         steps = math.ceil(len(train) / config.global_batch)

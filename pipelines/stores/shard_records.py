@@ -58,7 +58,10 @@ class ShardRecords:
     def _read(self) -> _Table:
         with self._lock:
             if self._table is None:
-                raw = read_if_exists(self._where)
+                try:
+                    raw = read_if_exists(self._where)
+                except ValueError as error:
+                    raise OSError(str(error)) from error
                 if raw is None or index_digest(raw) != self._digest:
                     raise OSError(f"{self._where} was replaced while it was in use: start again")
                 self._table = _Table(ShardIndex.from_bytes(raw, self._where))

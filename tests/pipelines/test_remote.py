@@ -10,7 +10,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from support.remote_data import upload
+from support.remote_data import add_checksums, upload
 from support.trees import contents
 
 from pipelines.preparation.shard_writer import write_shards
@@ -76,6 +76,56 @@ def test_truncated_remote_shard_leaves_nothing_in_the_cache(memory_url: str, tmp
     assert not [path for path in tmp_path.glob("cache/*/*") if path.suffix != ".lock"]
     filesystem.pipe_file("/bucket/cifar/train-00000.tar", whole)
     store.read(0)
+
+
+def test_a_shard_that_ends_too_early_is_told_where_images_are_read_one_by_one(
+    memory_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VGG_DIST_CACHE_SIZE", "0")
+    filesystem, store = fsspec.filesystem("memory"), open_store(memory_url, "train", cache=str(tmp_path / "cache"))
+    whole = store.read(0)
+    filesystem.pipe_file("/bucket/cifar/train-00000.tar", filesystem.cat_file("/bucket/cifar/train-00000.tar")[:600])
+    with pytest.raises(
+        OSError, match=rf"^{re.escape(store.name(0))}: only 88 of {len(whole)} bytes: the shard is truncated$"
+    ):
+        store.read(0)
+    filesystem.rm("/bucket/cifar/train-00000.tar")
+    with pytest.raises(
+        OSError, match=rf"^{re.escape(store.name(0))}: {memory_url}/train-00000.tar: bytes [^\n]*not be read"
+    ):
+        store.read(0)
+    assert not list(tmp_path.glob("cache/*/*.tar"))
+
+
+def test_a_failed_read_of_one_image_is_tried_again(memory_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VGG_DIST_CACHE_SIZE", "0")
+    monkeypatch.setattr("pipelines.remote.RETRY_AFTER_S", (0.0, 0.0))
+    store, kind = open_store(memory_url, "train", cache=str(tmp_path)), type(fsspec.filesystem("memory"))
+    whole, cat_file, failures = store.read(5), kind.cat_file, [2]
+
+    def failing(self: Any, path: str, **span: Any) -> bytes:
+        if failures[0]:
+            failures[0] -= 1
+            raise ConnectionError("503 Slow Down")
+        return cat_file(self, path, **span)
+
+    monkeypatch.setattr(kind, "cat_file", failing)
+    assert store.read(5) == whole
+    failures[0] = 3
+    with pytest.raises(OSError, match=r"ConnectionError: 503 Slow Down$"):
+        store.read(5)
+
+
+def test_the_index_of_another_shard_set_is_told(memory_url: str, cifar_shards: Path, tmp_path: Path) -> None:
+    source = open_store(str(cifar_shards), "train")
+    write_shards(source, "train", tmp_path / "again", shard_bytes=40_000, seed=4)
+    add_checksums(tmp_path / "again")
+    fsspec.filesystem("memory").pipe_file(
+        "/bucket/cifar/train.index.npz", (tmp_path / "again" / "train.index.npz").read_bytes()
+    )
+    store = open_store(memory_url, "train", cache=str(tmp_path / "cache"))
+    with pytest.raises(OSError, match=rf"^{memory_url}/train-000\d\d.tar[^\n]*(checksum|truncated or replaced)[^\n]*$"):
+        store.prefetch()
 
 
 def test_rewritten_shards_do_not_meet_the_old_copies(memory_url: str, cifar_shards: Path, tmp_path: Path) -> None:

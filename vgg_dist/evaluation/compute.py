@@ -173,8 +173,18 @@ def _computed(tasks: list[Task], evaluation: Evaluation, config: EvalConfig) -> 
         return iter(())
     if cluster_named() or (config.num_workers or torch.cuda.device_count()) > 1:
         return _on_cluster(tasks, evaluation.store, config)
-    evaluator = Evaluator(config, evaluation.store)
-    return (evaluator.compute(task) for task in tasks)
+    return _here(tasks, evaluation.store, config)
+
+
+def _here(tasks: list[Task], store: SampleStore, config: EvalConfig) -> Iterator[int]:
+    evaluator, done = Evaluator(config, store), 0
+    indices = np.concatenate([task.files.indices(task.part) for task in tasks])
+    with store.fetch_ahead(indices, np.arange(len(indices))) as ahead:
+        for task in tasks:
+            ahead.reached(done)
+            count = evaluator.compute(task)
+            done += count
+            yield count
 
 
 def _on_cluster(tasks: list[Task], store: SampleStore, config: EvalConfig) -> Iterator[int]:
