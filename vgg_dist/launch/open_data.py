@@ -13,8 +13,8 @@ from vgg_dist.ray_cluster.address import cluster_named
 def open_data_here(config: TrainFlags, is_needed: bool = False) -> tuple[SampleStore, SampleStore] | None:
     """The training and validation images, with notes on their classes printed.
 
-    ValueError, one line, for bad data, also for --shuffle blocks of data without shards. None on a cluster, where only the workers may be able to read the data, unless the command cannot do without
-    (`is_needed`).
+    ValueError, one line, for bad data, and for --shuffle blocks of data without shards. None on a cluster, where only the
+    workers may be able to read the data, unless the command cannot do without (`is_needed`).
     """
     if cluster_named() and not is_needed:
         return None
