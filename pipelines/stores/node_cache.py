@@ -62,14 +62,20 @@ class NodeCache:
 
     def capacity(self) -> int:
         """Bytes of shards that the cache can hold, those that are there included."""
-        disk = sum(copy.size for copy in self._copies()) + self._free()
-        return max(0, disk if self.limit is None else min(disk, self.limit))
+        disk = self._on_disk()
+        return disk if self.limit is None else min(disk, self.limit)
 
     def describe(self) -> str:
         """What bounds the cache, for messages."""
-        if self.limit is None:
-            return f"the disk of {self.root} has room for {size_text(self.capacity())}"
+        disk = self._on_disk()
+        if self.limit is None or disk < self.limit:
+            return f"the disk of {self.root} has room for {size_text(disk)}"
         return f"{CACHE_SIZE} is {size_text(self.limit)}, in {self.root}"
+
+    def _on_disk(self) -> int:
+        """Bytes of shards that the disk has room for."""
+        used = sum(copy.size for copy in self._copies())
+        return max(0, used + self._free(used))
 
     def fetch(
         self,
@@ -160,9 +166,10 @@ class NodeCache:
             # Listing thousands of shards takes a while, and is not necessary on a disk that is far from full.
             if at_least or self.limit is not None or self._free() < FEW * size:
                 copies, under_way = self._copies(), self._parts(path)
-                excess = size + under_way.missing - self._free()
+                used = sum(copy.size for copy in copies)
+                excess = size + under_way.missing - self._free(used)
                 if self.limit is not None:
-                    excess = max(excess, size + sum(copy.size for copy in copies) + under_way.total - self.limit)
+                    excess = max(excess, size + used + under_way.total - self.limit)
                 evicted = choose_evictions(copies, max(excess, at_least), upcoming(), unused_since)
                 if evicted is None:
                     raise CacheFull(f"{path} does not fit: {self.describe()}")
@@ -175,10 +182,14 @@ class NodeCache:
         """Must be held to list, add and remove shards."""
         return FileLock(os.path.join(self.root, "shards.lock"))
 
-    def _free(self) -> int:
-        """Bytes that are free on the disk, without a margin: with less than 5 % Ray schedules nothing on a node."""
+    def _free(self, used: int | None = None) -> int:
+        """Bytes that are free on the disk, without a margin: with less than 5 % Ray schedules nothing on a node.
+
+        The margin is at most half of what the disk has beside other files, `used` being the bytes of the cache's shards.
+        """
         disk = shutil.disk_usage(_existing(self.root))
-        return disk.free - min(disk.total // 10, disk.total // 20 + 5 * GIB)
+        margin = min(disk.total // 10, disk.total // 20 + 5 * GIB)
+        return disk.free - (margin if used is None else min(margin, (disk.free + used) // 2))
 
     def _copies(self) -> list[Copy]:
         found = []
