@@ -153,6 +153,10 @@ class SampleStore(ABC):
         """
         return nullcontext(ReadAhead())
 
+    def stop_copying(self) -> None:
+        """From now on, samples of files that are not copied are read one by one, as for reads in random order."""
+        return
+
     def prefetch(self, part: int = 0, parts: int = 1, threads: int = 8) -> None:
         """Copies as many of these files as fit in advance, with a progress bar, so that no batch has to wait for them.
 

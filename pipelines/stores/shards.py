@@ -131,6 +131,11 @@ class ShardStore(SampleStore):
         )
         return FetchAhead(shards, index.shard_names, plan, part, parts, threads)
 
+    def stop_copying(self) -> None:
+        """From now on, samples of shards that are not in the node's cache are read one by one from the URL."""
+        if isinstance(self._shards, CachedShards):
+            self._shards.scheduled = ()
+
     def prefetch(self, part: int = 0, parts: int = 1, threads: int = 8) -> None:
         """Copies as many shards from a URL as fit into this node's cache. Raises OSError, one line, if a copy fails.
 

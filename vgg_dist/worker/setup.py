@@ -107,6 +107,8 @@ def _open_data(config: TrainSettings, worker: Worker, node: Node) -> tuple[Sampl
         with report_copying([train, val] if node.rank == 0 else [], f"worker {worker.rank}, on {socket.gethostname()},"):
             for store in (val, train):  # if not all fit, those of val do: they are fewer, and are read in every epoch
                 store.prefetch(node.rank, node.workers)
+    if config.shuffle == "full":
+        train.stop_copying()  # a whole shard for one image, which would displace another one
     return train, val
 
 
