@@ -1,10 +1,43 @@
-"""The size of an encoded image, from its header alone."""
+"""The size of an encoded image, and the segments of a JPEG's header, without decoding."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from pipelines.pixels import PNG_SIGNATURE, open_image, refusal
 
 FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, without DHT, JPG and DAC
+HUFFMAN_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; the others are lossless, arithmetic-coded, ...
+_START_OF_SCAN = 0xDA
+
+
+class JpegSegment(NamedTuple):
+    """A marker segment: its marker's second byte, and where it starts (at the marker) and ends in the file."""
+
+    marker: int
+    start: int
+    end: int
+
+    @property
+    def is_frame(self) -> bool:
+        """Whether it is a start-of-frame segment, which has the image's size."""
+        return self.marker in FRAME_MARKERS
+
+
+def jpeg_segments(encoded: bytes) -> list[JpegSegment] | None:
+    """The segments up to the first start of scan, which is the last of them; None if this is not a complete JPEG header."""
+    if encoded[:2] != b"\xff\xd8":
+        return None
+    segments, at, marker = list[JpegSegment](), 2, 0
+    while marker != _START_OF_SCAN:
+        if at + 4 > len(encoded):
+            return None
+        marker, end = encoded[at + 1], at + 2 + int.from_bytes(encoded[at + 2 : at + 4])
+        if encoded[at] != 0xFF or marker < 0xC0 or 0xD0 <= marker <= 0xD9 or end > len(encoded) or end < at + 4:
+            return None
+        segments.append(JpegSegment(marker, at, end))
+        at = end
+    return segments
 
 
 def image_size(encoded: bytes) -> tuple[int, int]:
