@@ -1,4 +1,4 @@
-"""The size of an encoded image, and the segments of a JPEG's header, without decoding."""
+"""The size of an encoded image, and what a JPEG's header says, without decoding."""
 
 from __future__ import annotations
 
@@ -38,6 +38,42 @@ def jpeg_segments(encoded: bytes) -> list[JpegSegment] | None:
         segments.append(JpegSegment(marker, at, end))
         at = end
     return segments
+
+
+class JpegFrame(NamedTuple):
+    """What the frame header of a JPEG says, in pixels. An MCU is the smallest unit that is coded (ITU-T T.81, A.2)."""
+
+    height: int
+    width: int
+    mcu_height: int
+    mcu_width: int
+
+    @property
+    def mcu_rows(self) -> int:
+        """Rows of MCUs; the last one may reach beyond the image."""
+        return -(-self.height // self.mcu_height)
+
+    @property
+    def mcus_per_row(self) -> int:
+        """MCUs in a row; the last one may reach beyond the image."""
+        return -(-self.width // self.mcu_width)
+
+
+def jpeg_frame(encoded: bytes) -> JpegFrame | None:
+    """The frame of an 8-bit Huffman-coded JPEG with one or three components; None for everything else."""
+    segments = jpeg_segments(encoded)
+    frames = [segment for segment in segments or [] if segment.is_frame]
+    if len(frames) != 1 or frames[0].marker not in HUFFMAN_FRAMES:
+        return None
+    start, end = frames[0].start, frames[0].end
+    precision, components = encoded[start + 4], encoded[start + 9]
+    height, width = int.from_bytes(encoded[start + 5 : start + 7]), int.from_bytes(encoded[start + 7 : start + 9])
+    if precision != 8 or components not in (1, 3) or end != start + 10 + 3 * components or not height or not width:
+        return None
+    if components == 1:
+        return JpegFrame(height, width, 8, 8)  # an MCU is one block then, whatever the sampling factors (A.2.2)
+    sampling = encoded[start + 11 : end : 3]
+    return JpegFrame(height, width, 8 * max(each & 15 for each in sampling), 8 * max(each >> 4 for each in sampling))
 
 
 def image_size(encoded: bytes) -> tuple[int, int]:

@@ -11,6 +11,7 @@ an APP10 segment with the length of each segment, so that nothing has to be sear
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,21 +19,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.stores.image_header import JpegSegment, jpeg_segments
+from pipelines.stores.image_header import JpegSegment, jpeg_frame, jpeg_segments
 
 IDENTIFIER = b"RESTART\0"
-MARKER = b"\xff\xea"  # APP10
+_MARKER = b"\xff\xea"  # APP10
 MAX_SEGMENTS = 32_000  # an APP segment has at most 65,533 bytes
-MAX_SEGMENT_BYTES = 0xFFFF
+_MAX_SEGMENT_BYTES = 0xFFFF
 MARGIN = 2  # px around a window that interpolated chroma samples reach: one sample of at most two pixels
 
 # Bytes of the whole table; where the frame's height stands, counted from SOI; rows of segments; segments a row; MCUs a
 # segment; height and width of an MCU; version. At the table's end, so that it is found from the scan, which follows.
 _FOOTER = struct.Struct("<HHHHHBBH")
 _VERSION = 1
+_MCU_SIZES = (8, 16, 24, 32)  # sampling factors are 1 to 4
 _SHAPE = struct.Struct(">HH")
 _START_OF_IMAGE, _START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
-_END_OF_IMAGE = 0xD9
+_END_OF_IMAGE, _RESTART_INTERVAL = 0xD9, 0xDD
+_ANY_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 # Segments that pixels depend on, besides the frame: JFIF and Adobe (colours), Huffman and quantisation tables, interval.
 _DECODING = (0xE0, 0xEE, 0xC4, 0xDB, 0xDD)
 _RESTARTS = np.tile(np.arange(0xD0, 0xD8, dtype=np.uint8), MAX_SEGMENTS // 8)
@@ -52,33 +55,55 @@ class DamagedTable(ValueError):
     """A restart table that does not describe the segments that follow it."""
 
 
-def encode_table(lengths: NDArray[np.integer], frame: int, columns: int, interval: int, mcu: tuple[int, int]) -> bytes:
-    """The APP10 segment. `lengths` (rows * columns,): bytes of each segment with its closing marker.
+def with_table(encoded: bytes) -> bytes | None:
+    """Adds the restart table to a JPEG that has restart markers; None if its rows of MCUs are not whole numbers of segments.
 
-    `frame`: where the frame's height stands in the header of a cut-out. `interval`: MCUs a segment. `mcu`: its (height,
-    width) in pixels.
+    It must have a single scan, as jpegtran and Pillow write it, and not be progressive. Segments of the header that no pixel depends on go to its front, as they are no part of cut-outs.
     """
-    rows, size = len(lengths) // columns, 4 + len(IDENTIFIER) + 2 * len(lengths) + _FOOTER.size
-    footer = _FOOTER.pack(size, frame, rows, columns, interval, *mcu, _VERSION)
-    return MARKER + (size - 2).to_bytes(2) + IDENTIFIER + lengths.astype("<u2").tobytes() + footer
+    segments, frame = jpeg_segments(encoded), jpeg_frame(encoded)
+    intervals = [each for each in segments or [] if each.marker == _RESTART_INTERVAL]
+    if segments is None or frame is None or len(intervals) != 1 or encoded[-2:] != bytes([0xFF, _END_OF_IMAGE]):
+        return None
+    interval, scan = int.from_bytes(encoded[intervals[0].start + 4 : intervals[0].end]), segments[-1]
+    if not interval or frame.mcus_per_row % interval or encoded.find(_START_OF_SCAN, scan.end) >= 0:
+        return None
+    ends = [match.end() for match in _ANY_RESTART.finditer(encoded, scan.end)]
+    lengths = np.diff([scan.end, *ends, len(encoded)])
+    columns = frame.mcus_per_row // interval
+    if len(lengths) != frame.mcu_rows * columns or len(lengths) > MAX_SEGMENTS or lengths.max() > _MAX_SEGMENT_BYTES:
+        return None
+
+    def joined(some: list[JpegSegment]) -> bytes:
+        return b"".join(encoded[segment.start : segment.end] for segment in some)
+
+    needed = [segment for segment in segments[:-1] if _is_needed(segment)]
+    metadata = [segment for segment in segments[:-1] if not _is_needed(segment) and not _is_table(encoded, segment)]
+    position = next(k for k, segment in enumerate(needed) if segment.is_frame)
+    # In a cut-out, SOI precedes the tables; the height follows the frame's marker, length and precision.
+    height_at = len(_START_OF_IMAGE) + len(joined(needed[:position])) + 5
+    size = 4 + len(IDENTIFIER) + 2 * len(lengths) + _FOOTER.size
+    mcu = frame.mcu_height, frame.mcu_width
+    footer = _FOOTER.pack(size, height_at, frame.mcu_rows, columns, interval, *mcu, _VERSION)
+    table = _MARKER + (size - 2).to_bytes(2) + IDENTIFIER + lengths.astype("<u2").tobytes() + footer
+    return _START_OF_IMAGE + joined(metadata) + joined(needed) + table + encoded[scan.start :]
 
 
-def is_needed(segment: JpegSegment) -> bool:
+def _is_needed(segment: JpegSegment) -> bool:
     """Whether the decoded pixels depend on this segment of a header, which then belongs into a cut-out."""
     return segment.is_frame or segment.marker in _DECODING
 
 
-def is_table(encoded: bytes, segment: JpegSegment) -> bool:
+def _is_table(encoded: bytes, segment: JpegSegment) -> bool:
     """Whether this segment is a restart table."""
-    return encoded.startswith(MARKER, segment.start) and encoded.startswith(IDENTIFIER, segment.start + 4)
+    return encoded.startswith(_MARKER, segment.start) and encoded.startswith(IDENTIFIER, segment.start + 4)
 
 
 def cut_out_header(encoded: bytes) -> tuple[int, int] | None:
     """Where the header of an image's cut-outs starts and ends; None if the image has no restart table."""
     segments = jpeg_segments(encoded)
-    if segments is None or len(segments) < 3 or not is_table(encoded, segments[-2]):
+    if segments is None or len(segments) < 3 or not _is_table(encoded, segments[-2]):
         return None
-    return next(segment.start for segment in segments if is_needed(segment)), segments[-1].end
+    return next(segment.start for segment in segments if _is_needed(segment)), segments[-1].end
 
 
 def cut_out(
@@ -93,24 +118,28 @@ def cut_out(
     if scan < _FOOTER.size:
         raise DamagedTable("no restart table")
     size, frame, rows, columns, interval, mcu_height, mcu_width, version = _FOOTER.unpack_from(header, scan - _FOOTER.size)
-    first_length = scan - _FOOTER.size - 2 * rows * columns
-    if version != _VERSION or size != scan - first_length + 4 + len(IDENTIFIER) or size > scan or not rows * columns:
+    first_length, step = scan - _FOOTER.size - 2 * rows * columns, interval * mcu_width
+    if version != _VERSION or size != scan - first_length + 4 + len(IDENTIFIER) or size > scan:
         raise DamagedTable("the restart table is damaged")
-    (height, width), step = image, interval * mcu_width
+    height, width = image
+    same_size = header[frame - 2 : frame + 2] == _SHAPE.pack(height, width)
+    if not (same_size and mcu_height in _MCU_SIZES and mcu_width in _MCU_SIZES and interval):
+        raise DamagedTable("the restart table is of another image")
+    if rows != -(-height // mcu_height) or columns * interval != -(-width // mcu_width):
+        raise DamagedTable("the restart table is of another image")
     top, bottom = max(start[0] - MARGIN, 0) // mcu_height, min(-(-(end[0] + MARGIN) // mcu_height), rows)
     left, right = max(start[1] - MARGIN, 0) // step, min(-(-(end[1] + MARGIN) // step), columns)
-    if top >= bottom or left >= right:
-        raise DamagedTable("the restart table is of another image")
-
     lengths = np.frombuffer(header, "<u2", rows * columns, first_length).reshape(rows, columns)
     ends = np.add.accumulate(lengths.ravel(), dtype=np.int64).reshape(rows, columns)
     row_starts = (ends[top:bottom, left] - lengths[top:bottom, left]).tolist()
     row_ends = ends[top:bottom, right - 1].tolist()
-    data = memoryview(read(row_starts[0], row_ends[-1] - row_starts[0]))
+    begin, length = row_starts[0], row_ends[-1] - row_starts[0]
+    data = memoryview(read(begin, length))
+    if len(data) != length:
+        raise DamagedTable("the restart table does not fit the data")
     shape = min(bottom * mcu_height, height) - top * mcu_height, min(right * step, width) - left * step
     # The frame's position counts from SOI, which is not part of `header`.
     tables = [header[: frame - 2], _SHAPE.pack(*shape), header[frame + 2 : scan - size], header[scan:]]
-    begin = row_starts[0]
     segments = [data[first - begin : last - begin] for first, last in zip(row_starts, row_ends, strict=True)]
     encoded = np.frombuffer(bytearray().join([_START_OF_IMAGE, *tables, *segments]), np.uint8)
     _renumber(encoded, lengths[top:bottom, left:right])

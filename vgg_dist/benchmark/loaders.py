@@ -16,10 +16,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.loading.crop_geometry import decode_window
-from pipelines.loading.dali_graph import Decoding
+from pipelines.loading.dali_graph import CropGraph, Decoding, WindowGraph
+from pipelines.loading.dali_inputs import DaliInputs, empty_batch
 from pipelines.loading.decoder_choice import choose_decoding
 from pipelines.loading.open import open_loader
+from pipelines.loading.readers import Readers
+from pipelines.loading.reference_loader import ReferenceLoader
 from vgg_dist.benchmark.peers.torchvision_v2 import set_up as set_up_torchvision_v2
 from vgg_dist.benchmark.transforms import PilTransform
 from vgg_dist.benchmark.work import Epoch, Work
@@ -120,31 +122,34 @@ def torchvision_v2(work: Work) -> Epoch:
 
 
 def decoding_alone(work: Work) -> Epoch:
-    """The lower bound: DALI only decodes, in the same way as for our loader on the work's device."""
-    from nvidia.dali import fn, pipeline_def, types
+    """The lower bound: DALI only decodes what our loader lets it decode on the work's device, and the loader's reads."""
+    from nvidia.dali import fn, pipeline_def
 
     on_cpu = work.device.type == "cpu"
     decoding = Decoding("cpu", regions=True) if on_cpu else choose_decoding(work.device, work.threads)
-    window = decode_window(work.source, work.resized, work.corner, work.preprocessing.image_size)
-    start, shape = window.start.astype(np.int32), window.shape.astype(np.int32)
+    loader = ReferenceLoader(work.store, work.preprocessing, work.threads, work.device)
+    inputs, names = DaliInputs(loader, decoding.regions), ("encoded", "start", "shape")[: 3 if decoding.regions else 1]
+    graph = WindowGraph(work.preprocessing) if on_cpu else CropGraph(work.preprocessing, decoding)
 
     def batches() -> Iterator[tuple[Any, ...]]:
-        for part in work.parts():
-            yield work.encoded(part), *((start[part], shape[part]) if decoding.regions else ())
+        with Readers(work.threads) as readers:
+            for samples in work.micro_batches():
+                given = graph.inputs(inputs.prepare([samples], readers))
+                yield tuple(given[name][0] for name in names)
 
+    types = graph.inputs(empty_batch())
     source: Any = batches
-    inputs = 3 if decoding.regions else 1
 
     @pipeline_def
     def decode() -> Any:
         return decoding.decode(
             *fn.external_source(
                 source=source,
-                num_outputs=inputs,
+                num_outputs=len(names),
                 batch=True,
                 cycle="raise",
-                dtype=[types.UINT8, types.INT32, types.INT32][:inputs],
-                ndim=[1, 1, 1][:inputs],
+                dtype=[types[name][1] for name in names],
+                ndim=[types[name][2] for name in names],
             )
         )
 
