@@ -84,8 +84,8 @@ def decode_window(source: IntArray, resized: IntArray, corner: IntArray, size: i
     """The windows for crops of `size` pixels, or (n, 2), at `corner` (n, 2) >= 0 in images `source` rescaled to `resized`.
 
     A resize can begin at output pixel t of the rescaled image only if t * ratio is a whole source pixel. This takes the last
-    such t before the crop, to within TOLERANCE; t = 0 is always exact. The ratio is then changed a little, so that the crop's
-    middle is exact and its edges are off by less than the beginning. Time and memory do not depend on the image sizes.
+    such t before the crop, to within TOLERANCE; t = 0 is always exact. The ratio is then changed a little, so that the
+    crop's middle is exact and its edges are off by less than the beginning. Time and memory do not depend on image sizes.
     """
     ratio = source / resized
     # How many output pixels the filter reaches beyond the crop's edge: 1 when shrinking, 1 source pixel when enlarging.

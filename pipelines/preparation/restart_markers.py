@@ -57,7 +57,7 @@ def with_restart_markers(encoded: bytes, jpegtran: str, min_pixels: int = MIN_PI
 
 
 def _interval(frame: JpegFrame) -> int | None:
-    """MCUs a segment: of the divisors of a row's MCUs, the one nearest to the wanted width, as a ratio; None if none fits."""
+    """MCUs a segment: of the divisors of a row's MCUs, the one nearest in ratio to the wanted width; None if none fits."""
     wanted = max(SEGMENT_WIDTH, frame.width / _WIDTHS_PER_IMAGE)
     divisors = [n for n in range(1, frame.mcus_per_row + 1) if frame.mcus_per_row % n == 0]
     fitting = [n for n in divisors if frame.mcu_rows * (frame.mcus_per_row // n) <= MAX_SEGMENTS]

@@ -58,7 +58,8 @@ class DamagedTable(ValueError):
 def with_table(encoded: bytes) -> bytes | None:
     """Adds the restart table to a JPEG that has restart markers; None if its rows of MCUs are not whole numbers of segments.
 
-    It must have a single scan, as jpegtran and Pillow write it, and not be progressive. Segments of the header that no pixel depends on go to its front, as they are no part of cut-outs.
+    It must have a single scan, as jpegtran and Pillow write it, and not be progressive. Segments of the header that no pixel
+    depends on go to its front, as they are no part of cut-outs.
     """
     segments, frame = jpeg_segments(encoded), jpeg_frame(encoded)
     intervals = [each for each in segments or [] if each.marker == _RESTART_INTERVAL]
