@@ -21,14 +21,15 @@ from pipelines.stores.image_header import JpegFrame, jpeg_frame, jpeg_segments
 from pipelines.stores.restart_table import MAX_SEGMENTS, with_table
 
 JPEGTRAN = "jpegtran"
-NO_JPEGTRAN = (
-    "jpegtran is not installed (Debian: apt-get install libjpeg-turbo-progs; conda: libjpeg-turbo; Homebrew: jpeg-turbo): "
-    "the shards get no restart markers, and training decodes more of each image than it keeps"
+NOT_INSTALLED = (
+    "jpegtran is not installed (Debian: apt-get install libjpeg-turbo-progs; conda: libjpeg-turbo; Homebrew: jpeg-turbo)"
 )
+NO_JPEGTRAN = f"{NOT_INSTALLED}: the shards get no restart markers, and training decodes more of each image than it keeps"
 MIN_PIXELS = 128 * 128  # of smaller images a crop takes nearly everything, and their headers weigh more
-# Width of a segment, px. Narrower ones cost bytes (see docs/shards.md); wider ones make cut-outs larger than windows.
+# Width of a segment, px. Narrower ones cost bytes; wider ones make cut-outs larger than windows.
+# `python -m vgg_dist.benchmark segments` measures both.
 SEGMENT_WIDTH = 48
-_WIDTHS_PER_IMAGE = 10  # of an image that is more than ten times as wide, segments are wider
+WIDE_IMAGE = 480  # px; in wider images segments are wider in proportion, because the windows under crops are, too
 _TIMEOUT_S = 120.0
 
 
@@ -37,12 +38,17 @@ def find_jpegtran() -> str | None:
     return shutil.which(JPEGTRAN)
 
 
-def with_restart_markers(encoded: bytes, jpegtran: str, min_pixels: int = MIN_PIXELS) -> bytes | None:
-    """The same image with restart markers and a table of them; None if it has to stay as it is."""
+def with_restart_markers(
+    encoded: bytes, jpegtran: str, min_pixels: int = MIN_PIXELS, *, segment_width: float = SEGMENT_WIDTH
+) -> bytes | None:
+    """The same image with restart markers and a table of them; None if it has to stay as it is.
+
+    `segment_width`: the wanted width of a segment, px, in images up to WIDE_IMAGE px wide; infinity: a segment for each row.
+    """
     frame = jpeg_frame(encoded)
     if frame is None or frame.height * frame.width < min_pixels or _has_more_images(encoded):
         return None
-    interval = _interval(frame)
+    interval = _interval(frame, segment_width)
     if interval is None:
         return None
     command = [jpegtran, "-copy", "all", "-optimize", "-restart", f"{interval}B"]
@@ -56,9 +62,9 @@ def with_restart_markers(encoded: bytes, jpegtran: str, min_pixels: int = MIN_PI
     return transcoded if transcoded is not None and _same_pixels(encoded, transcoded) else None
 
 
-def _interval(frame: JpegFrame) -> int | None:
+def _interval(frame: JpegFrame, segment_width: float) -> int | None:
     """MCUs a segment: of the divisors of a row's MCUs, the one nearest in ratio to the wanted width; None if none fits."""
-    wanted = max(SEGMENT_WIDTH, frame.width / _WIDTHS_PER_IMAGE)
+    wanted = min(segment_width * max(1, frame.width / WIDE_IMAGE), frame.mcus_per_row * frame.mcu_width)
     divisors = [n for n in range(1, frame.mcus_per_row + 1) if frame.mcus_per_row % n == 0]
     fitting = [n for n in divisors if frame.mcu_rows * (frame.mcus_per_row // n) <= MAX_SEGMENTS]
     return min(fitting, key=lambda n: abs(math.log(n * frame.mcu_width / wanted)), default=None)

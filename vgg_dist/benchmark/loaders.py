@@ -8,7 +8,7 @@ and torchvision v2, are in `vgg_dist.benchmark.peers`.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.loading.dali_graph import CropGraph, Decoding, WindowGraph
+from pipelines.loading.dali_graph import CropGraph, Decoding, GraphInputs, WindowGraph
 from pipelines.loading.dali_inputs import DaliInputs, empty_batch
 from pipelines.loading.decoder_choice import choose_decoding
 from pipelines.loading.open import open_loader
@@ -123,8 +123,6 @@ def torchvision_v2(work: Work) -> Epoch:
 
 def decoding_alone(work: Work) -> Epoch:
     """The lower bound: DALI only decodes what our loader lets it decode on the work's device, and the loader's reads."""
-    from nvidia.dali import fn, pipeline_def
-
     on_cpu = work.device.type == "cpu"
     decoding = Decoding("cpu", regions=True) if on_cpu else choose_decoding(work.device, work.threads)
     loader = ReferenceLoader(work.store, work.preprocessing, work.threads, work.device)
@@ -137,25 +135,10 @@ def decoding_alone(work: Work) -> Epoch:
                 given = graph.inputs(inputs.prepare([samples], readers))
                 yield tuple(given[name][0] for name in names)
 
-    types = graph.inputs(empty_batch())
-    source: Any = batches
-
-    @pipeline_def
-    def decode() -> Any:
-        return decoding.decode(
-            *fn.external_source(
-                source=source,
-                num_outputs=len(names),
-                batch=True,
-                cycle="raise",
-                dtype=[types[name][1] for name in names],
-                ndim=[types[name][2] for name in names],
-            )
-        )
-
+    inputs_of_none = graph.inputs(empty_batch())
+    types = {name: inputs_of_none[name] for name in names}
     device_id = None if on_cpu else work.device.index or 0
-    pipeline = decode(batch_size=work.batch, num_threads=work.threads, device_id=device_id)
-    pipeline.build()
+    pipeline = decoding_pipeline(decoding, types, batches, work.batch, work.threads, device_id)
 
     def epoch() -> Iterator[Tensor]:
         for _ in work.parts():
@@ -164,3 +147,37 @@ def decoding_alone(work: Work) -> Epoch:
         yield from ()
 
     return epoch
+
+
+def decoding_pipeline(
+    decoding: Decoding,
+    types: GraphInputs,
+    batches: Callable[[], Iterator[tuple[Any, ...]]],
+    batch: int,
+    threads: int,
+    device_id: int | None,
+) -> Any:
+    """A DALI pipeline that only decodes. `reset()` starts it again after the last batch.
+
+    `types`: the decoder's inputs, for a batch without images. `batches`: a generator function that yields their values.
+    """
+    from nvidia.dali import fn, pipeline_def
+
+    source: Any = batches  # DALI's type stubs lack generator functions
+
+    @pipeline_def
+    def decode() -> Any:
+        return decoding.decode(
+            *fn.external_source(
+                source=source,
+                num_outputs=len(types),
+                batch=True,
+                cycle="raise",
+                dtype=[kind for _, kind, _ in types.values()],
+                ndim=[dimensions for _, _, dimensions in types.values()],
+            )
+        )
+
+    pipeline = decode(batch_size=batch, num_threads=threads, device_id=device_id)
+    pipeline.build()
+    return pipeline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import subprocess
 from pathlib import Path
@@ -83,17 +84,29 @@ def test_transcoding_again_gives_the_same_file() -> None:
     assert with_restart_markers(once, JPEGTRAN) == once
 
 
-@pytest.mark.parametrize("width", [320, 376, 424, 500, 1024, 4000])
-def test_segments_are_near_the_wanted_width_and_end_with_each_row(width: int) -> None:
-    encoded = with_restart_markers(jpeg(200, width, "-sample", "1x1"), JPEGTRAN)
+def mcus_a_segment(encoded: bytes | None) -> int:
     assert encoded is not None
     segments = {segment.marker: segment for segment in jpeg_segments(encoded) or []}
-    interval = int.from_bytes(encoded[segments[0xDD].start + 4 : segments[0xDD].end])
+    return int.from_bytes(encoded[segments[0xDD].start + 4 : segments[0xDD].end])
+
+
+@pytest.mark.parametrize("segment_width", [8, SEGMENT_WIDTH, 200])
+@pytest.mark.parametrize("width", [320, 376, 424, 500, 1024, 4000])
+def test_segments_are_near_the_wanted_width_and_end_with_each_row(width: int, segment_width: int) -> None:
+    image = jpeg(200, width, "-sample", "1x1")
+    interval = mcus_a_segment(with_restart_markers(image, JPEGTRAN, segment_width=segment_width))
     mcus = -(-width // 8)
     assert mcus % interval == 0
-    wanted = max(SEGMENT_WIDTH, width / 10)
+    wanted = segment_width * max(1, width / 480)
     others = [n for n in range(1, mcus + 1) if mcus % n == 0]
     assert all(abs(np.log(interval * 8 / wanted)) <= abs(np.log(n * 8 / wanted)) for n in others)
+
+
+def test_the_default_is_48_px_or_a_tenth_of_the_image_and_infinity_is_a_row() -> None:
+    for width, mcus in [(480, 6), (960, 12)]:
+        image = jpeg(200, width, "-sample", "1x1")
+        assert mcus_a_segment(with_restart_markers(image, JPEGTRAN)) == mcus
+        assert mcus_a_segment(with_restart_markers(image, JPEGTRAN, segment_width=math.inf)) == width // 8
 
 
 # --- shards
