@@ -143,7 +143,11 @@ def test_shards_have_the_same_pixels_and_say_which_can_be_cut(tree: Path, shards
         assert written.size(index) == decode(original).shape[:2]
 
 
-GRAPHS = {"windows": None, "crops": Decoding("cpu"), "windows on the GPU's graph": Decoding("cpu", regions=True)}
+GRAPHS = {
+    "windows": None,
+    "crops": Decoding("cpu", cut_outs=True),
+    "windows on the GPU's graph": Decoding("cpu", regions=True, cut_outs=True),
+}
 
 
 @pytest.mark.parametrize("pad", [0, 16])
