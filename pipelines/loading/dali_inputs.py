@@ -69,12 +69,14 @@ class PreparedBatch:
 class DaliInputs:
     """Prepares batches for DALI, and remembers the route of each image of the loader's store once it has been read.
 
-    `decodes_windows`: whether the graph decodes only the windows under the crops, or whole images.
+    `decodes_windows`: whether the graph decodes only the windows under the crops, or all that it is given. `cut_outs`:
+    whether it is given only what is around them, where the store can cut that out.
     """
 
-    def __init__(self, loader: Loader, decodes_windows: bool) -> None:
+    def __init__(self, loader: Loader, decodes_windows: bool, cut_outs: bool) -> None:
         self.loader = loader
         self.decodes_windows = decodes_windows
+        self.cut_outs = cut_outs
         self._routes = np.full(len(loader.store), Route.UNKNOWN, np.uint8)
 
     def prepare(self, group: list[Samples], readers: Readers) -> PreparedBatch:
@@ -87,6 +89,8 @@ class DaliInputs:
 
     def _spans_to_cut_out(self, samples: Samples) -> dict[int, _Span]:
         """The windows under the crops of the samples that the store can cut them out of, by row."""
+        if not self.cut_outs:
+            return {}
         store, limit = self.loader.store, self.loader.preprocessing.max_pixels
         rows = np.flatnonzero(samples.index >= 0)
         indices = samples.index[rows]

@@ -17,6 +17,7 @@ from PIL import Image
 from pipelines.loading.crop_geometry import DecodeWindow
 
 MAX_WHOLE_PIXELS = 2**22  # of an image that is rescaled as a whole
+_resize = torch.ops.aten._upsample_bilinear2d_aa.default  # looking it up takes as long as Python's part of the call
 
 
 def crop_of_rescaled(
@@ -79,6 +80,6 @@ def resize_window(pixels: NDArray[np.uint8], window: DecodeWindow, k: int, size:
     # The kernel needs no copy with the strides of a channels-last batch, which `canvas[None]` and `unsqueeze` do not give.
     planes = torch.from_numpy(canvas.reshape(1, *canvas.shape)).permute(0, 3, 1, 2)
     zoom = (1.0 / window.ratio[k]).tolist()
-    resized = torch.ops.aten._upsample_bilinear2d_aa(planes, [top + size, left + size], False, *zoom)
+    resized = _resize(planes, [top + size, left + size], False, *zoom)
     crop = resized[:, :, top:, left:]
     return (crop.flip(3) if flip else crop)[0].permute(1, 2, 0).numpy()

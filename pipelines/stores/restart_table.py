@@ -147,6 +147,15 @@ def cut_out(
     return CutOut(encoded, (top * mcu_height, left * step), shape)
 
 
+def cut_out_of(encoded: bytes, image: tuple[int, int], start: tuple[int, int], end: tuple[int, int]) -> CutOut:
+    """The same from an encoded image in memory."""
+    span = cut_out_header(encoded)
+    if span is None:
+        raise DamagedTable("no restart table")
+    first, scan = span
+    return cut_out(encoded[first:scan], image, start, end, lambda at, length: encoded[scan + at : scan + at + length])
+
+
 def _renumber(encoded: NDArray[np.uint8], lengths: NDArray[np.integer]) -> None:
     """Numbers the restart markers from 0, as decoders expect them, and ends the image after the last segment."""
     marks = np.add.accumulate(lengths.ravel(), dtype=np.int64)

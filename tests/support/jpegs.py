@@ -33,8 +33,14 @@ def pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip(smooth + rng.integers(-20, 21, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
+def saved(image: Image.Image, format: str, **options: object) -> bytes:
+    """The file that Pillow writes."""
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
 def jpeg(height: int, width: int, *options: str, seed: int = 0) -> bytes:
     """A JPEG of `pixels`, with cjpeg's `options`."""
-    file = io.BytesIO()
-    Image.fromarray(pixels(height, width, seed)).save(file, "PPM")
-    return subprocess.run(["cjpeg", *options], input=file.getvalue(), capture_output=True, check=True).stdout
+    picture = saved(Image.fromarray(pixels(height, width, seed)), "PPM")
+    return subprocess.run(["cjpeg", *options], input=picture, capture_output=True, check=True).stdout

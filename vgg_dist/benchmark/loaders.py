@@ -124,9 +124,14 @@ def torchvision_v2(work: Work) -> Epoch:
 def decoding_alone(work: Work) -> Epoch:
     """The lower bound: DALI only decodes what our loader lets it decode on the work's device, and the loader's reads."""
     on_cpu = work.device.type == "cpu"
-    decoding = Decoding("cpu", regions=True) if on_cpu else choose_decoding(work.device, work.threads)
+    cut_outs = bool(work.store.can_cut_out(work.samples.index).any())
+    chosen = None if on_cpu else choose_decoding(work.device, work.threads, cut_outs=cut_outs)
+    decoding = chosen or Decoding("cpu", regions=True, cut_outs=True)
     loader = ReferenceLoader(work.store, work.preprocessing, work.threads, work.device)
-    inputs, names = DaliInputs(loader, decoding.regions), ("encoded", "start", "shape")[: 3 if decoding.regions else 1]
+    inputs, names = (
+        DaliInputs(loader, decoding.regions, decoding.cut_outs),
+        ("encoded", "start", "shape")[: 3 if decoding.regions else 1],
+    )
     graph = WindowGraph(work.preprocessing) if on_cpu else CropGraph(work.preprocessing, decoding)
 
     def batches() -> Iterator[tuple[Any, ...]]:

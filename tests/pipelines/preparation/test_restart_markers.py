@@ -11,13 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.jpegs import jpeg, needs_jpegtran, pixels
-from support.loaders import CPU, MEAN
+from support.jpegs import jpeg, needs_jpegtran, pixels, saved
 from support.trees import make_tree, snapshot
 
-from pipelines.loading.dali_graph import Decoding
-from pipelines.loading.epoch_plan import Augmentation, EpochPlan
-from pipelines.loading.preprocessing import Preprocessing
 from pipelines.pixels import decode
 from pipelines.preparation.restart_markers import MIN_PIXELS, SEGMENT_WIDTH, with_restart_markers
 from pipelines.preparation.shard_writer import write_shards
@@ -29,12 +25,6 @@ from pipelines.stores.shard_index import ShardIndex
 
 pytestmark = needs_jpegtran
 JPEGTRAN = "jpegtran"
-
-
-def saved(image: Image.Image, format: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
 
 
 PICTURE = Image.fromarray(pixels(240, 320))
@@ -112,38 +102,8 @@ def test_the_default_is_48_px_or_a_tenth_of_the_image_and_infinity_is_a_row() ->
 # --- shards
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes with images of many kinds: sampling, progressive coding, grey, CMYK, PNG, small, strips, metadata."""
-    kinds = {
-        "a/420.jpg": jpeg(375, 500, "-sample", "2x2"),
-        "a/444.jpg": jpeg(333, 500, "-sample", "1x1", seed=1),
-        "a/422.jpg": jpeg(301, 404, "-sample", "2x1", seed=2),
-        "a/440.jpg": jpeg(404, 301, "-sample", "1x2", seed=3),
-        "a/progressive.jpg": jpeg(400, 600, "-progressive", seed=4),
-        "a/grey.jpg": jpeg(300, 400, "-grayscale", seed=5),
-        "a/rgb.jpg": jpeg(300, 400, "-rgb", seed=6),
-        "b/cmyk.jpg": STAY["CMYK"],
-        "b/png.png": STAY["PNG"],
-        "b/small.jpg": STAY["small"],
-        "b/strip.jpg": jpeg(90, 2000, seed=7),
-        "b/large.jpg": jpeg(1500, 2000, seed=8),
-        "b/tall.jpg": jpeg(700, 131, "-sample", "2x2", seed=9),
-    }
-    files = {f"{split}/{name}": data for split in ("train", "val") for name, data in kinds.items()}
-    return make_tree(tmp_path_factory.mktemp("kinds"), files)
-
-
-@pytest.fixture(scope="module")
-def shards(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards")
-    for split in ("train", "val"):
-        write_shards(open_store(str(tree), split), split, out, shard_bytes=200_000, seed=0, jpegtran=JPEGTRAN)
-    return out
-
-
-def test_shards_have_the_same_pixels_and_say_which_can_be_cut(tree: Path, shards: Path) -> None:
-    store, written = open_store(str(tree), "train"), open_store(str(shards), "train")
+def test_shards_have_the_same_pixels_and_say_which_can_be_cut(kinds_tree: Path, kinds_shards: Path) -> None:
+    store, written = open_store(str(kinds_tree), "train"), open_store(str(kinds_shards), "train")
     stay = {"cmyk", "png", "small"}
     stems = {Path(store.name(i)).stem: i for i in range(len(store))}
     can_cut = written.can_cut_out(np.arange(len(written)))
@@ -156,68 +116,41 @@ def test_shards_have_the_same_pixels_and_say_which_can_be_cut(tree: Path, shards
         assert written.size(index) == decode(original).shape[:2]
 
 
-GRAPHS = {"windows": None, "crops": Decoding("cpu"), "windows on the GPU's graph": Decoding("cpu", regions=True)}
-
-
-@pytest.mark.parametrize("pad", [0, 16])
-@pytest.mark.parametrize("graph", GRAPHS)
-def test_batches_from_cut_outs_are_those_from_whole_images(tree: Path, shards: Path, graph: str, pad: int) -> None:
-    """For every kind of image, size and place of the crop, flips included."""
-    pytest.importorskip("nvidia.dali")
-    from pipelines.loading.dali_loader import DaliLoader
-
-    store, written = open_store(str(tree), "train"), open_store(str(shards), "train")
-    names = [Path(store.name(i)).stem for i in range(len(store))]
-    order = np.array([names.index(Path(written.name(i)).stem) for i in range(len(written))])
-    store = store.subset(order)
-    preprocessing = Preprocessing(64, MEAN, (1.0, 1.0, 1.0), pad=pad)
-    for epoch, scale in enumerate([(64, 64), (80, 160), (64, 400)]):
-        samples = EpochPlan(len(store), 0, epoch, Augmentation(scale)).samples
-        batches = []
-        for each in (store, written):
-            loader = DaliLoader(each, preprocessing, 2, CPU, len(store), GRAPHS[graph])
-            (batch,) = loader.batches([samples])
-            assert not loader.bad_images
-            batches.append(batch.images.numpy().copy())
-        # In large images DALI rounds the exact edges of a crop differently, depending on where they are counted from.
-        assert np.abs(batches[0] - batches[1]).max() <= (1.0 if graph == "crops" else 0.0)
-        assert (batches[0] == batches[1]).mean() > 0.999
-
-
-def test_a_run_that_was_killed_goes_on_to_the_same_shards(tree: Path, shards: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_goes_on_to_the_same_shards(kinds_tree: Path, kinds_shards: Path, tmp_path: Path) -> None:
     """Whatever was complete stays; a tar that lacks its end is written again."""
-    tars = sorted(path.name for path in shards.glob("train-*.tar"))
+    tars = sorted(path.name for path in kinds_shards.glob("train-*.tar"))
     assert len(tars) > 3
-    made_from = ShardIndex.from_bytes((shards / "train.index.npz").read_bytes(), "").made_from
-    files = {
-        f"out/{tar[:-4]}{end}": (shards / f"{tar[:-4]}{end}").read_bytes() for tar in tars[:2] for end in (".tar", ".idx")
-    }
+    made_from = ShardIndex.from_bytes((kinds_shards / "train.index.npz").read_bytes(), "").made_from
+    complete = [tars[k].replace(".tar", end) for k in (0, 1) for end in (".tar", ".idx")]
+    files = {f"out/{name}": (kinds_shards / name).read_bytes() for name in complete}
     files[f"out/{tars[1]}"] = files[f"out/{tars[1]}"][:-600]
     make_tree(tmp_path, files | {"out/train.writing": made_from.encode(), f"out/{tars[2]}.part": b"half"})
     first = tmp_path / "out" / tars[0]
     before = first.stat().st_mtime_ns
-    write_shards(open_store(str(tree), "train"), "train", tmp_path / "out", shard_bytes=200_000, seed=0, jpegtran=JPEGTRAN)
+    write_shards(
+        open_store(str(kinds_tree), "train"), "train", tmp_path / "out", shard_bytes=200_000, seed=0, jpegtran=JPEGTRAN
+    )
     assert first.stat().st_mtime_ns == before
     written = {name: data for name, data in snapshot(tmp_path / "out").items() if not name.endswith(".part")}
-    assert written == {name: data for name, data in snapshot(shards).items() if name.startswith("train")}
+    assert written == {name: data for name, data in snapshot(kinds_shards).items() if name.startswith("train")}
 
 
-def test_sharding_shards_again_changes_no_image(shards: Path, tmp_path: Path) -> None:
-    assert main(["shard", "--data", str(shards), "--out", str(tmp_path / "again"), "--shard-size", "1"]) == 0
-    images = [{open_store(str(each), "train").read(i) for i in range(13)} for each in (shards, tmp_path / "again")]
+def test_sharding_shards_again_changes_no_image(kinds_shards: Path, tmp_path: Path) -> None:
+    assert main(["shard", "--data", str(kinds_shards), "--out", str(tmp_path / "again"), "--shard-size", "1"]) == 0
+    images = [{open_store(str(each), "train").read(i) for i in range(13)} for each in (kinds_shards, tmp_path / "again")]
     assert images[0] == images[1]
 
 
 def test_without_jpegtran_one_line_says_so_and_shards_are_written(
-    tree: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kinds_tree: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    command = ["shard", "--data", str(tree), "--out", str(tmp_path / "out")]
+    command = ["shard", "--data", str(kinds_tree), "--out", str(tmp_path / "out")]
     assert main(command) == 0
     said = capfd.readouterr()
     assert "jpegtran is not installed (Debian: apt-get install libjpeg-turbo-progs;" in said.err
     assert "restart markers in" not in said.out
-    store, original = open_store(str(tmp_path / "out"), "train"), open_store(str(tree), "train")
+    store, original = open_store(str(tmp_path / "out"), "train"), open_store(str(kinds_tree), "train")
     assert {store.read(i) for i in range(len(store))} == {original.read(i) for i in range(len(original))}
     assert not store.can_cut_out(np.arange(len(store))).any()
     assert main([*command, "--no-restart-markers"]) == 0  # the same shards

@@ -8,7 +8,7 @@ from support.jpegs import SAMPLINGS, jpeg, needs_jpegtran
 
 from pipelines.pixels import decode
 from pipelines.preparation.restart_markers import with_restart_markers
-from pipelines.stores.restart_table import CutOut, DamagedTable, cut_out, cut_out_header
+from pipelines.stores.restart_table import DamagedTable, cut_out, cut_out_header, cut_out_of
 
 pytestmark = needs_jpegtran
 
@@ -20,13 +20,6 @@ def transcoded(*arguments: object) -> bytes:
     encoded = with_restart_markers(jpeg(*arguments), "jpegtran", min_pixels=0)  # type: ignore[arg-type]
     assert encoded is not None
     return encoded
-
-
-def cut(encoded: bytes, size: tuple[int, int], start: tuple[int, int], end: tuple[int, int]) -> CutOut:
-    span = cut_out_header(encoded)
-    assert span is not None
-    first, scan = span
-    return cut_out(encoded[first:scan], size, start, end, lambda at, length: encoded[scan + at : scan + at + length])
 
 
 def windows(height: int, width: int, count: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -50,7 +43,7 @@ def test_pixels_of_any_window_are_those_of_the_whole_image(sampling: str, progre
         original, encoded = decode(jpeg(height, width, *options)), transcoded(height, width, *options)
         assert np.array_equal(decode(encoded), original)
         for (top, left), (bottom, right) in windows(height, width, 40):
-            found = cut(encoded, (height, width), (top, left), (bottom, right))
+            found = cut_out_of(encoded, (height, width), (top, left), (bottom, right))
             pixels, (y, x) = decode(found.encoded.tobytes()), found.origin
             assert pixels.shape[:2] == found.shape
             assert np.array_equal(pixels[top - y : bottom - y, left - x : right - x], original[top:bottom, left:right])
@@ -64,7 +57,7 @@ def test_dali_decodes_cut_outs_as_it_decodes_windows(sampling: str) -> None:
     size = 331, 500
     encoded = transcoded(*size, *SAMPLINGS[sampling])
     spans = windows(*size, 40)
-    cuts = [cut(encoded, size, *span) for span in spans]
+    cuts = [cut_out_of(encoded, size, *span) for span in spans]
 
     shapes = [np.subtract(end, start).astype(np.int32) for start, end in spans]
 
@@ -108,7 +101,7 @@ def test_a_flipped_bit_in_the_header_is_noticed_or_changes_nothing(sampling: str
     encoded = transcoded(*size, *SAMPLINGS[sampling])
     first, scan = cut_out_header(encoded) or (0, 0)
     table, table_end = encoded.index(b"RESTART\0") - 4, encoded.rindex(b"\xff\xda", 0, scan)
-    expected = cut(encoded, size, *span).encoded.tobytes()
+    expected = cut_out_of(encoded, size, *span).encoded.tobytes()
     refused = 0
     for position in range(table, table_end):
         for bit in range(8):
@@ -126,6 +119,8 @@ def test_a_flipped_bit_in_the_header_is_noticed_or_changes_nothing(sampling: str
 
 def test_images_without_a_table_and_tables_of_other_images_are_refused() -> None:
     plain = jpeg(64, 64)
+    with pytest.raises(DamagedTable, match="no restart table"):
+        cut_out_of(plain, (64, 64), (0, 0), (8, 8))
     assert cut_out_header(plain) is None
     assert cut_out_header(b"") is None
     assert cut_out_header(plain[:100]) is None
@@ -133,7 +128,7 @@ def test_images_without_a_table_and_tables_of_other_images_are_refused() -> None
         cut_out(plain[:200], (64, 64), (0, 0), (8, 8), lambda at, length: b"")
     encoded = transcoded(200, 300, "-sample", "2x2")
     with pytest.raises(DamagedTable, match="of another image"):
-        cut(encoded, (200, 301), (0, 0), (8, 8))
+        cut_out_of(encoded, (200, 301), (0, 0), (8, 8))
     first, scan = cut_out_header(encoded) or (0, 0)
     other = transcoded(200, 300, "-sample", "2x2", "-quality", "50")
     with pytest.raises(DamagedTable, match="does not fit the data"):
