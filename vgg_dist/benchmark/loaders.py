@@ -128,10 +128,8 @@ def decoding_alone(work: Work) -> Epoch:
     chosen = None if on_cpu else choose_decoding(work.device, work.threads, cut_outs=cut_outs)
     decoding = chosen or Decoding("cpu", regions=True, cut_outs=True)
     loader = ReferenceLoader(work.store, work.preprocessing, work.threads, work.device)
-    inputs, names = (
-        DaliInputs(loader, decoding.regions, decoding.cut_outs),
-        ("encoded", "start", "shape")[: 3 if decoding.regions else 1],
-    )
+    inputs = DaliInputs(loader, decoding.regions, decoding.cut_outs)
+    names = ("encoded", "start", "shape")[: 3 if decoding.regions else 1]
     graph = WindowGraph(work.preprocessing) if on_cpu else CropGraph(work.preprocessing, decoding)
 
     def batches() -> Iterator[tuple[Any, ...]]:

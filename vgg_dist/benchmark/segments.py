@@ -57,7 +57,7 @@ class WindowDecoder:
             yield from self.given
 
         types = self.graph.inputs(empty_batch())
-        self.pipeline = decoding_pipeline(Decoding("cpu", regions=True), types, batches, BATCH, threads, None)
+        self.pipeline = decoding_pipeline(Decoding("cpu", regions=True, cut_outs=True), types, batches, BATCH, threads, None)
 
     def seconds(self, prepared: list[PreparedBatch]) -> float:
         """Seconds to decode these batches. Raises ValueError for an image that DALI cannot decode."""
@@ -106,7 +106,7 @@ def measure(options: SegmentsBenchmark, jpegtran: str) -> Figures:
     spec, device = MODELS["E"], torch.device("cpu")
     preprocessing = Preprocessing(spec.image_size, spec.pixel_mean, spec.pixel_std)
     loaders = {name: ReferenceLoader(store, preprocessing, options.threads, device) for name, store in stores.items()}
-    inputs = {name: DaliInputs(loader, decodes_windows=True) for name, loader in loaders.items()}
+    inputs = {name: DaliInputs(loader, decodes_windows=True, cut_outs=True) for name, loader in loaders.items()}
     decoder = WindowDecoder(preprocessing, options.threads)
     turns = [(scale, name) for scale in plans for name in stores]
     for number, (scale, name) in enumerate(Progress(turns * (options.rounds + 1), "measuring", unit="turn")):
@@ -186,10 +186,10 @@ def report(options: SegmentsBenchmark, figures: Figures) -> str:
             table(headings, rows),
             f"Median of {options.rounds} alternating rounds; {images} images, {cut} of them with restart markers; crops of "
             f"{MODELS['E'].image_size} px, batches of {BATCH}, {options.threads} threads on as many CPU cores.",
-            "Images/s: of decoding by DALI on the CPU alone; reading files and cutting windows out of them are not timed.",
-            f"In % of the bytes and pixels of the images as they are. The windows alone have {windows} of the pixels.",
-            "Pixels decoded: of the JPEGs that DALI is given. Without restart markers these are whole images, of which DALI",
-            "skips part of the work outside the windows.",
+            "Images/s are of DALI's decoding on the CPU alone; reading files and cutting windows out of them are not timed.",
+            f"Shares are of the bytes and pixels of the images as they are. The windows alone have {windows} of the pixels.",
+            "Pixels decoded are those of the JPEGs that DALI is given. Without restart markers these are whole images, and",
+            "DALI skips part of the work outside the windows.",
             "A segment has the number of MCUs (8 or 16 px wide) that divides a row and is nearest to the width; in images",
             f"over {WIDE_IMAGE} px wide, widths grow in proportion.",
             machine_line(describe_machine()),

@@ -154,7 +154,7 @@ def test_an_image_that_dali_refuses_is_one_line(photographs: Path) -> None:
     from vgg_dist.benchmark.segments import WindowDecoder, prepare
 
     store = open_store(str(photographs), "train")
-    inputs = DaliInputs(ReferenceLoader(store, PREPROCESSING, 1, CPU), decodes_windows=True)
+    inputs = DaliInputs(ReferenceLoader(store, PREPROCESSING, 1, CPU), decodes_windows=True, cut_outs=True)
     (batch,) = prepare(inputs, EpochPlan(len(store), 0, 0, Augmentation()).samples, 1)
     damaged = replace(batch, encoded=[np.zeros(1000, np.uint8), *batch.encoded[1:]])
     with pytest.raises(ValueError, match=r"--data: DALI cannot decode an image: \w.+") as error:
