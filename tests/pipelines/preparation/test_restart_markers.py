@@ -168,3 +168,23 @@ def test_a_jpegtran_that_fails_or_changes_pixels_leaves_images_as_they_are(tmp_p
         assert with_restart_markers(original, str(program)) is None
     assert MIN_PIXELS < 240 * 320
     assert subprocess.run(["jpegtran", "-version"], capture_output=True, env=os.environ).returncode == 0
+
+
+def test_dalis_own_reader_sees_the_original_pixels(kinds_tree: Path, kinds_shards: Path) -> None:
+    fn = pytest.importorskip("nvidia.dali.fn")
+    from nvidia.dali import pipeline_def
+
+    original = open_store(str(kinds_tree), "train")
+    rgb = [index for index in range(len(original)) if "cmyk" not in original.name(index)]
+    expected = [decode(original.read(index)) for index in rgb]
+    tars = sorted(map(str, kinds_shards.glob("train-*.tar")))
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None)
+    def read() -> object:
+        indexes = [tar.replace(".tar", ".idx") for tar in tars]
+        encoded, _ = fn.readers.webdataset(paths=tars, index_paths=indexes, ext=["jpg;png", "cls"])
+        return fn.decoders.image(encoded)
+
+    pipeline = read()
+    found = [np.array(pipeline.run()[0][0]) for _ in range(len(original))]
+    assert all(sum(np.array_equal(each, pixels) for pixels in found) == 1 for each in expected)
