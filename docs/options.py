@@ -36,6 +36,7 @@ SETTINGS: dict[str, Any] = {
     "report": ReportConfig,
     "export": ExportConfig,
     "benchmark loader": benchmark.LoaderBenchmark,
+    "benchmark segments": benchmark.SegmentsBenchmark,
     "benchmark step": benchmark.StepBenchmark,
     "benchmark checkpoint": benchmark.CheckpointBenchmark,
     "benchmark evaluation": benchmark.EvaluationBenchmark,

@@ -26,12 +26,14 @@ class Decoding:
     """How a GPU's graph decodes. `pipelines.loading.decoder_choice` measures which setting is correct and fastest.
 
     `regions`: decode only the window under a crop; otherwise the whole image is decoded, and the resize reads the window.
-    The hardware decoder cannot decode regions. `hw_load`: the share of a batch's images that is offered to the hardware
-    decoder. `smooth_chroma`: interpolate chroma samples as libjpeg does, instead of repeating them.
+    The hardware decoder cannot decode regions. `cut_outs`: where the store can cut the window out of an image, decode only
+    that. `hw_load`: the share of a batch's images that is offered to the hardware decoder. `smooth_chroma`: interpolate
+    chroma samples as libjpeg does, instead of repeating them.
     """
 
     device: Literal["mixed", "cpu"] = "mixed"
     regions: bool = False
+    cut_outs: bool = False
     hw_load: float = 0.65
     smooth_chroma: bool = True
 

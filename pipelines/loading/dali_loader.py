@@ -59,7 +59,7 @@ class DaliLoader(Loader):
             self.graph, self.outputs = WindowGraph(preprocessing), WindowOutputs(preprocessing, max_batch)
         else:
             self.graph, self.outputs = CropGraph(preprocessing, decoding), CropOutputs(preprocessing, self.stream, dtype)
-        self._inputs = DaliInputs(self, decodes_windows=decoding is None or decoding.regions)
+        self._inputs = DaliInputs(self, decoding is None or decoding.regions, decoding is None or decoding.cut_outs)
         self._pipeline: Pipeline | None = None
         self._holds_batches = False  # of a plan that was not read to its end
         self._prepared: Iterator[PreparedBatch] = iter(())  # what `_source` gives DALI,

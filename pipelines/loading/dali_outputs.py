@@ -61,11 +61,12 @@ class WindowOutputs(Outputs):
         bad = np.ones(n, np.bool_)
         bad[prepared.rows] = False
         out[bad] = 0.0
+        offsets = self.preprocessing.row_offsets(prepared.samples.shift)
 
         def crop(k: int) -> None:
             row = prepared.rows[k]
             pixels = self._crop(prepared, k, np.asarray(decoded[k]), bool(prepared.samples.flip[row]))
-            self.preprocessing.normalize_into(pixels, prepared.samples.shift[row], out[row])
+            self.preprocessing.normalize_into(pixels, offsets[row], out[row])
 
         in_chunks(workers, crop, range(len(prepared.rows)))
         return images.permute(0, 3, 1, 2)

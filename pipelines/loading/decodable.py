@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.pixels import PNG_SIGNATURE
-from pipelines.stores.image_header import FRAME_MARKERS
+from pipelines.stores.image_header import FRAME_MARKERS, HUFFMAN_FRAMES
 
 START_OF_IMAGE = b"\xff\xd8"  # ITU-T T.81, B.1.1.3, as all markers here
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-_HUFFMAN_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; the others are lossless, arithmetic-coded, ...
 # Markers allowed after the start of the first scan: tables, starts of further scans, comments, the end of the image.
 _BETWEEN_SCANS = np.isin(np.arange(256), [0xC4, 0xDB, 0xDD, _START_OF_SCAN, 0xFE, _END_OF_IMAGE])
 # After FF these bytes are no markers of interest: 00 escapes a data byte FF, FF is a fill byte, RST0 to RST7 are restarts.
@@ -92,7 +91,7 @@ def _jpeg_route(encoded: bytes) -> Route:
             return Route.BITMAP
         if marker in FRAME_MARKERS:
             has_frame = True
-            if marker not in _HUFFMAN_FRAMES or encoded[at + 4] != 8 or encoded[at + 9] not in (1, 3):
+            if marker not in HUFFMAN_FRAMES or encoded[at + 4] != 8 or encoded[at + 9] not in (1, 3):
                 return Route.BITMAP
         at += 2 + int.from_bytes(encoded[at + 2 : at + 4])
     if not has_frame or encoded[at : at + 2] != b"\xff\xda":

@@ -3,7 +3,8 @@
     python -m pipelines.loading.decoder_choice --threads 16
 
 Decoding windows is less work, but the hardware decoder does not support windows, and nvImageCodec 0.9.0 fails at them on
-some GPUs and crashes the process on others (nvImageCodec issue 55). Each candidate therefore decodes the same synthetic
+some GPUs and crashes the process on others (nvImageCodec issue 55). Cut-outs (`pipelines.stores.restart_table`) are JPEGs
+for any decoder, but smaller ones, and only some stores have them. Each candidate therefore decodes the same synthetic
 photographs in a subprocess, windows last, and only candidates whose pixels agree with the CPU decoder's are considered. If
 there is none, whole images are decoded.
 """
@@ -37,19 +38,27 @@ TIMEOUT_S = 120.0
 IMAGES, BATCH, ROUNDS = 256, 128, 4
 TOLERANCE = 3.0  # mean over a crop, on the 0-255 scale: decoders differ in the inverse DCT and in chroma upsampling
 CANDIDATES = [
-    Decoding(regions=regions, hw_load=hw_load, smooth_chroma=smooth)
-    for regions, hw_load, smooth in [
-        (False, 0.65, True), (False, 0.9, True), (False, 1.0, True), (False, 0.9, False), (False, 0.0, True),
-        (True, 0.65, True), (True, 0.0, True),
+    Decoding(regions=regions, cut_outs=cut_outs, hw_load=hw_load, smooth_chroma=smooth)
+    for regions, cut_outs, hw_load, smooth in [
+        (False, False, 0.65, True), (False, False, 0.9, True), (False, False, 1.0, True), (False, False, 0.9, False),
+        (False, False, 0.0, True),
+        (False, True, 0.65, True), (False, True, 0.9, True), (False, True, 1.0, True), (False, True, 0.0, True),
+        (True, False, 0.65, True), (True, False, 0.0, True),
     ]
 ]  # fmt: skip
 _tried: dict[str, Any] = {}  # results of this process, because the cache file may not be writable
 
 
 def choose_decoding(
-    device: torch.device, num_threads: int, deterministic: bool = False, command: list[str] | None = None
+    device: torch.device,
+    num_threads: int,
+    deterministic: bool = False,
+    cut_outs: bool = False,
+    command: list[str] | None = None,
 ) -> Decoding:
     """The fastest correct setting on this GPU. `command` replaces the measuring subprocess in tests.
+
+    `cut_outs`: whether the store has images from which windows can be cut out.
 
     `deterministic`: only settings that give an image the same pixels in every batch. With the others, the position of an
     image in its batch decides whether the hardware decoder gets it, and decoders round differently.
@@ -63,18 +72,20 @@ def choose_decoding(
             command += ["--gpu", str(device.index or 0)]
         _tried[key] = _try_out(command)
         known = _read(file) | _tried
-        _logger.warning("decoding on this GPU: %s", describe(*_best(known[key], deterministic)))
+        _logger.warning("decoding on this GPU: %s", describe(*_best(known[key], deterministic, cut_outs)))
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(str(file), json.dumps(known, indent=1).encode())
         except OSError as error:
             _logger.warning("%s could not be written: %s", file, error)
-    return _best(known[key], deterministic)[0]
+    return _best(known[key], deterministic, cut_outs)[0]
 
 
-def _best(trials: list[dict[str, Any]], deterministic: bool) -> tuple[Decoding, float]:
+def _best(trials: list[dict[str, Any]], deterministic: bool, cut_outs: bool) -> tuple[Decoding, float]:
     """The fastest correct setting and its images/s; whole images, at 0 images/s, if none is correct."""
     rates = {Decoding(**trial["decoding"]): float(trial["images_per_second"]) for trial in trials if trial["right"]}
+    if not cut_outs:
+        rates = {decoding: rate for decoding, rate in rates.items() if not decoding.cut_outs}
     if deterministic:
         rates = {decoding: rate for decoding, rate in rates.items() if decoding.is_deterministic}
     return max(rates.items(), key=lambda item: item[1], default=(Decoding(hw_load=1.0 if deterministic else 0.65), 0.0))
@@ -82,7 +93,7 @@ def _best(trials: list[dict[str, Any]], deterministic: bool) -> tuple[Decoding, 
 
 def describe(decoding: Decoding, rate: float) -> str:
     """One line about a setting, for the log."""
-    what = "windows" if decoding.regions else "whole images"
+    what = "windows" if decoding.regions else "cut-outs" if decoding.cut_outs else "whole images"
     speed = f"{rate:.0f} images/s" if rate else "not measured"
     return f"{what}, {100 * decoding.hw_load:.0f} % offered to the hardware decoder, {speed}"
 
@@ -95,7 +106,7 @@ def _machine(device: torch.device, num_threads: int) -> str:
         versions.append(importlib.metadata.version("nvidia-nvimgcodec-cu13"))
     except importlib.metadata.PackageNotFoundError:
         versions.append("unknown")
-    return f"{name}, {num_threads} threads, DALI {versions[0]}, nvImageCodec {versions[1]}"
+    return f"{name}, {num_threads} threads, DALI {versions[0]}, nvImageCodec {versions[1]}, {len(CANDIDATES)} settings"
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 
+import numpy as np
 import torch
 
 from pipelines.loading.loader import Loader
@@ -31,7 +32,10 @@ def open_loader(
         from pipelines.loading.dali_loader import DaliLoader
         from pipelines.loading.decoder_choice import choose_decoding
 
-        decoding = None if device.type == "cpu" else choose_decoding(device, num_threads, deterministic)
+        decoding = None
+        if device.type != "cpu":
+            cut_outs = bool(store.can_cut_out(np.arange(len(store))).any())
+            decoding = choose_decoding(device, num_threads, deterministic, cut_outs)
         return DaliLoader(store, preprocessing, num_threads, device, max_batch, decoding, dtype)
     from pipelines.loading.reference_loader import ReferenceLoader
 

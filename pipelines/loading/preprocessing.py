@@ -6,6 +6,7 @@ One definition for training, validation and evaluation, in NumPy for one image a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,18 +51,25 @@ class Preprocessing:
         """Channels of the net's input: 3, or 1 for grey."""
         return len(self.mean)
 
-    def normalize_into(self, pixels: NDArray[np.uint8], shift: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Writes one image, uint8 RGB (H, W, 3), to `out` float32 (H, W, C): (pixel + shift - mean) / std."""
-        height, width, _ = pixels.shape
-        luma = np.array(LUMA, np.float32)
-        shift = shift if self.channels == 3 else np.array([shift @ luma], np.float32)
-        values: NDArray[np.uint8] | NDArray[np.float32] = pixels if self.channels == 3 else (pixels @ luma)[..., None]
-        # Whole rows at a time: NumPy is ten times slower when its innermost loop runs over three channels only.
-        offset = np.tile((np.array(self.mean, np.float32) - shift), width)
-        rows = out.reshape(height, -1)
-        np.subtract(values.reshape(height, -1), offset, out=rows, dtype=np.float32, casting="unsafe")
+    def row_offsets(self, shift: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What to subtract from a row of each crop, (n, image_size * C): the mean minus the image's `shift` (n, 3)."""
+        shift = shift if self.channels == 3 else shift @ np.array(LUMA, np.float32)[:, None]
+        return np.tile(np.array(self.mean, np.float32) - shift, (1, self.image_size))
+
+    def normalize_into(self, pixels: NDArray[np.uint8], offset: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Writes one crop, uint8 RGB (S, S, 3), to `out` float32 (S, S, C): (pixel + shift - mean) / std.
+
+        `offset`: one row of `row_offsets`.
+        """
+        size = self.image_size
+        values: NDArray[Any] = pixels if self.channels == 3 else pixels @ np.array(LUMA, np.float32)
+        # Whole rows at a time: NumPy is ten times slower when its innermost loop runs over three channels only. Conversion
+        # and subtraction at once would go through a buffer and take 1.6 times as long.
+        rows = out.reshape(size, -1)
+        np.copyto(rows, values.reshape(size, -1), casting="unsafe")
+        np.subtract(rows, offset, out=rows)
         if any(std != 1.0 for std in self.std):
-            np.divide(rows, np.tile(np.array(self.std, np.float32), width), out=rows)
+            np.divide(rows, np.tile(np.array(self.std, np.float32), size), out=rows)
 
     def normalize(self, pixels: Tensor, shift: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The same for a batch on a device: uint8 (n, H, W, 3) and shifts (n, 3) give (n, H, W, C) of `dtype`.

@@ -34,9 +34,10 @@ class ReferenceLoader(Loader):
             for samples in plan:
                 crops = list(workers.map(self.crop, (samples[k : k + 1] for k in range(len(samples)))))
                 out = np.zeros((len(samples), size, size, channels), np.float32)
+                offsets = self.preprocessing.row_offsets(samples.shift)
                 for row, crop in enumerate(crops):
                     if crop is not None:
-                        self.preprocessing.normalize_into(crop, samples.shift[row], out[row])
+                        self.preprocessing.normalize_into(crop, offsets[row], out[row])
                 decoded = np.array([crop is not None for crop in crops])
                 images = torch.from_numpy(out).to(self.device)
                 yield Batch(images.permute(0, 3, 1, 2), self.labels(samples, decoded))

@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from pipelines.loading.crop_geometry import DecodeWindow
 
 MAX_WHOLE_PIXELS = 2**22  # of an image that is rescaled as a whole
+_SMALL_FOR_TORCH = 32768  # elements; torch divides larger tensors between threads (at::internal::GRAIN_SIZE)
+_resize = torch.ops.aten._upsample_bilinear2d_aa.default  # looking it up takes as long as Python's part of the call
 
 
 def crop_of_rescaled(
@@ -79,6 +82,19 @@ def resize_window(pixels: NDArray[np.uint8], window: DecodeWindow, k: int, size:
     # The kernel needs no copy with the strides of a channels-last batch, which `canvas[None]` and `unsqueeze` do not give.
     planes = torch.from_numpy(canvas.reshape(1, *canvas.shape)).permute(0, 3, 1, 2)
     zoom = (1.0 / window.ratio[k]).tolist()
-    resized = torch.ops.aten._upsample_bilinear2d_aa(planes, [top + size, left + size], False, *zoom)
+    resized = _resize(planes, [top + size, left + size], False, *zoom)
     crop = resized[:, :, top:, left:]
-    return (crop.flip(3) if flip else crop)[0].permute(1, 2, 0).numpy()
+    return _mirrored(crop) if flip else crop[0].permute(1, 2, 0).numpy()
+
+
+def _mirrored(crop: Tensor) -> NDArray[np.uint8]:
+    """The mirror image (h, w, 3) of a crop (1, 3, h, w).
+
+    Made in parts that are too small for torch to share them with OpenMP's threads: their barriers take longer than the work.
+    """
+    _, _, height, width = crop.shape
+    rows = max(1, _SMALL_FOR_TORCH // (3 * width))
+    mirrored = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        mirrored[top : top + rows] = crop[:, :, top : top + rows].flip(3)[0].permute(1, 2, 0).numpy()
+    return mirrored

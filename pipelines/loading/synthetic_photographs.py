@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.stores.restart_table import CutOut, cut_out_of, with_table
 from pipelines.stores.sample_store import SampleStore
 
 
 class SyntheticPhotographs(SampleStore):
-    """Synthetic JPEGs of ImageNet's usual size and level of detail: smooth noise at several scales."""
+    """Synthetic JPEGs of ImageNet's usual size and level of detail: smooth noise at several scales; with restart tables."""
 
     def __init__(self, count: int, distinct: int = 16) -> None:
         self.labels = np.zeros(count, np.int64)
@@ -35,6 +36,14 @@ class SyntheticPhotographs(SampleStore):
         """(height, width) in pixels."""
         return 375, 500
 
+    def can_cut_out(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """All."""
+        return np.ones(len(indices), np.bool_)
+
+    def cut_out(self, index: int, start: tuple[int, int], end: tuple[int, int]) -> CutOut:
+        """From memory."""
+        return cut_out_of(self.read(index), (375, 500), start, end)
+
     def subset(self, indices: NDArray[np.int64]) -> SyntheticPhotographs:
         """A store with as many images as there are `indices`."""
         return SyntheticPhotographs(len(indices))
@@ -47,5 +56,8 @@ def _drawn(seed: int) -> bytes:
         noise = Image.fromarray(np.repeat(rng.integers(0, 256, (cells, cells, channels), dtype=np.uint8), 3 // channels, 2))
         layers.append(weight * np.asarray(noise.resize((500, 375), Image.Resampling.BICUBIC), np.float32))
     file = io.BytesIO()
-    Image.fromarray((np.sum(layers, axis=0) / 2.25).astype(np.uint8)).save(file, "JPEG", quality=92)
-    return file.getvalue()
+    drawn = Image.fromarray((np.sum(layers, axis=0) / 2.25).astype(np.uint8))
+    drawn.save(file, "JPEG", quality=92, restart_marker_blocks=4)  # 32 MCUs a row, segments of 64 px
+    encoded = with_table(file.getvalue())
+    assert encoded is not None
+    return encoded

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.layouts.image_files import LeftOut
+from pipelines.stores.restart_table import CutOut, DamagedTable
 
 
 class Names:
@@ -114,6 +115,17 @@ class SampleStore(ABC):
     @abstractmethod
     def size(self, index: int) -> tuple[int, int] | None:
         """(height, width) of the stored pixels, EXIF orientation not applied; None if it is unknown."""
+
+    def can_cut_out(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the samples at `indices` (n,) `cut_out` can cut windows from; the size of these is known."""
+        return np.zeros(len(indices), np.bool_)
+
+    def cut_out(self, index: int, start: tuple[int, int], end: tuple[int, int]) -> CutOut:
+        """A smaller JPEG around the pixels from `start` to `end` (y, x), which reads only the bytes that it needs.
+
+        Raises OSError with the sample's name if it cannot be read, DamagedTable if it cannot be cut.
+        """
+        raise DamagedTable("no restart table")
 
     @abstractmethod
     def subset(self, indices: np.ndarray) -> Self:

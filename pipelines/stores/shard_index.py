@@ -108,15 +108,6 @@ class ShardIndex:
             and (self.offset + self.length <= self.shard_bytes[self.shard]).all()
         )
 
-    def fingerprint(self) -> str:
-        """64 hexadecimal digits that are equal for the same samples at the same positions, whatever their image sizes."""
-        texts = [*self.class_names, "", *self.shard_names]
-        digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape"))
-        for array in (self.shard_bytes, self.shard, self.offset, self.length, self.label):
-            digest.update(array.tobytes())
-        digest.update(self.names.ends.tobytes() + self.names.blob.tobytes())
-        return digest.hexdigest()
-
     def take(self, indices: np.ndarray) -> ShardIndex:
         """The samples at `indices`, in that order."""
         columns = {name: column[indices] for name in _COLUMNS if (column := getattr(self, name)) is not None}

@@ -24,6 +24,7 @@ from pipelines.remote import cache_folder, cache_limit, read_if_exists, size_of
 from pipelines.stores.cached_shards import CachedShards
 from pipelines.stores.fetch_ahead import FetchAhead, schedule
 from pipelines.stores.node_cache import CacheFull, DamagedShard, NodeCache
+from pipelines.stores.restart_table import CutOut, DamagedTable, cut_out
 from pipelines.stores.sample_store import CacheUse, ReadAhead, SampleStore
 from pipelines.stores.shard_files import ShardFolder
 from pipelines.stores.shard_index import ShardIndex
@@ -42,14 +43,40 @@ class ShardStore(SampleStore):
 
     def read(self, index: int) -> bytes:
         """The encoded image. Raises OSError with the sample's name if the shard cannot be read or ends too early."""
-        shard, length = self.index.shard_names[self.index.shard[index]], self.length(index)
+        return self._read(index, 0, self.length(index))
+
+    def _read(self, index: int, start: int, length: int) -> bytes:
+        """`length` bytes of an encoded image from byte `start`."""
+        shard, offset = self.index.shard_names[self.index.shard[index]], int(self.index.offset[index]) + start
         try:
-            encoded = self._shards.pread(shard, length, int(self.index.offset[index]))
+            read = self._shards.pread(shard, length, offset)
         except OSError as error:
             raise OSError(f"{self.name(index)}: {error}") from error
-        if len(encoded) != length:
-            raise OSError(f"{self.name(index)}: only {len(encoded)} of {length} bytes: the shard is truncated")
-        return encoded
+        if len(read) != length:
+            raise OSError(f"{self.name(index)}: only {len(read)} of {length} bytes: the shard is truncated")
+        return read
+
+    def can_cut_out(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which samples have a restart table."""
+        ends = self.index.header_end
+        return super().can_cut_out(indices) if ends is None else ends[indices] > 0
+
+    def cut_out(self, index: int, start: tuple[int, int], end: tuple[int, int]) -> CutOut:
+        """Reads the header, then the rows of segments around the window at once."""
+        starts, ends, size = self.index.header_start, self.index.header_end, self.size(index)
+        if starts is None or ends is None or size is None:
+            return super().cut_out(index, start, end)
+        begin, scan = int(starts[index]), int(ends[index])
+        if scan > (length := self.length(index)):
+            raise DamagedTable("the restart table is of another image")
+        header = self._read(index, begin, scan - begin)
+
+        def read(at: int, count: int) -> bytes:
+            if scan + at + count > length:
+                raise DamagedTable("the restart table reaches beyond the image")
+            return self._read(index, scan + at, count)
+
+        return cut_out(header, size, start, end, read)
 
     def length(self, index: int) -> int:
         """Size in bytes, from the index."""

@@ -1,6 +1,8 @@
-"""Benchmarks of the loader, training step, checkpoint, evaluation and startup, each compared with common alternatives.
+"""Benchmarks of the loader, training step, checkpoint, evaluation and startup, each compared with common alternatives,
+and of the width of JPEG segments in shards.
 
     python -m vgg_dist.benchmark loader --data /data/imagenet --threads 2 --peers all
+    python -m vgg_dist.benchmark segments --data /data/imagenet --threads 2
     python -m vgg_dist.benchmark step --archs A D E --batch 8 --trace trace.json
     python -m vgg_dist.benchmark checkpoint --arch E --storage-path /data/runs
     python -m vgg_dist.benchmark evaluation --data /data/imagenet --arch D

@@ -1,7 +1,8 @@
-"""The command line: `python -m vgg_dist.benchmark loader|step|checkpoint|evaluation|cache|startup`."""
+"""The command line: `python -m vgg_dist.benchmark loader|segments|step|checkpoint|evaluation|cache|startup`."""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import tyro
@@ -15,6 +16,7 @@ from vgg_dist.benchmark.options import (
     CheckpointBenchmark,
     EvaluationBenchmark,
     LoaderBenchmark,
+    SegmentsBenchmark,
     StepBenchmark,
 )
 from vgg_dist.config.suggestions import suggestions
@@ -38,9 +40,15 @@ def run(options: Benchmark) -> None:
     options.check()
     # Imported here, because torch and DALI take seconds to import and `--help` needs neither.
     if isinstance(options, LoaderBenchmark):
+        _need_dali("loader")
         from vgg_dist.benchmark.loader import run_loader
 
         run_loader(options)
+    elif isinstance(options, SegmentsBenchmark):
+        _need_dali("segments")
+        from vgg_dist.benchmark.segments import run_segments
+
+        run_segments(options)
     elif isinstance(options, StepBenchmark):
         from vgg_dist.benchmark.step import run_step
 
@@ -61,6 +69,11 @@ def run(options: Benchmark) -> None:
         from vgg_dist.benchmark.startup import run_startup
 
         run_startup(options)
+
+
+def _need_dali(benchmark: str) -> None:
+    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
+        raise ValueError(f"{benchmark}: needs DALI, which is not installed (it has no build for this system)")
 
 
 if __name__ == "__main__":

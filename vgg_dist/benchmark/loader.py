@@ -9,7 +9,6 @@ a lower bound. An untimed first round brings the files into the page cache, and 
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -49,9 +48,7 @@ Figures = dict[str, dict[str, Any]]
 
 
 def run_loader(options: LoaderBenchmark) -> None:
-    """Measures, prints and saves. Raises ValueError, one line, for unreadable data or a machine that lacks DALI or a GPU."""
-    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
-        raise ValueError("loader: needs DALI, which is not installed (it has no build for this system)")
+    """Measures, prints and saves. Raises ValueError, one line, for unreadable data or a machine that lacks the GPU."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: there is no CUDA device; allowed: cpu")
     threads_before = torch.get_num_threads()

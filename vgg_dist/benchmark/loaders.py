@@ -8,7 +8,7 @@ and torchvision v2, are in `vgg_dist.benchmark.peers`.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.loading.crop_geometry import decode_window
-from pipelines.loading.dali_graph import Decoding
+from pipelines.loading.dali_graph import CropGraph, Decoding, GraphInputs, WindowGraph
+from pipelines.loading.dali_inputs import DaliInputs, empty_batch
 from pipelines.loading.decoder_choice import choose_decoding
 from pipelines.loading.open import open_loader
+from pipelines.loading.readers import Readers
+from pipelines.loading.reference_loader import ReferenceLoader
 from vgg_dist.benchmark.peers.torchvision_v2 import set_up as set_up_torchvision_v2
 from vgg_dist.benchmark.transforms import PilTransform
 from vgg_dist.benchmark.work import Epoch, Work
@@ -120,37 +122,26 @@ def torchvision_v2(work: Work) -> Epoch:
 
 
 def decoding_alone(work: Work) -> Epoch:
-    """The lower bound: DALI only decodes, in the same way as for our loader on the work's device."""
-    from nvidia.dali import fn, pipeline_def, types
-
+    """The lower bound: DALI only decodes what our loader lets it decode on the work's device, and the loader's reads."""
     on_cpu = work.device.type == "cpu"
-    decoding = Decoding("cpu", regions=True) if on_cpu else choose_decoding(work.device, work.threads)
-    window = decode_window(work.source, work.resized, work.corner, work.preprocessing.image_size)
-    start, shape = window.start.astype(np.int32), window.shape.astype(np.int32)
+    cut_outs = bool(work.store.can_cut_out(work.samples.index).any())
+    chosen = None if on_cpu else choose_decoding(work.device, work.threads, cut_outs=cut_outs)
+    decoding = chosen or Decoding("cpu", regions=True, cut_outs=True)
+    loader = ReferenceLoader(work.store, work.preprocessing, work.threads, work.device)
+    inputs = DaliInputs(loader, decoding.regions, decoding.cut_outs)
+    names = ("encoded", "start", "shape")[: 3 if decoding.regions else 1]
+    graph = WindowGraph(work.preprocessing) if on_cpu else CropGraph(work.preprocessing, decoding)
 
     def batches() -> Iterator[tuple[Any, ...]]:
-        for part in work.parts():
-            yield work.encoded(part), *((start[part], shape[part]) if decoding.regions else ())
+        with Readers(work.threads) as readers:
+            for samples in work.micro_batches():
+                given = graph.inputs(inputs.prepare([samples], readers))
+                yield tuple(given[name][0] for name in names)
 
-    source: Any = batches
-    inputs = 3 if decoding.regions else 1
-
-    @pipeline_def
-    def decode() -> Any:
-        return decoding.decode(
-            *fn.external_source(
-                source=source,
-                num_outputs=inputs,
-                batch=True,
-                cycle="raise",
-                dtype=[types.UINT8, types.INT32, types.INT32][:inputs],
-                ndim=[1, 1, 1][:inputs],
-            )
-        )
-
+    inputs_of_none = graph.inputs(empty_batch())
+    types = {name: inputs_of_none[name] for name in names}
     device_id = None if on_cpu else work.device.index or 0
-    pipeline = decode(batch_size=work.batch, num_threads=work.threads, device_id=device_id)
-    pipeline.build()
+    pipeline = decoding_pipeline(decoding, types, batches, work.batch, work.threads, device_id)
 
     def epoch() -> Iterator[Tensor]:
         for _ in work.parts():
@@ -159,3 +150,37 @@ def decoding_alone(work: Work) -> Epoch:
         yield from ()
 
     return epoch
+
+
+def decoding_pipeline(
+    decoding: Decoding,
+    types: GraphInputs,
+    batches: Callable[[], Iterator[tuple[Any, ...]]],
+    batch: int,
+    threads: int,
+    device_id: int | None,
+) -> Any:
+    """A DALI pipeline that only decodes. `reset()` starts it again after the last batch.
+
+    `types`: the decoder's inputs, for a batch without images. `batches`: a generator function that yields their values.
+    """
+    from nvidia.dali import fn, pipeline_def
+
+    source: Any = batches  # DALI's type stubs lack generator functions
+
+    @pipeline_def
+    def decode() -> Any:
+        return decoding.decode(
+            *fn.external_source(
+                source=source,
+                num_outputs=len(types),
+                batch=True,
+                cycle="raise",
+                dtype=[kind for _, kind, _ in types.values()],
+                ndim=[dimensions for _, _, dimensions in types.values()],
+            )
+        )
+
+    pipeline = decode(batch_size=batch, num_threads=threads, device_id=device_id)
+    pipeline.build()
+    return pipeline

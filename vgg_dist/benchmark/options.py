@@ -65,6 +65,45 @@ class LoaderBenchmark:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SegmentsBenchmark:
+    """Bytes that JPEG segments of each width add to shards, and images/s of decoding the cut-outs under crops of 224 px."""
+
+    data: str
+    """Folder (or URL) with train/ class folders or shards whose images have no restart markers."""
+    images: int = 500
+    """Largest number of images; the first ones of an epoch are used. They are held in memory once per width."""
+    threads: int = 2
+    """Decoding threads; the benchmark is limited to as many CPU cores."""
+    rounds: int = 5
+    """Timed rounds; each decodes all images once per width and training scale."""
+    widths: tuple[str, ...] = ("8", "16", "32", "48", "64", "96", "128", "row")
+    """Wanted widths of a segment, in pixels; row: segments as wide as the image."""
+    train_scales: tuple[str, ...] = ("256", "384", "256-512")
+    """Training scales S, in pixels, each a number such as 256 or a range such as 256-512."""
+    json: Path | None = None
+    """File for the results, with the machine and the versions."""
+
+    def check(self) -> None:
+        """Raises ValueError, one line that names the flag, for an invalid setting."""
+        for name in ("images", "threads", "rounds"):
+            at_least(name, getattr(self, name), 1)
+        for name in ("widths", "train_scales"):
+            if not getattr(self, name):
+                raise ValueError(f"{flag(name)}: needs at least one value")
+        for width in self.widths:
+            if width != "row" and not (width.isdecimal() and int(width)):
+                raise ValueError(f"--widths {width}: must be a whole number of pixels of at least 1, or row")
+        for scale in self.scales().values():
+            at_least("train_scales", scale.low, MODELS["E"].image_size, "the crop's size")
+            at_least("train_scales", scale.high, scale.low, "S_min")
+        check_output(self.json)
+
+    def scales(self) -> dict[str, ScaleRange]:
+        """The training scales by their text, each once."""
+        return {text: ScaleRange.parse(text, "--train-scales") for text in self.train_scales}
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepBenchmark:
     """Images/s of training steps and their share of the machine's matmul peak, compared with a plain loop in torch."""
 
@@ -260,6 +299,7 @@ class CacheBenchmark:
 
 Benchmark = (
     Annotated[LoaderBenchmark, tyro.conf.subcommand("loader")]
+    | Annotated[SegmentsBenchmark, tyro.conf.subcommand("segments")]
     | Annotated[StepBenchmark, tyro.conf.subcommand("step")]
     | Annotated[CheckpointBenchmark, tyro.conf.subcommand("checkpoint")]
     | Annotated[EvaluationBenchmark, tyro.conf.subcommand("evaluation")]

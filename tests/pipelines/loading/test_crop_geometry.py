@@ -77,6 +77,8 @@ def test_the_resize_that_begins_at_a_whole_pixel_hits_the_crop() -> None:
     assert (window.padding_before[aligned] >= 0).all()
     assert (window.skip[aligned] >= 0).all()
     assert abs(begin + window.skip * ratio - corner * ratio)[aligned].max() <= TOLERANCE + 1e-9
+    middle = begin + (window.skip + 112) * window.ratio
+    np.testing.assert_allclose(middle[aligned], ((corner + 112) * ratio)[aligned], rtol=1e-12)
     assert aligned[corner.max(axis=1) < MAX_SKIP].all()
     assert aligned.mean() > 0.95
     np.testing.assert_allclose(window.start + window.roi_start, corner * ratio, atol=1e-3)

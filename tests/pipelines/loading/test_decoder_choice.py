@@ -38,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_fastest_right_one_is_taken_though_the_process_dies_over_the_next(caplog: pytest.LogCaptureFixture) -> None:
     trials = (SLOW, 4000.0, True), (FAST, 6000.0, True), (WRONG, 9000.0, False)
     assert choose_decoding(CPU, 8, command=printing("os.kill(os.getpid(), signal.SIGSEGV)", *trials)) == FAST
-    assert "only 3 of 7 settings measured; the process ended with -11" in caplog.text
+    assert "only 3 of 11 settings measured; the process ended with -11" in caplog.text
 
 
 def test_the_same_bits_need_a_decoder_that_does_not_depend_on_the_batch() -> None:
@@ -49,6 +49,15 @@ def test_the_same_bits_need_a_decoder_that_does_not_depend_on_the_batch() -> Non
     nothing = choose_decoding(CPU, 2, deterministic=True, command=["/bin/false"])
     assert nothing == all_hardware
     assert [decoding.hw_load for decoding in (FAST, all_hardware, none) if decoding.is_deterministic] == [1.0, 0.0]
+
+
+def test_cut_outs_only_for_stores_that_have_them() -> None:
+    cut_outs = Decoding(cut_outs=True)
+    trials = printing("", (FAST, 6000.0, True), (cut_outs, 12000.0, True))
+    assert choose_decoding(CPU, 8, command=trials) == FAST
+    assert choose_decoding(CPU, 8, cut_outs=True, command=trials) == cut_outs  # from the same measurement
+    slower = printing("", (FAST, 6000.0, True), (cut_outs, 5000.0, True))
+    assert choose_decoding(CPU, 4, cut_outs=True, command=slower) == FAST
 
 
 def test_it_is_measured_once_for_a_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,11 +90,11 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_a_line(
 
 @pytest.mark.slow
 def test_trials_compare_pixels_and_survive_what_a_machine_lacks() -> None:
-    whole, windows, gpu = Decoding("cpu"), Decoding("cpu", regions=True), Decoding("mixed")
-    trials = list(try_candidates([whole, windows, gpu], CPU, 2))
-    assert [trial["right"] for trial in trials] == [True, True, torch.cuda.is_available()]
-    assert all(trial["images_per_second"] > 0 and trial["difference"] < 1 for trial in trials[:2])
-    assert "error" in trials[2]
+    tried = [Decoding("cpu"), Decoding("cpu", cut_outs=True), Decoding("cpu", regions=True), Decoding("mixed")]
+    trials = list(try_candidates(tried, CPU, 2))
+    assert [trial["right"] for trial in trials] == [True, True, True, torch.cuda.is_available()]
+    assert all(trial["images_per_second"] > 0 and trial["difference"] < 1 for trial in trials[:3])
+    assert "error" in trials[3]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.trees import by_content, make_tree, snapshot, tar_of
 
-from pipelines.preparation.shard_writer import member_keys
+from pipelines.preparation.shard_plan import member_keys
 from pipelines.prepare import main
 from pipelines.stores.archives import open_class_tar
 from pipelines.stores.open import open_splits, open_store
