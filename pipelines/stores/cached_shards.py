@@ -50,6 +50,10 @@ class CachedShards(ShardFolder):
             return self._read_part(shard, length, offset)
         return os.pread(file.descriptor, length, offset)
 
+    def reads_singly(self, shard: str) -> bool:
+        """As ShardFolder's: whether the shard is not in the cache, and is not to be copied there."""
+        return self._find(shard) is None
+
     def is_cached(self, shard: str) -> bool:
         """Whether the shard is in the cache."""
         return size_of(self.path(shard)) == self.sizes[shard]

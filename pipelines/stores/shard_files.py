@@ -32,6 +32,10 @@ class ShardFolder:
         file = self._open(shard)  # in a variable: the file may be closed as soon as nothing refers to it
         return os.pread(file.descriptor, length, offset)
 
+    def reads_singly(self, shard: str) -> bool:
+        """Whether each read of this shard is a request to a storage, so that one large read is better than two small."""
+        return False
+
     def path(self, shard: str) -> str:
         """The local path of a shard."""
         return os.path.join(self.folder, shard)

@@ -24,7 +24,7 @@ from pipelines.remote import cache_folder, cache_limit, read_if_exists, size_of
 from pipelines.stores.cached_shards import CachedShards
 from pipelines.stores.fetch_ahead import FetchAhead, schedule
 from pipelines.stores.node_cache import CacheFull, DamagedShard, NodeCache
-from pipelines.stores.restart_table import CutOut, DamagedTable, cut_out
+from pipelines.stores.restart_table import CutOut, DamagedTable, cut_out, cut_out_of
 from pipelines.stores.sample_store import CacheUse, ReadAhead, SampleStore
 from pipelines.stores.shard_files import ShardFolder
 from pipelines.stores.shard_index import ShardIndex
@@ -62,10 +62,12 @@ class ShardStore(SampleStore):
         return super().can_cut_out(indices) if ends is None else ends[indices] > 0
 
     def cut_out(self, index: int, start: tuple[int, int], end: tuple[int, int]) -> CutOut:
-        """Reads the header, then the rows of segments around the window at once."""
+        """Reads the header, then the rows of segments around the window at once; behind a URL, the whole image at once."""
         starts, ends, size = self.index.header_start, self.index.header_end, self.size(index)
         if starts is None or ends is None or size is None:
             return super().cut_out(index, start, end)
+        if self._shards.reads_singly(self.index.shard_names[self.index.shard[index]]):
+            return cut_out_of(self.read(index), size, start, end)
         begin, scan = int(starts[index]), int(ends[index])
         if scan > (length := self.length(index)):
             raise DamagedTable("the restart table is of another image")

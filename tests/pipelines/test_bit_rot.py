@@ -24,7 +24,6 @@ import pytest
 import torch
 from pyarrow import fs
 from scipy.io import savemat
-from support.remote_data import add_checksums
 from support.trees import make_tree, picture
 
 from pipelines.layouts.devkit import read_devkit
@@ -105,7 +104,6 @@ def write_shard_set(folder: Path) -> None:
         {name.replace("tree/", f"tree/{split}/"): content for split in ("train", "val") for name, content in files.items()},
     )
     write_shards(open_store(str(tree / "tree"), "train"), "train", folder / "shards", shard_bytes=10**6, seed=1)
-    add_checksums(folder / "shards")
 
 
 def read_shard_set(folder: Path) -> str:

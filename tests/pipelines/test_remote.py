@@ -10,7 +10,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from support.remote_data import add_checksums, upload
+from support.remote_data import upload
 from support.trees import contents
 
 from pipelines.preparation.shard_writer import write_shards
@@ -119,7 +119,6 @@ def test_a_failed_read_of_one_image_is_tried_again(memory_url: str, tmp_path: Pa
 def test_the_index_of_another_shard_set_is_told(memory_url: str, cifar_shards: Path, tmp_path: Path) -> None:
     source = open_store(str(cifar_shards), "train")
     write_shards(source, "train", tmp_path / "again", shard_bytes=40_000, seed=4)
-    add_checksums(tmp_path / "again")
     fsspec.filesystem("memory").pipe_file(
         "/bucket/cifar/train.index.npz", (tmp_path / "again" / "train.index.npz").read_bytes()
     )

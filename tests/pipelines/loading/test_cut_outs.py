@@ -16,6 +16,7 @@ from pipelines.loading.dali_loader import DaliLoader
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Samples
 from pipelines.loading.loader import IGNORED_LABEL
 from pipelines.loading.preprocessing import Preprocessing
+from pipelines.remote import read_range
 from pipelines.stores.open import open_store
 from pipelines.stores.restart_table import CutOut
 from pipelines.stores.sample_store import SampleStore
@@ -146,3 +147,28 @@ def test_images_with_too_many_pixels_are_refused_though_they_could_be_cut(kinds_
     list(loader.batches([samples]))
     assert ["large" in reason for reason in loader.bad_images.values()] == [True]
     assert "more than --max-pixels" in next(iter(loader.bad_images.values()))
+
+
+@pytest.mark.parametrize("limit", ["0", "1GB"])
+def test_a_cut_out_behind_a_url_is_one_request_or_read_from_the_cache(
+    limit: str, kinds_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[str] = []
+
+    def counted(url: str, start: int, end: int) -> bytes:
+        requests.append(url)
+        return read_range(url, start, end)
+
+    monkeypatch.setattr("pipelines.stores.cached_shards.read_range", counted)
+    monkeypatch.setenv("VGG_DIST_CACHE_SIZE", limit)
+    local = open_store(str(kinds_shards), "train")
+    store = open_store(f"local://{kinds_shards}", "train", cache=str(tmp_path))
+    can_cut = np.flatnonzero(store.can_cut_out(np.arange(len(store)))).tolist()
+    assert can_cut
+    for index in can_cut:
+        size = store.size(index)
+        assert size is not None
+        found, expected = (each.cut_out(index, (0, 0), (size[0] // 2, size[1] // 2)) for each in (store, local))
+        assert np.array_equal(found.encoded, expected.encoded)
+        assert (found.origin, found.shape) == (expected.origin, expected.shape)
+    assert len(requests) == (len(can_cut) if limit == "0" else 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.remote_data import add_checksums, flip_bit
+from support.remote_data import flip_bit
 from support.trees import make_tree, picture
 
 from pipelines.preparation.inspection import inspect
@@ -153,10 +153,9 @@ def test_check_of_clean_data_writes_no_list(small_tree: Path, capsys: pytest.Cap
 
 @pytest.fixture
 def checked_shards(small_shards: Path, tmp_path: Path) -> Path:
-    """A copy of the shards, with checksums."""
+    """A copy of the shards, which may be damaged."""
     folder = tmp_path / "checked"
     shutil.copytree(small_shards, folder)
-    add_checksums(folder)
     return folder
 
 

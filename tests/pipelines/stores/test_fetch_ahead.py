@@ -13,7 +13,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from support.remote_data import add_checksums, upload
+from support.remote_data import upload
 
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan
 from pipelines.remote import copy_file, read_range, size_of
@@ -60,7 +60,6 @@ def test_a_schedule_has_what_is_worth_copying_and_never_more_than_the_budget() -
 
 @pytest.fixture
 def url(cifar_shards: Path) -> Iterator[str]:
-    add_checksums(cifar_shards)
     upload(cifar_shards, "memory://bucket/cifar")
     yield "memory://bucket/cifar"
     fsspec.filesystem("memory").rm("/bucket", recursive=True)

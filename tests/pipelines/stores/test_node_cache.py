@@ -18,7 +18,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from support.remote_data import add_checksums, flip_bit, upload
+from support.remote_data import flip_bit, upload
 from support.trees import contents
 
 from pipelines.remote import cache_limit, copy_file, size_of
@@ -31,12 +31,9 @@ FOLDER = "cifar-train-0123456789abcdef"
 
 
 @pytest.fixture
-def checked_url(cifar_shards: Path, tmp_path: Path) -> Iterator[str]:
+def checked_url(cifar_shards: Path) -> Iterator[str]:
     """Shards with checksums behind a URL."""
-    folder = tmp_path / "with-checksums"
-    shutil.copytree(cifar_shards, folder)
-    add_checksums(folder)
-    upload(folder, "memory://bucket/cifar")
+    upload(cifar_shards, "memory://bucket/cifar")
     yield "memory://bucket/cifar"
     fsspec.filesystem("memory").rm("/bucket", recursive=True)
 
@@ -160,7 +157,6 @@ def test_several_processes_share_a_bounded_cache(
 ) -> None:
     folder, cache = tmp_path / "checked", tmp_path / "cache"
     shutil.copytree(cifar_shards, folder)
-    add_checksums(folder)
     limit = int(share * sum(tar.stat().st_size for tar in folder.glob("train-*.tar")))
     monkeypatch.setenv("VGG_DIST_CACHE_SIZE", str(limit))
     with multiprocessing.get_context("spawn").Pool(3) as pool:
@@ -357,7 +353,6 @@ def test_without_checksums_shards_are_copied_as_they_are(cifar_shards: Path, tmp
 def test_a_pickled_store_is_small_and_checks_all_records(cifar_shards: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checked"
     shutil.copytree(cifar_shards, folder)
-    add_checksums(folder)
     store = open_store(f"local://{folder}", "train", cache=str(tmp_path / "cache"))
     few = store.subset(np.arange(2))
     assert len(pickle.dumps(few)) < len(pickle.dumps(store)) / 2
