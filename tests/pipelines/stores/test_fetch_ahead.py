@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
+import zlib
+from ast import literal_eval
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -179,3 +184,59 @@ def test_a_failed_copy_ahead_does_not_end_the_others(
             time.sleep(0.01)
         ahead.reached(0)
         assert [store.read(index) for index in in_order] == [local.read(index) for index in in_order]
+
+
+READER = """
+import sys, time, zlib
+import numpy as np
+from pathlib import Path
+from pipelines.loading.epoch_plan import Augmentation, EpochPlan
+from pipelines.stores.open import open_store
+
+url, cache, limit, rank = *sys.argv[1:3], *map(int, sys.argv[3:])
+store, most, sums = open_store(url, "train", cache=cache), 0, []
+def held():
+    return sum(path.stat().st_size for path in [*Path(cache).glob("*/*.tar")] if path.exists())
+for epoch in range(3):
+    plan = EpochPlan(len(store), 0, epoch, Augmentation(), store.shards())
+    samples, ends = plan.node_samples(0, 40, range(3), 3)
+    with store.fetch_ahead(samples, ends, rank, 3, threads=2) as ahead:
+        for step in plan.steps(0, 40, rank, 3, 100):
+            ahead.reached(step.end)
+            for index in step.micro_batches[0].index.tolist():
+                sums.append((epoch, index, zlib.crc32(store.read(index))))
+            try:
+                most = max(most, held())
+            except FileNotFoundError:  # removed meanwhile
+                pass
+            time.sleep(0.002)
+assert most <= limit, (most, limit)
+print(repr(sums))
+"""
+
+
+@pytest.mark.slow
+def test_readers_go_on_when_another_process_of_the_node_is_killed(cifar_shards: Path, tmp_path: Path) -> None:
+    limit = int(0.5 * sum(tar.stat().st_size for tar in cifar_shards.glob("train-*.tar")))
+    arguments = [f"local://{cifar_shards}", str(tmp_path / "cache"), str(limit)]
+    env = os.environ | {"VGG_DIST_CACHE_SIZE": str(limit)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", READER, *arguments, str(rank)], env=env, stdout=subprocess.PIPE, text=True)
+        for rank in range(3)
+    ]
+    while processes[2].poll() is None and not list(tmp_path.glob("cache/*/*.part")):
+        time.sleep(0.001)
+    processes[2].kill()
+    found = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, -9]
+    local = open_store(str(cifar_shards), "train")
+    expected = [zlib.crc32(local.read(index)) for index in range(len(local))]
+    for epoch in range(3):
+        plan = EpochPlan(len(local), 0, epoch, Augmentation(), local.shards())
+        of_two = plan.node_samples(0, 40, range(2), 3)[0]
+        read = [(index, checksum) for out in found[:2] for number, index, checksum in literal_eval(out) if number == epoch]
+        assert sorted(index for index, _ in read) == sorted(of_two.tolist())
+        assert all(expected[index] == checksum for index, checksum in read)
+    # What the killed process left is no obstacle, and goes when room is needed.
+    store = opened(f"local://{cifar_shards}", tmp_path / "cache")
+    assert [zlib.crc32(store.read(index)) for index in range(len(store))] == expected
