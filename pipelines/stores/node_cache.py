@@ -77,6 +77,18 @@ class NodeCache:
         used = sum(copy.size for copy in self._copies())
         return max(0, used + self._free(used))
 
+    def open_folder(self, folder: str) -> None:
+        """Creates a folder for shards. Raises OSError, one line, if it cannot be written."""
+        if self.limit == 0:
+            return
+        try:
+            os.makedirs(folder, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError("permission denied")
+        except OSError as error:
+            why = error.strerror or error
+            raise OSError(f"{folder} cannot be written ({why}); VGG_DIST_CACHE can name another folder") from error
+
     def fetch(
         self,
         url: str,
@@ -95,7 +107,7 @@ class NodeCache:
         """
         if size_of(path) == size:
             return
-        self._make_folder(os.path.dirname(path))
+        self.open_folder(os.path.dirname(path))
         with FileLock(f"{path}.lock"):
             if size_of(path) != size:
                 self._copy(url, path, size, check, upcoming, unused_since)
@@ -144,15 +156,6 @@ class NodeCache:
                 if again.errno not in DISK_FULL:
                     raise
                 raise CacheFull(str(again)) from again
-
-    def _make_folder(self, folder: str) -> None:
-        try:
-            os.makedirs(folder, exist_ok=True)
-            if not os.access(folder, os.W_OK):
-                raise PermissionError("permission denied")
-        except OSError as error:
-            why = error.strerror or error
-            raise OSError(f"{folder} cannot be written ({why}); VGG_DIST_CACHE can name another folder") from error
 
     def _make_room(self, path: str, size: int, upcoming: UpcomingNow, unused_since: float, at_least: int = 0) -> str:
         """Removes shards until the one of `path` fits, but `at_least` so many bytes; returns its part, which is created.

@@ -165,6 +165,10 @@ class SampleStore(ABC):
         """
         return nullcontext(ReadAhead())
 
+    def open_cache(self) -> None:
+        """Creates the folder for copied files, if there are any. Raises ValueError, one line, if it cannot be written."""
+        return
+
     def stop_copying(self) -> None:
         """From now on, samples of files that are not copied are read one by one, as for reads in random order."""
         return

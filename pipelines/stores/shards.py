@@ -160,6 +160,14 @@ class ShardStore(SampleStore):
         )
         return FetchAhead(shards, index.shard_names, plan, part, parts, threads)
 
+    def open_cache(self) -> None:
+        """Creates this split's folder in the node's cache. Raises ValueError, one line, if it cannot be written."""
+        if isinstance(self._shards, CachedShards):
+            try:
+                self._shards.cache.open_folder(self._shards.folder)
+            except OSError as error:
+                raise ValueError(str(error)) from error
+
     def stop_copying(self) -> None:
         """From now on, samples of shards that are not in the node's cache are read one by one from the URL."""
         if isinstance(self._shards, CachedShards):

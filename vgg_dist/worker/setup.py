@@ -101,6 +101,8 @@ def _open_data(config: TrainSettings, worker: Worker, node: Node) -> tuple[Sampl
     train, val = open_splits(config.data, quarantine=config.quarantine)
     check_images(config, len(train), len(val), worker.world_size)
     check_shuffle(config.shuffle, train, config.data)
+    for store in (train, val):
+        store.open_cache()
     # In a full shuffle a batch has images from all over the data, so the first one would wait for almost every shard.
     use, nodes = cache_use([train, val]), -(-worker.world_size // node.workers)
     if config.shuffle == "full" and pays_to_copy(use.total, use.capacity, nodes, config.epochs):

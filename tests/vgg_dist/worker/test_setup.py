@@ -257,3 +257,18 @@ def test_blocks_of_data_without_shards_are_refused() -> None:
     config = replace(SMALL, shuffle="blocks").resolved()
     with pytest.raises(TrainingError, match=r"--shuffle blocks: --data synthetic has no shards"):
         prepare(config, Worker(), Node(), Exchange(), None)
+
+
+@pytest.mark.parametrize("shuffle", ["full", "blocks"])
+def test_a_cache_that_cannot_be_written_is_told_before_the_first_epoch(
+    shuffle: Any, small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setenv("VGG_DIST_CACHE", str(tmp_path / "cache"))
+    config = replace(SMALL, data=f"local://{small_shards}", shuffle=shuffle).resolved()
+    with pytest.raises(
+        TrainingError, match=rf"{tmp_path}/cache/[^\n]* cannot be written \([^\n]*VGG_DIST_CACHE can name another"
+    ):
+        prepare(config, Worker(), Node(), Exchange(), None)
+    monkeypatch.setenv("VGG_DIST_CACHE_SIZE", "0")  # then nothing is written
+    prepare(config, Worker(), Node(), Exchange(), None)
