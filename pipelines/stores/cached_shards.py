@@ -83,15 +83,15 @@ class CachedShards(ShardFolder):
     def copy_again_if_damaged(self, shard: str) -> bool:
         """Copies a shard again if its copy in the cache has damaged samples; returns whether it had.
 
-        If it is damaged at the URL, too, its samples are read one by one from there. Raises CacheFull, or OSError if the
-        copy fails.
+        If it is damaged at the URL, too, or there is no room, its samples are read one by one from there. Raises OSError if
+        the copy fails.
         """
         if not self.is_cached(shard):
             return False
         url, path, size = f"{self.url}/{shard}", self.path(shard), self.sizes[shard]
         try:
             return self.cache.replace_damaged(url, path, size, lambda path: self.records.damaged(path, shard))
-        except DamagedShard:
+        except (CacheFull, DamagedShard):
             self._in_parts.add(shard)
             return False
         finally:

@@ -101,12 +101,13 @@ class NodeCache:
         """Copies the shard at `url` to `path`, which is in the cache, unless it is there already.
 
         Several processes and threads may ask for it at once: one copies, the others wait. A copy with damaged samples is
-        made again once. `upcoming`, which is called when room is made, and `unused_since`: see
-        `choose_evictions`. Raises CacheFull, DamagedShard, or OSError, one
-        line, if the copy fails or has another size.
+        made again once. `upcoming`, which is called when room is made, and `unused_since`: see `choose_evictions`. Raises
+        CacheFull, DamagedShard, or OSError, one line, if the copy fails or has another size.
         """
         if size_of(path) == size:
             return
+        if self.limit is not None and size > self.limit:
+            raise CacheFull(f"{path} does not fit: {self.describe()}")
         self.open_folder(os.path.dirname(path))
         with FileLock(f"{path}.lock"):
             if size_of(path) != size:
@@ -163,8 +164,6 @@ class NodeCache:
         Raises CacheFull, and removes nothing, if that is not possible. This process has the lock of `path`.
         """
         part = f"{path}.{size}.part"  # its name tells other processes how much it will take
-        if self.limit is not None and size > self.limit:
-            raise CacheFull(f"{path} does not fit: {self.describe()}")
         with self._lock():
             # Listing thousands of shards takes a while, and is not necessary on a disk that is far from full.
             if at_least or self.limit is not None or self._free() < FEW * size:
