@@ -13,7 +13,8 @@ MAY_CHANGE = {"storage_path", "tracking_uri", "experiment", "max_concurrent_tria
 def refuse_other_search(config: TuneConfig) -> None:
     """ValueError, one line, if the folder has a search with other settings; those in MAY_CHANGE may differ."""
     settings = json.loads(json.dumps(config.to_dict()))
-    earlier = with_current_names(kept_settings(config.folder, SEARCH) or settings)
+    # Searches of earlier versions, which had no --shuffle, were full.
+    earlier = {"shuffle": "full"} | with_current_names(kept_settings(config.folder, SEARCH) or settings)
     if isinstance(scale := earlier.get("train_scale"), list):  # one number or two, in searches of earlier versions
         earlier["train_scale"] = list(ScaleRange.of(scale).ends)
     if changed := sorted(name for name in settings.keys() - MAY_CHANGE if earlier.get(name) != settings[name]):

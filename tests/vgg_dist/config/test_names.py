@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,13 @@ def test_a_search_of_an_earlier_version_is_resumed(trials: int, refused: bool, t
     settings = config.to_dict() | {"train_scale": [300], "trials": trials}
     settings["trials_at_once"] = settings.pop("max_concurrent_trials")
     settings["compress_gradients"] = settings.pop("bf16_gradients")
+    del settings["shuffle"]
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "search.json").write_text(json.dumps(settings))
     if not refused:
         refuse_other_search(config)
+        with pytest.raises(ValueError, match=r"^--name s: is a search with shuffle full, not blocks; "):
+            refuse_other_search(replace(config, shuffle="blocks"))
         return
     with pytest.raises(ValueError, match=r"^--name s: is a search with trials 5, not 16; "):
         refuse_other_search(config)
