@@ -1,14 +1,14 @@
 """The copies of remote shards that a node keeps: one folder, shared by its processes, of bounded size.
 
 The folder has a subfolder for each split of each data set, `<name>-<split>-<16 hexadecimal digits>/`, and in it the shards.
-To make room, shards are removed that have not been used for the longest time, of any data set; but those that the plan of an
-epoch will still use go last, and of these the one whose turn comes last goes first. A shard counts as used when
-it is copied, when a process opens it, and when a plan lists it for an epoch; that time is the file's modification time. The
-time of copying alone would remove what each epoch uses, and keep what a forgotten data set left.
+To make room, those shards are removed that have not been used for the longest time, of any data set. A shard counts as used
+when it is copied, when a process opens it, and when the schedule of an epoch lists it; that time is the file's modification
+time. The time of copying alone would remove what each epoch uses, and keep what a forgotten data set left. Shards that the
+epoch will still use go last (`pipelines.stores.eviction`).
 
 A shard may be removed while processes read it: on Linux an open file can be read after it has been removed, and its space
-is free when the last of them has closed it (`pipelines.stores.shard_files` does so soon). A process that is killed leaves a
-`.part` file, which the next one that needs room removes, and locks, which the kernel releases.
+is free when the last of them has closed it (`pipelines.stores.cached_shards` does so soon). A process that is killed leaves
+a `.part` file, which the next one that needs room removes, and locks, which the kernel releases.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipelines.stores.eviction import Copy, UpcomingNow, choose_evictions, nothi
 GIB = 2**30
 SUBFOLDER = re.compile(r".+-(?:train|val|test)-[0-9a-f]{16}")
 PART = re.compile(r"(.+)\.(\d+)\.part")
-FEW = 64  # copies that may be under way at the same time
+UNDER_WAY = 64  # copies that a node may make at the same time
 
 Check = Callable[[str], list[str]]
 """The names of the damaged samples in a copied shard, from its path."""
@@ -71,11 +71,6 @@ class NodeCache:
         if self.limit is None or disk < self.limit:
             return f"the disk of {self.root} has room for {size_text(disk)}"
         return f"{CACHE_SIZE} is {size_text(self.limit)}, in {self.root}"
-
-    def _on_disk(self) -> int:
-        """Bytes of shards that the disk has room for."""
-        used = sum(copy.size for copy in self._copies())
-        return max(0, used + self._free(used))
 
     def open_folder(self, folder: str) -> None:
         """Creates a folder for shards. Raises OSError, one line, if it cannot be written."""
@@ -122,6 +117,11 @@ class NodeCache:
             self._copy(url, path, size, check, nothing_upcoming, float("inf"))
         return True
 
+    def _on_disk(self) -> int:
+        """Bytes of shards that the disk has room for."""
+        used = sum(copy.size for copy in self._copies())
+        return max(0, used + self._free(used))
+
     def _copy(self, url: str, path: str, size: int, check: Check | None, upcoming: UpcomingNow, unused_since: float) -> None:
         """Copies a shard, whose lock this process has."""
         damaged: list[str] = []
@@ -166,7 +166,7 @@ class NodeCache:
         part = f"{path}.{size}.part"  # its name tells other processes how much it will take
         with self._lock():
             # Listing thousands of shards takes a while, and is not necessary on a disk that is far from full.
-            if at_least or self.limit is not None or self._free() < FEW * size:
+            if at_least or self.limit is not None or self._free() < UNDER_WAY * size:
                 copies, under_way = self._copies(), self._parts(path)
                 used = sum(copy.size for copy in copies)
                 excess = size + under_way.missing - self._free(used)
