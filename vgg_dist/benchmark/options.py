@@ -289,6 +289,7 @@ class CacheBenchmark:
                 raise ValueError(f"{flag(name)} {getattr(self, name):g}: must be more than 0")
         at_least("latency_ms", self.latency_ms, 0)
         at_least("shard_mb", self.shard_mb, self.image_kb / 1e3, "the size of an image")
+        at_least("data_tb", self.data_tb, self.nodes * self.shard_mb / 1e6, "a shard for each node")
         self.cache_sizes(0)
         check_output(self.json)
 

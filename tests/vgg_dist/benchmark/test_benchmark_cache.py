@@ -89,6 +89,7 @@ def test_the_command_prints_and_saves_every_epoch(tmp_path: Path, capsys: pytest
     ("flags", "words"),
     [
         (["--nodes", "0"], "--nodes 0: must be at least 1"),
+        (["--data-tb", "0.01"], "--data-tb 0.01: must be at least 0.016384, a shard for each node"),
         (["--bandwidth", "0"], "--bandwidth 0: must be more than 0"),
         (["--caches", "much"], "--caches much: must be a size such as 500GB or 2TB"),
         (["--shard-mb", "0.05"], "--shard-mb 0.05: must be at least 0.11, the size of an image"),
