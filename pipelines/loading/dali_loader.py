@@ -107,10 +107,12 @@ class DaliLoader(Loader):
 
         def read_ahead() -> Iterator[PreparedBatch]:
             reading: deque[Future[PreparedBatch]] = deque()
+            most = 0  # at first: DALI should start early, and while it decodes there is time to read ahead
             for group in _groups(plan, 0 if self.decoding is None else self.max_batch):
                 reading.append(ahead.submit(self._inputs.prepare, group, readers))
-                if len(reading) > READ_AHEAD:
+                if len(reading) > most:
                     yield reading.popleft().result()
+                    most = min(most + 1, READ_AHEAD)
             while reading:
                 yield reading.popleft().result()
 
