@@ -20,7 +20,7 @@ FloatArray = NDArray[np.float64]
 TOLERANCE = 0.04
 # At most this many output pixels before the crop may a resize begin; see `DecodeWindow.is_aligned`.
 MAX_SKIP = 1024
-_FEW = 32  # so many are tried first, which is enough for most images and takes a tenth of the time
+_FEW = 32  # so many are tried first, which is enough for most images and takes a sixth of the time
 
 
 def resized_shape(shape: IntArray, scale: NDArray[np.integer]) -> IntArray:
