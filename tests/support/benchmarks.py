@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from vgg_dist.benchmark.__main__ import main
 from vgg_dist.benchmark.options import LoaderBenchmark
 from vgg_dist.config import ScaleRange
 
@@ -28,3 +31,13 @@ def write_tree(root: Path, shapes: list[tuple[int, int]], subsampling: str = "4:
 def small(data: Path, **settings: Any) -> LoaderBenchmark:
     options = LoaderBenchmark(data=str(data), image_size=32, train_scale=ScaleRange(40, 56), batch=3, rounds=2, threads=1)
     return dataclasses.replace(options, **settings)
+
+
+def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """The one-line error of a command that must fail."""
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line

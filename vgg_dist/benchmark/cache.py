@@ -137,6 +137,7 @@ class Node:
         self.link = Link(options)
         self.plan: Schedule | None = None
         self.next = 0
+        self.reached = 0
 
     def fill(self) -> None:
         """Copies as many shards as fit before training, where a training with a full shuffle does."""

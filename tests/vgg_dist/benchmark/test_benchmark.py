@@ -7,34 +7,28 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import tyro
-from conftest import driver
-from support.benchmarks import small, write_tree
+from support.benchmarks import fails, small, write_tree
 
 from pipelines.loading.reference_loader import ReferenceLoader
-from vgg_dist import startup_marks as phases
 from vgg_dist.benchmark import loaders
-from vgg_dist.benchmark.__main__ import main, run
+from vgg_dist.benchmark.__main__ import run
 from vgg_dist.benchmark.cores import limited_to_cores
 from vgg_dist.benchmark.loader import measure, plan_work
 from vgg_dist.benchmark.options import (
     CheckpointBenchmark,
     EvaluationBenchmark,
-    StartupBenchmark,
     StepBenchmark,
 )
 from vgg_dist.benchmark.pixels import compare_pixels
 from vgg_dist.benchmark.plain_loop import PlainLoop, accuracy, has_torchvision_net
 from vgg_dist.benchmark.report import paired_ratio, table
-from vgg_dist.benchmark.startup import report, time_phases
-from vgg_dist.config import ScaleRange, TrainConfig
+from vgg_dist.config import ScaleRange
 
 IN_PROCESS = {
     "ours": loaders.ours,
@@ -46,16 +40,6 @@ IN_PROCESS = {
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shapes = [(60, 80), (80, 60), (64, 64), (50, 75), (90, 61), (48, 48), (70, 99)]
     return write_tree(tmp_path_factory.mktemp("photographs"), shapes)
-
-
-def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    """The one-line error of a command that must fail."""
-    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
-    with pytest.raises(SystemExit) as exit:
-        main()
-    assert exit.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
 
 
 # The loader benchmark
@@ -239,78 +223,6 @@ def test_evaluation_counts_flops_and_measures_every_way(photographs: Path, tmp_p
     by_hand = 2 * sum(weights * positions for weights, positions in layers)
     assert figures["flops_per_image"]["50 crops"] == 50 * by_hand
     assert figures["flops_per_image"]["dense"] > 2 * by_hand  # the image and its mirror image, both larger than a crop
-
-
-def test_train_flags_are_a_command_line_of_the_same_training() -> None:
-    config = TrainConfig(
-        arch="D",
-        batch_norm=True,
-        flip=False,
-        train_scale=ScaleRange(256, 512),
-        lr=3e-3,
-        max_steps=4,
-        name="x y",
-        dropout=0.0,
-    )
-    flags = StartupBenchmark(train=config).train_flags()
-    assert tyro.cli(TrainConfig, args=flags) == config
-    assert StartupBenchmark(train=TrainConfig()).train_flags() == []
-
-
-def test_marks_cost_nothing_unless_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(phases.VARIABLE, raising=False)
-    phases.mark("Ray up")
-    assert list(tmp_path.iterdir()) == []
-    assert phases.read_marks(tmp_path / "none") == {}
-
-
-def test_marks_of_several_processes(tmp_path: Path) -> None:
-    file = tmp_path / "marks"
-    script = "from vgg_dist.startup_marks import mark\nfor _ in range(200): mark('first step done')\nmark('Ray up')"
-    workers = [subprocess.Popen([sys.executable, "-c", script], env=os.environ | {phases.VARIABLE: str(file)}) for _ in "ab"]
-    assert [worker.wait() for worker in workers] == [0, 0]
-    records = [json.loads(line) for line in file.read_text().splitlines()]
-    assert len(records) == 402
-    first = [
-        next(r["time"] for r in records if r["process"] == worker.pid and r["phase"] == "first step done")
-        for worker in workers
-    ]
-    assert phases.read_marks(file)["first step done"] == max(first)
-
-
-def test_phases_are_seconds_from_the_command(tmp_path: Path) -> None:
-    script = "from vgg_dist.startup_marks import mark\nmark('Python started')\nmark('imports done')"
-    start = time.perf_counter()
-    times = time_phases([sys.executable, "-c", script], tmp_path)
-    elapsed = time.perf_counter() - start
-    assert list(times) == ["Python started", "imports done", "command done"]
-    assert 0 < times["Python started"] <= times["imports done"] <= times["command done"] <= elapsed
-    text = report(StartupBenchmark(repeats=1), [times], [times])
-    assert "not recorded" in text
-    assert "Phases of the workers are missing" in text
-
-
-def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="ended with exit code 3: the reason"):
-        time_phases([sys.executable, "-c", "print('the reason'); raise SystemExit(3)"], tmp_path)
-
-
-@pytest.mark.ray
-def test_startup_of_a_real_training(
-    cluster: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in driver(cluster).items():
-        monkeypatch.setenv(name, value)
-    train = TrainConfig(arch="lenet5", data="synthetic:train=16,val=10,size=32", global_batch=8, max_steps=1, flip=False)
-    file = tmp_path / "startup.json"
-    run(StartupBenchmark(train=train, repeats=1, json=file))
-    record = json.loads(file.read_text())
-    (times,) = record["trainings"]
-    assert [*times] == sorted(times, key=times.__getitem__)
-    assert set(times) == {*phases.PHASES, "command done"}
-    assert "first step done" in record["plain_scripts"][0]
-    assert "not recorded" not in capsys.readouterr().out
 
 
 # The command line and the report

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.benchmarks import fails
 from support.jpegs import jpeg, needs_jpegtran
 from support.loaders import CPU
 from support.trees import make_tree
@@ -25,7 +26,7 @@ from pipelines.preparation.shard_writer import write_shards
 from pipelines.stores.image_header import jpeg_frame, jpeg_segments
 from pipelines.stores.open import open_store
 from pipelines.stores.sample_store import SampleStore
-from vgg_dist.benchmark.__main__ import main, run
+from vgg_dist.benchmark.__main__ import run
 from vgg_dist.benchmark.options import SegmentsBenchmark
 
 pytestmark = needs_jpegtran
@@ -52,16 +53,6 @@ def small(data: Path, **settings: Any) -> SegmentsBenchmark:
         data=str(data), images=6, threads=1, rounds=2, widths=("16", "100", "row"), train_scales=("256", "300-512")
     )
     return replace(options, **settings)
-
-
-def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    """The one-line error of a command that must fail."""
-    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
-    with pytest.raises(SystemExit) as exit:
-        main()
-    assert exit.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
 
 
 def first_images(store: SampleStore, count: int) -> list[bytes]:
