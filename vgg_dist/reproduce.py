@@ -1,7 +1,8 @@
-"""Reproduce the paper: train its networks one from another, evaluate them, and print its tables beside ours.
+"""Reproduce the paper: train its networks one from another, evaluate them, and print its tables beside ours. Or a study.
 
     python -m vgg_dist.reproduce --data /data/imagenet --dry-run
     python -m vgg_dist.reproduce --data /data/imagenet --num-workers 8
+    python -m vgg_dist.reproduce --data /data/imagenet --study ablations --seeds 3
     ray job submit -- python -m vgg_dist.reproduce --data s3://bucket/imagenet --storage-path s3://bucket/runs
 
 Everything is written to --storage-path/--name. The same command again, or --name alone, resumes where it was interrupted;
@@ -38,7 +39,7 @@ def main(prog: str = "python -m vgg_dist.reproduce") -> None:
 
 
 def reproduce_or_plan(config: ReproduceConfig) -> None:
-    """Trains and evaluates the paper's runs, or prints what they would cost.
+    """Trains and evaluates the runs of a study, or prints what they would cost.
 
     ValueError, OSError or TrainingError, one line, for what stops it.
     """
@@ -50,9 +51,11 @@ def reproduce_or_plan(config: ReproduceConfig) -> None:
 
     if not config.dry_run:
         check_place(config.storage_path, config.tracking_uri, config.num_workers)
-    from vgg_dist.reproduction.run_graph import paper_runs
+    from vgg_dist.reproduction.study_runs import enlarged, planned_runs
 
-    runs = paper_runs(config)
+    runs = planned_runs(config)
+    for line in enlarged(runs, config.image_size):
+        print(f"vgg_dist.reproduce: {line}", flush=True)
     if config.dry_run:
         from vgg_dist.reproduction.cost import measured_plan
 

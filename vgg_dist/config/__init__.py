@@ -10,7 +10,7 @@ from vgg_dist.config.base import Config, check_checkpoint, check_name, data_loca
 from vgg_dist.config.bounds import at_least
 from vgg_dist.config.evaluate import EvalConfig
 from vgg_dist.config.names import flag, with_current_names
-from vgg_dist.config.reproduce import PaperArch, ReproduceConfig
+from vgg_dist.config.reproduce import ReproduceConfig
 from vgg_dist.config.resume import changed_settings, describe_changes, refuse_changes
 from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train import TrainCommand, TrainConfig, TrainSettings, WorkerSettings
@@ -23,7 +23,6 @@ __all__ = [
     "Choices",
     "Config",
     "EvalConfig",
-    "PaperArch",
     "Range",
     "ReproduceConfig",
     "ScaleRange",

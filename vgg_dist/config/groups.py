@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from vgg_dist.config.scale_range import ScaleRange
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "what is run": ("dry_run", "only", "through", "scales", "from_shallow", "epochs_scale"),
+    "what is run": ("study", "dry_run", "only", "seeds", "through", "scales", "from_shallow", "epochs_scale"),
     "search": (
         "search_lr", "search_train_scale", "search_weight_decay", "search_dropout", "search_init", "search", "trials",
         "metric", "early_stopping", "grace_epochs", "max_concurrent_trials",

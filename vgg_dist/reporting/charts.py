@@ -39,9 +39,9 @@ def line_chart(
         return None
     front = [points for line, points in curves if line.look != "rest"] or [points for _, points in curves]
     y = np.concatenate([points[:, 1] for points in front])
-    y_ticks, y_low, y_high = _log_ticks(y.min(), y.max()) if log else _ticks(y.min(), y.max())
+    y_ticks, y_low, y_high = _log_ticks(y.min(), y.max()) if log else round_ticks(y.min(), y.max())
     x = np.concatenate([points[:, 0] for _, points in curves])
-    x_ticks, x_low, x_high = _ticks(min(0.0, x.min()), x.max(), outward=False)
+    x_ticks, x_low, x_high = round_ticks(min(0.0, x.min()), x.max(), outward=False)
 
     def place(points: NDArray[np.float64]) -> NDArray[np.float64]:
         across = LEFT + (RIGHT - LEFT) * (points[:, 0] - x_low) / (x_high - x_low)
@@ -88,7 +88,7 @@ Ticks = tuple[list[tuple[float, str]], float, float]
 """Ticks with their texts, and the range of the axis."""
 
 
-def _ticks(low: float, high: float, outward: bool = True) -> Ticks:
+def round_ticks(low: float, high: float, outward: bool = True) -> Ticks:
     """About five round numbers. The range ends at ticks if `outward`, else at `low` and `high`."""
     if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
         low, high = low - 0.5 * (abs(low) or 1.0) * outward, high + 0.5 * (abs(high) or 1.0)

@@ -1,8 +1,9 @@
-"""The reproduction from its settings to its report: trains the paper's runs, evaluates them, and records all in MLflow."""
+"""The reproduction from its settings to its report: trains the runs of a study, evaluates and records them in MLflow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pipelines import signals
 from pipelines.paths import join
@@ -11,9 +12,10 @@ from vgg_dist.evaluation.run import evaluate
 from vgg_dist.paper import AnyView, single_scale
 from vgg_dist.preflight import check_evaluation
 from vgg_dist.reproduction.run_graph import Run, wants_crops
-from vgg_dist.reproduction.scheduler import run_all
+from vgg_dist.reproduction.scheduler import RunsFailed, run_all
+from vgg_dist.reproduction.study import finished_runs, report_study
 from vgg_dist.run_folder.outcome import check_earlier
-from vgg_dist.run_folder.settings import PROGRAMME, keep_settings
+from vgg_dist.run_folder.settings import PROGRAMME, keep_settings, kept_settings
 from vgg_dist.tracking import TrackedRun, open_run, recorded, resolve_tracking_uri
 from vgg_dist.weights.net import TrainedNet
 
@@ -25,6 +27,7 @@ def reproduce(config: ReproduceConfig, runs: Sequence[Run], class_names: list[st
     run that failed.
     """
     # Before the record in MLflow is opened: a run that is refused would leave it FAILED.
+    refuse_other_study(config)
     for run in runs:
         check_earlier(run.config, class_names)
     uri = resolve_tracking_uri(config.tracking_uri, config.storage_path)
@@ -33,9 +36,38 @@ def reproduce(config: ReproduceConfig, runs: Sequence[Run], class_names: list[st
         parent = open_run(uri, config.experiment, config.storage_path, str(config.name), config.to_dict(), tags)
         keep_settings(config.folder, config, PROGRAMME)
         with recorded(parent):
+            if config.study != "paper":
+                train_and_compare(config, runs, parent)
+                return
             run_all(config, runs, parent)
             with signals.raising():
                 evaluate_all(config, runs, parent)
+
+
+def refuse_other_study(config: ReproduceConfig) -> None:
+    """ValueError, one line, if the folder of this name holds another study. OSError if it cannot be read."""
+    kept = kept_settings(config.folder, PROGRAMME) or {}
+    other = kept.get("study", "paper") if kept else config.study
+    if other != config.study:
+        raise ValueError(f"--name {config.name}: holds --study {other}, not {config.study}; give another --name")
+
+
+def train_and_compare(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
+    """Trains the runs of a small study and reports all that are finished, also where others failed.
+
+    RunsFailed at the end if some failed. ValueError or OSError, one line, for what else stops it.
+    """
+    failed: RunsFailed | None = None
+    try:
+        run_all(config, runs, parent)
+    except RunsFailed as error:
+        failed = error
+    with signals.raising():
+        if finished := finished_runs(runs):
+            evaluation = evaluation_config(config, finished, ("dense",), parent)
+            report_study(config, runs, failed.failures if failed else {}, evaluation, parent)
+    if failed:
+        raise failed
 
 
 def evaluate_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
@@ -47,9 +79,17 @@ def evaluate_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRu
             return False
         return config.through != "table3" or scale == single_scale(net.train_scale or (0, 0))
 
+    crops = any(wants_crops(config, run.config) for run in runs)
+    evaluate(evaluation_config(config, runs, ("dense", "crops") if crops else ("dense",), parent), needed, parent)
+
+
+def evaluation_config(
+    config: ReproduceConfig, runs: Sequence[Run], views: tuple[Literal["dense", "crops"], ...], parent: TrackedRun
+) -> EvalConfig:
+    """The resolved settings of the evaluation of these runs. ValueError, one line, for what can be refused at once."""
     evaluation = EvalConfig(
         nets=tuple(join(config.folder, run.name) for run in runs),
-        views=("dense", "crops") if any(wants_crops(config, run.config) for run in runs) else ("dense",),
+        views=views,
         storage_path=config.folder,
         name="evaluation",
         num_workers=config.num_workers,
@@ -61,4 +101,4 @@ def evaluate_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRu
         tracking_uri=parent.tracking_uri,
     ).resolved()
     check_evaluation(evaluation)
-    evaluate(evaluation, needed, parent)
+    return evaluation

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-from vgg_dist.config import PaperArch, ReproduceConfig, TrainSettings
+from vgg_dist.config import Arch, ReproduceConfig, TrainSettings
 from vgg_dist.models.build import build_model, macs
 
-DEEP: tuple[PaperArch, ...] = "C", "D", "E"  # trained at all three scales
+DEEP: tuple[Arch, ...] = "C", "D", "E"  # trained at all three scales
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def paper_runs(config: ReproduceConfig) -> list[Run]:
     first, second, jittered = config.three_scales()
     runs: dict[str, Run] = {}
 
-    def add(arch: PaperArch, scale: str, depends_on: str | None, lr: float) -> str:
+    def add(arch: Arch, scale: str, depends_on: str | None, lr: float) -> str:
         run = Run(config.run(arch, scale, depends_on, lr), depends_on)
         runs[run.name] = run
         return run.name

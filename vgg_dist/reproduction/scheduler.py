@@ -5,7 +5,7 @@ where there is room.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import ray
@@ -25,10 +25,19 @@ from vgg_dist.reproduction.run_graph import Run, longest_first
 from vgg_dist.tracking import TrackedRun, finish_run
 
 
+class RunsFailed(TrainingError):
+    """Runs that failed; all that did not depend on them are finished."""
+
+    def __init__(self, failures: Mapping[str, str]) -> None:
+        """`failures`: the reason by the name of the run."""
+        super().__init__("; ".join(f"{name}: {reason}" for name, reason in failures.items()))
+        self.failures = failures
+
+
 def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
     """Trains all runs; `config` is resolved. Finished runs are found by name and not trained again.
 
-    `parent`: the MLflow run that they are nested in. ValueError for a cluster without room for one run. TrainingError, with
+    `parent`: the MLflow run that they are nested in. ValueError for a cluster without room for one run. RunsFailed, with
     the reasons of all failures, once no other run can start. Interrupted, by a signal, once the runs have stopped.
     """
     print("vgg_dist.reproduce: starting Ray", flush=True)
@@ -74,7 +83,7 @@ class _Scheduler:
         if self.signal:
             raise self._interrupted()
         if self.failures:
-            raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in self.failures.items()))
+            raise RunsFailed(self.failures)
 
     def _start_ready(self) -> None:
         """Starts the waiting runs whose dependency is finished, as many as there is room for."""

@@ -1,0 +1,103 @@
+"""The difference of two nets' errors, paired by seed and by image, its noise, and what it says of a claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+ClaimKind = Literal["better", "no gain"]
+"""That the first of two nets has the lower error, or that it has not."""
+
+Verdict = Literal["holds", "does not hold", "not resolved"]
+
+MARGIN = 0.5
+"""Points: a gain smaller than this counts as none. The smallest gain of the claims is 0.6 points (C over B)."""
+
+NORMAL = 1.96
+"""Standard errors to either side, for 95 % of a normal distribution."""
+
+RULE = (
+    "A difference is the top-1 error of the first net minus that of the second, in points. Below 0 the first net is better:"
+    " a gain. sd is the standard deviation, se the standard error of the mean.",
+    "Its 95 % interval has two sources of noise, added as the root of the sum of their squares. The trainings: the standard"
+    " error over the seeds, times Student's t (4.3 for three seeds). The images: the standard error of a paired comparison"
+    f" (as in McNemar's test), times {NORMAL:g}.",
+    f"A gain is shown if the whole interval is below 0, and ruled out if the whole interval is above -{MARGIN:g}.",
+    "A claim that the first net is better holds if a gain is shown, and does not hold if it is ruled out. For a claim that"
+    " there is no gain it is the other way round. All else is not resolved.",
+    "With one seed the noise of the trainings is not known. The interval is then that of the images only, and no claim is"
+    " resolved.",
+)
+"""How `Difference` and `verdict` decide, for people."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Error of one net minus that of another, in points: the mean over the seeds with which both were trained."""
+
+    by_seed: Mapping[int, float]
+    mean: float
+    sd: float | None
+    """Sample standard deviation over the seeds; None with one seed, as is the next."""
+    seed_error: float | None
+    """Standard error over the seeds: sd / sqrt(seeds)."""
+    image_error: float
+    """Standard error over the images, with these trained nets."""
+    half_width: float
+    """Of the 95 % interval around the mean; of the images' noise alone with one seed."""
+
+    @property
+    def low(self) -> float:
+        """The lower end of the interval."""
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        """The upper end of the interval."""
+        return self.mean + self.half_width
+
+
+def paired_difference(first: Mapping[int, NDArray[np.bool_]], second: Mapping[int, NDArray[np.bool_]]) -> Difference | None:
+    """The difference of two nets, each given as (N,) images got wrong by seed; None if they have no seed in common.
+
+    The error over the images is that of the mean over N of d_i, the mean over the seeds of wrong_first - wrong_second of
+    image i: for one seed, McNemar's sqrt(b + c - (b - c)^2 / N) / N, b and c being the images that only one of the two gets
+    wrong.
+    """
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return None
+    by_image = np.stack([100.0 * (first[seed].astype(np.float64) - second[seed]) for seed in seeds])  # (seeds, N)
+    by_seed = by_image.mean(axis=1)
+    image_error = float(by_image.mean(axis=0).std() / np.sqrt(by_image.shape[1]))
+    sd = seed_error = None
+    half_width = NORMAL * image_error
+    if len(seeds) > 1:
+        sd = float(by_seed.std(ddof=1))
+        seed_error = sd / len(seeds) ** 0.5
+        half_width = float(np.hypot(half_width, _student(len(seeds) - 1) * seed_error))
+    return Difference(
+        dict(zip(seeds, by_seed.tolist(), strict=True)), float(by_seed.mean()), sd, seed_error, image_error, half_width
+    )
+
+
+def verdict(kind: ClaimKind, difference: Difference) -> Verdict:
+    """What the difference says of a claim, by RULE."""
+    if difference.sd is None:
+        return "not resolved"
+    if difference.high < 0:  # a gain is shown
+        return "holds" if kind == "better" else "does not hold"
+    if difference.low > -MARGIN:  # a gain is ruled out
+        return "does not hold" if kind == "better" else "holds"
+    return "not resolved"
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t."""
+    from scipy.special import stdtrit  # here, because no other table needs SciPy
+
+    return float(stdtrit(freedom, 0.975))
