@@ -142,7 +142,8 @@ def _along(line: Segment) -> NDArray[np.float64]:
 def log_axis(low: float, high: float) -> tuple[list[tuple[float, str]], float, float]:
     """Ticks of a logarithmic axis with their texts, and its range; positions are logarithms to base ten.
 
-    1, 2 and 5 of each power of ten where the range is short, else powers of ten.
+    Powers of ten where the range is long, 1, 2 and 5 of each where it is shorter, and about five round numbers where it
+    has not even two of those.
     """
     first, last = math.log10(low), math.log10(high)
     pad = max(0.06 * (last - first), 0.06)
@@ -155,4 +156,6 @@ def log_axis(low: float, high: float) -> tuple[list[tuple[float, str]], float, f
         for factor in factors
         if power % every == 0 and first <= math.log10(factor) + power <= last
     ]
+    if len(values) < 2:
+        values = [value for value, _ in round_ticks(10**first, 10**last, outward=False)[0]]
     return [(math.log10(value), f"{value:g}" if value < 1e6 else f"{value:,.0f}") for value in values], first, last

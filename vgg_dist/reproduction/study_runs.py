@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from vgg_dist.config import Arch, ReproduceConfig, TrainSettings
+from vgg_dist.config import Arch, ReproduceConfig, TrainSettings, at_least
 from vgg_dist.config.reproduce import STUDY_ARCHS
 from vgg_dist.models.specs import MODELS
 from vgg_dist.reproduction.run_graph import Run, paper_runs
@@ -62,11 +62,14 @@ def enlarged(runs: Sequence[Run], image_size: int | None) -> list[str]:
 
 
 def _small(config: ReproduceConfig) -> Iterator[Variant]:
-    for arch in STUDY_ARCHS["small"]:
-        if not config.only or arch in config.only:
-            yield Variant(arch)
-            if MODELS[arch].batch_norm:
-                yield Variant(arch, batch_norm=True)
+    chosen = [arch for arch in STUDY_ARCHS["small"] if not config.only or arch in config.only]
+    if config.image_size is not None:
+        least = min(MODELS[arch].min_image_size for arch in chosen)
+        at_least("image_size", config.image_size, least, "the least for any of these nets")
+    for arch in chosen:
+        yield Variant(arch)
+        if MODELS[arch].batch_norm:
+            yield Variant(arch, batch_norm=True)
 
 
 def _ablations(config: ReproduceConfig) -> Iterator[Variant]:

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.studies import results, studied_net
 
 from vgg_dist.reporting.comparison import compare_by_data, to_html
 from vgg_dist.reporting.paper_tables import EvaluatedNet, build_report
+from vgg_dist.reporting.studies import StudyReport
 from vgg_dist.tracking import RunRecord
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -49,7 +51,24 @@ def comparison_page() -> str:
     return to_html(compare_by_data(runs), "Many runs")
 
 
-@pytest.mark.parametrize("page", [evaluation_page, comparison_page])
+def small_nets_page() -> str:
+    """As many nets as the study has, with nearly as many parameters and similar errors, over several seeds."""
+    nets = [studied_net("lenet5", (40.0, 41.0), "earlier", rate=9000, parameters=60_000)]
+    nets += [studied_net(name, (22.0, 21.0), "earlier", rate=3000, parameters=62_000_000) for name in ("alexnet", "zfnet")]
+    for k, arch in enumerate("ABCDE"):
+        parameters = 133_000_000 + 2_000_000 * k
+        nets.append(studied_net(arch, (20.0 - k / 2, 18.5 - k / 2), rate=900 - 100 * k, parameters=parameters))
+        nets.append(studied_net(f"{arch}-bn", (19.0 - k, 18.5 - k), twin=arch, rate=880 - 99 * k, parameters=parameters))
+    return StudyReport("small", results(nets, missing=[("E-seed2", "x" * 100)])).to_html()
+
+
+def ablations_page() -> str:
+    names = "A", "A-LRN", "B", "B-5x5", "C", "D", "D-from-A"
+    nets = [studied_net(name, (20.0 + k, 20.5 + k / 2, 19 + k)) for k, name in enumerate(names)]
+    return StudyReport("ablations", results(nets)).to_html()
+
+
+@pytest.mark.parametrize("page", [evaluation_page, comparison_page, small_nets_page, ablations_page])
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
 def test_nothing_leaves_the_screen_or_the_page(page: object, width: int, scheme: str, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright

@@ -75,9 +75,11 @@ def test_what_depends_on_a_failed_run_is_left_and_the_rest_is_trained(
         trained.append(config.name)
 
     monkeypatch.setattr(scheduler, "run_training", train)
-    with pytest.raises(TrainingError) as error:
+    with pytest.raises(scheduler.RunsFailed) as error:
         scheduler._Scheduler(CONFIG, runs, PARENT).run()
+    assert isinstance(error.value, TrainingError)
     assert str(error.value) == f"{failing}: the loss is not finite"
+    assert error.value.failures == {failing: "the loss is not finite"}
     assert sorted(trained) == sorted(run.name for run in runs if run.config.arch != "D")
 
 

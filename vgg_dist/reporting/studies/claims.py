@@ -64,7 +64,7 @@ CLAIMS = (
 
 
 @dataclass(frozen=True)
-class Tested:
+class CheckedClaim:
     """A claim and what came out; no difference where one of its nets is missing."""
 
     claim: Claim
@@ -76,11 +76,11 @@ class Tested:
         return None if self.difference is None else verdict(self.claim.kind, self.difference)
 
 
-def tested_claims(nets: Sequence[StudiedNet]) -> list[Tested]:
+def check_claims(nets: Sequence[StudiedNet]) -> list[CheckedClaim]:
     """Every claim. Nets with batch norm take the place of those without it, except that of A beside A-LRN."""
     by_name = {net.name: net for net in nets}
     batch_norm = any(net.kind == "batch norm" for net in nets)
-    tested = []
+    checked = []
     for claim in CLAIMS:
         if batch_norm and claim.first != "A-LRN":
             claim = replace(claim, first=with_batch_norm(claim.first), second=with_batch_norm(claim.second))
@@ -88,8 +88,8 @@ def tested_claims(nets: Sequence[StudiedNet]) -> list[Tested]:
         difference = None
         if pair[0] is not None and pair[1] is not None:
             difference = paired_difference(pair[0].wrong(1), pair[1].wrong(1))
-        tested.append(Tested(claim, difference))
-    return tested
+        checked.append(CheckedClaim(claim, difference))
+    return checked
 
 
 def with_batch_norm(name: str) -> str:

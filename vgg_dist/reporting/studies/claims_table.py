@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vgg_dist.reporting.intervals import Interval, interval_chart
-from vgg_dist.reporting.studies.claims import Tested
+from vgg_dist.reporting.studies.claims import CheckedClaim
 
 HEADINGS = [
     "claim", "nets", "the\npaper", "ours", "sd over\nseeds", "se over\nseeds", "se over\nimages", "95 %\ninterval", "seeds",
@@ -18,10 +18,10 @@ LEFT = {0, 1, 9}
 NOT_RUN = "not trained"
 
 
-def cells(tested: Sequence[Tested]) -> list[list[str]]:
+def cells(checked: Sequence[CheckedClaim]) -> list[list[str]]:
     """A row for each claim; differences and errors in points."""
     rows = []
-    for each in tested:
+    for each in checked:
         claim, found = each.claim, each.difference
         ours = ["-"] * 5 + ["0"]
         if found is not None:
@@ -34,9 +34,9 @@ def cells(tested: Sequence[Tested]) -> list[list[str]]:
     return rows
 
 
-def pair(tested: Tested) -> str:
+def pair(checked: CheckedClaim) -> str:
     """The two nets: the difference is the first's error minus the second's."""
-    return f"{tested.claim.first} vs {tested.claim.second}"
+    return f"{checked.claim.first} vs {checked.claim.second}"
 
 
 def signed(value: float) -> str:
@@ -48,14 +48,14 @@ def _plain(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def data_rows(tested: Sequence[Tested]) -> tuple[list[str], list[list[str]]]:
+def data_rows(checked: Sequence[CheckedClaim]) -> tuple[list[str], list[list[str]]]:
     """The table for other programs: headings and rows; a cell without a value is empty."""
     names = [
         "claim", "first", "second", "paper difference", "difference", "sd over seeds", "standard error over seeds",
         "standard error over images", "low", "high", "seeds", "verdict",
     ]  # fmt: skip
     rows = []
-    for each in tested:
+    for each in checked:
         claim, found = each.claim, each.difference
         numbers: list[float | None] = [None] * 6
         if found is not None:
@@ -68,7 +68,7 @@ def data_rows(tested: Sequence[Tested]) -> tuple[list[str], list[list[str]]]:
     return names, rows
 
 
-def chart(tested: Sequence[Tested]) -> dict[str, Any] | None:
+def chart(checked: Sequence[CheckedClaim]) -> dict[str, Any] | None:
     """The differences with their intervals, and the paper's beside them; None if no pair was trained."""
     intervals = [
         Interval(
@@ -81,7 +81,7 @@ def chart(tested: Sequence[Tested]) -> dict[str, Any] | None:
             is_full=each.difference.sd is not None,
             mark=each.claim.paper,
         )
-        for each in tested
+        for each in checked
         if each.difference is not None
     ]
     return interval_chart("Differences of top-1 errors", "points; left of 0 the first net is better", intervals)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from vgg_dist import paper
 from vgg_dist.reporting.html import render
 from vgg_dist.reporting.studies import claims_table, nets_table
-from vgg_dist.reporting.studies.claims import Tested, tested_claims
+from vgg_dist.reporting.studies.claims import CheckedClaim, check_claims
 from vgg_dist.reporting.studies.paired import RULE
 from vgg_dist.reporting.studies.results import Results
 from vgg_dist.reporting.text import aligned, printed
@@ -30,15 +30,15 @@ class StudyReport:
     results: Results
 
     @property
-    def tested(self) -> list[Tested]:
+    def checked(self) -> list[CheckedClaim]:
         """The paper's claims, for the ablations."""
-        return tested_claims(self.results.nets) if self.study == "ablations" else []
+        return check_claims(self.results.nets) if self.study == "ablations" else []
 
     def to_text(self, form: Form = printed) -> str:
         """What the command prints; `form` makes a table of headings and rows."""
         parts = []
-        if tested := self.tested:
-            parts += [form(claims_table.HEADINGS, claims_table.cells(tested), claims_table.LEFT), "\n".join(RULE)]
+        if checked := self.checked:
+            parts += [form(claims_table.HEADINGS, claims_table.cells(checked), claims_table.LEFT), "\n".join(RULE)]
         parts.append(form(nets_table.headings(self.results), nets_table.cells(self.results), nets_table.LEFT))
         parts.append(self.measured)
         parts += [f"not in the tables: {name}: {reason}" for name, reason in self.results.missing]
@@ -53,21 +53,21 @@ class StudyReport:
             f"Errors: dense evaluation at Q = S on {images:,} validation images; over so many, an error of 20 % has a"
             f" standard error of {100 * (0.2 * 0.8 / images) ** 0.5:.2g} points.{seeds} GMACs: billions of"
             " multiply-accumulates of a forward pass. images/s: training steps without waiting for data, the median of what"
-            " the run logged last, on the hardware and the workers that it had."
+            " the run logged last, on the hardware and the workers that it had; runs beside each other on one CPU share it."
         )
 
     def to_html(self) -> str:
         """One self-contained page."""
-        tested, results = self.tested, self.results
+        checked, results = self.checked, self.results
         return render(
             "study.html",
             title=TITLES[self.study],
             is_ablations=self.study == "ablations",
             rule=RULE,
             measured=self.measured,
-            chart=claims_table.chart(tested),
-            claims=_table(claims_table.HEADINGS, claims_table.cells(tested), claims_table.LEFT),
-            findings=[each.claim for each in tested],
+            chart=claims_table.chart(checked),
+            claims=_table(claims_table.HEADINGS, claims_table.cells(checked), claims_table.LEFT),
+            findings=[each.claim for each in checked],
             paper_images=paper.VALIDATION_IMAGES,
             charts=nets_table.charts(results) if self.study == "small" else [],
             legend=nets_table.legend(results),
@@ -79,7 +79,7 @@ class StudyReport:
 
     def files(self) -> dict[str, str]:
         """Every file of the report by name: the page, the printed text, and the tables for other programs."""
-        table = claims_table.data_rows(self.tested) if self.study == "ablations" else nets_table.data_rows(self.results)
+        table = claims_table.data_rows(self.checked) if self.study == "ablations" else nets_table.data_rows(self.results)
         found = {
             "study.html": self.to_html(),
             "study.txt": self.to_text(aligned) + "\n",
@@ -98,7 +98,7 @@ class StudyReport:
             for top in self.results.tops:
                 if error := net.error(top):
                     found[f"study/{net.name}/top{top}_error"] = error.mean
-        for each in self.tested:
+        for each in self.checked:
             if each.difference is not None:
                 found[f"study/{each.claim.first}_minus_{each.claim.second}"] = each.difference.mean
         return {re.sub(r"[^\w\-./ ]", "_", name): value for name, value in found.items()}
