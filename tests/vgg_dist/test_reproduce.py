@@ -57,8 +57,8 @@ def test_nets_start_from_their_shallower_ones_and_end_in_the_tables(cluster: dic
 @pytest.mark.ray
 def test_a_study_trains_its_nets_and_compares_them(cluster: dict[str, str], tmp_path: Path) -> None:
     flags = """
-        --study ablations --only A A-LRN --seeds 1 --seed 3 --head gap --image-size 32 --data synthetic:train=64,val=100,size=40
-        --global-batch 32 --precision fp32 --epochs 1 --num-workers 1
+        --study ablations --only A A-LRN --seeds 1 --seed 3 --head gap --image-size 32 --epochs 1
+        --data synthetic:train=64,val=100,size=40 --global-batch 32 --precision fp32 --num-workers 1
     """.split()  # noqa: SIM905
     command = [sys.executable, "-m", "vgg_dist.reproduce", *flags, "--storage-path", str(tmp_path)]
     env = os.environ | driver(cluster)
