@@ -61,12 +61,12 @@ class ReproduceConfig(TrainFlags):
     only: tuple[Arch, ...] = ()
     """Train only these nets, and those that they start from."""
     through: Literal["table3", "table4", "table5", "table6"] = "table6"
-    """Last table of the paper to reproduce: table3 (one test scale), table4 (several), table5 (multi-crop evaluation), or
-    table6 (fused nets)."""
+    """Last table that --study paper reproduces: table3 (one test scale), table4 (several), table5 (multi-crop evaluation),
+    or table6 (fused nets)."""
     scales: tuple[str, str, str] | None = None
-    """The two fixed train scales and the range. Default: 256 384 256-512, times image size / 224."""
+    """The two fixed train scales and the range of --study paper. Default: 256 384 256-512, times image size / 224."""
     from_shallow: bool = True
-    """Start B to E from the layers of A, as the paper does; otherwise they start as --init says."""
+    """With --study paper, start B to E from the layers of A, as the paper does; otherwise they start as --init says."""
     epochs_scale: Annotated[float, MoreThan(0)] = 1.0
     """Factor for --epochs of every run; the result is rounded up."""
 
