@@ -12,7 +12,7 @@ def output_size(layer: nn.Module, size: int) -> int:
     if isinstance(layer, nn.Conv2d):
         return (size + 2 * int(layer.padding[0]) - layer.kernel_size[0]) // layer.stride[0] + 1
     if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
-        kernel, stride = _side(layer.kernel_size), _side(layer.stride)
+        kernel, stride = side(layer.kernel_size), side(layer.stride)
         # ceil_mode: the last window may extend over the edge.
         return (size - kernel + (stride - 1 if layer.ceil_mode else 0)) // stride + 1
     return size
@@ -26,11 +26,12 @@ def receptive_field(model: nn.Module) -> tuple[int, int, int]:
     stride, padding, size = 1, 0, 1
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-            size += (_side(layer.kernel_size) - 1) * stride
-            padding += int(_side(layer.padding)) * stride  # type: ignore[arg-type]
-            stride *= _side(layer.stride)
+            size += (side(layer.kernel_size) - 1) * stride
+            padding += int(side(layer.padding)) * stride
+            stride *= side(layer.stride)
     return stride, padding, size
 
 
-def _side(value: int | tuple[int, ...]) -> int:
-    return value if isinstance(value, int) else value[0]
+def side(value: int | str | tuple[int, ...]) -> int:
+    """Of a square window: torch keeps one number or one for each axis."""
+    return int(value if isinstance(value, int | str) else value[0])
