@@ -31,6 +31,10 @@ def check_deconvnet(arch: str) -> None:
         raise ValueError(f"deconvnet: lenet5 has no ReLU and no max-pools to go back through; allowed: {others}")
 
 
+class NoWayBack(TypeError):
+    """A net with a layer that the deconvnet cannot go back through."""
+
+
 @dataclass(frozen=True)
 class Forward:
     """A forward pass up to one layer, with what the way back needs."""
@@ -80,7 +84,7 @@ def project(passed: Forward, maps: Tensor) -> Tensor:
         elif where is not None:
             maps = unpool(maps, where, shape)
         elif not isinstance(module, LocalResponseNorm):
-            raise TypeError(f"deconvnet: has no way back through {type(module).__name__}")
+            raise NoWayBack(f"deconvnet: has no way back through {type(module).__name__}")
     return maps
 
 
@@ -124,6 +128,8 @@ class Crop:
     left: int
     height: int
     width: int
+    position: tuple[int, int]
+    """(y, x) of the activation in the maps of the whole image."""
     place: Place
     """Of the activation in the maps of the crop."""
     window: tuple[int, int, int, int]
@@ -140,7 +146,7 @@ def crop_around(layer: Layer, place: Place, size: int) -> Crop:
     (top, height), (left, width) = (_extent(layer, position, size) for position in (y, x))
     first, second, bottom, right = layer.window(y, x)
     window = max(0, first) - top, max(0, second) - left, min(size, bottom) - top, min(size, right) - left
-    return Crop(top, left, height, width, (channel, y - top // layer.jump, x - left // layer.jump), window)
+    return Crop(top, left, height, width, (y, x), (channel, y - top // layer.jump, x - left // layer.jump), window)
 
 
 def _extent(layer: Layer, position: int, size: int) -> tuple[int, int]:
