@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from pipelines.progress import Progress
 from vgg_dist.config.visualize import DeconvnetPictures
-from vgg_dist.evaluation.open import open_any_images, open_net
+from vgg_dist.evaluation.open import open_any_images
 from vgg_dist.models.layers import Layer, layers
 from vgg_dist.visualization.deconvnet import Crop, check_deconvnet, crop_around, project_places
+from vgg_dist.visualization.described import open_trained
 from vgg_dist.visualization.images import Images, choose_device, choose_layers
 from vgg_dist.visualization.page import Page, Picture, Section
 from vgg_dist.visualization.strongest import KEPT, Strongest, find_strongest
@@ -31,15 +32,14 @@ TILE = 72  # pixels
 
 def draw_deconvnet(options: DeconvnetPictures) -> Page:
     """The page, and an overview of each layer as a PNG file. ValueError or OSError, one line, for what stops it."""
-    config = options.evaluation()
-    net = open_net(config, config.nets[0])
+    net = open_trained(options)
     check_deconvnet(net.arch)
     chosen = choose_layers(layers(net.model, net.image_size), options.layers)
     for layer in chosen:
         if beyond := [number for number in options.maps if not 0 <= number < layer.channels]:
             raise ValueError(f"--maps {beyond[0]}: {layer.name} has the maps 0 to {layer.channels - 1}")
     device = choose_device()
-    images = Images(open_any_images(config, net), net, device)
+    images = Images(open_any_images(options.evaluation(), net), net, device)
     features = net.model.features.to(device)
     found = _search(features, chosen, images, options.images)
     sections, overviews = [], {}

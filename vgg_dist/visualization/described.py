@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipelines.paths import is_remote
 from vgg_dist.config.names import known_arch
 from vgg_dist.config.visualize import NetFlags, ReceptiveFieldPictures, SummaryPictures
 from vgg_dist.evaluation.open import open_net
@@ -28,15 +29,24 @@ class DescribedNet:
     trained: TrainedNet | None
 
 
+def open_trained(options: NetFlags) -> TrainedNet:
+    """The net of NET with its weights. ValueError, one line, for an architecture without weights, and as `open_net`."""
+    if options.net in MODELS and not os.path.exists(options.net):
+        raise ValueError(f"NET {options.net}: is an architecture; give a trained net: a run's folder, or a weights file")
+    config = options.evaluation()
+    return open_net(config, config.nets[0])
+
+
 def describe_net(options: ReceptiveFieldPictures | SummaryPictures) -> DescribedNet:
     """The net of NET. ValueError or OSError, one line, for a name that is neither a file nor an architecture."""
     known = known_arch(options.net)
     arch = known.arch if known else options.net
     if arch in MODELS and not os.path.exists(options.net):
         return _without_weights(arch, options, known is not None and known.batch_norm)
+    if not is_remote(options.net) and not os.path.exists(options.net):
+        raise ValueError(f"NET {options.net}: is neither a file or folder nor an architecture: {', '.join(MODELS)}")
     _refuse_flags(options)
-    config = options.evaluation()
-    net = open_net(config, config.nets[0])
+    net = open_trained(options)
     words = f"{net.arch}{' with batch norm' * net.batch_norm}, {net.image_size} pixels"
     return DescribedNet(net.name, f"{words}{f'; {net.origin}' if net.origin else ''}.", net.model, net.image_size, net)
 

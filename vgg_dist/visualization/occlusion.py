@@ -18,10 +18,11 @@ from torch import Tensor
 
 from pipelines.progress import Progress
 from vgg_dist.config.visualize import OcclusionPictures
-from vgg_dist.evaluation.open import open_images, open_net
+from vgg_dist.evaluation.open import open_images
 from vgg_dist.models.layers import Layer, layers
 from vgg_dist.models.vgg import ConvNet
 from vgg_dist.visualization.deconvnet import NoWayBack, project_places
+from vgg_dist.visualization.described import open_trained
 from vgg_dist.visualization.images import Images, choose_device, choose_layers
 from vgg_dist.visualization.page import Page, Picture, Section
 from vgg_dist.visualization.plots import colored
@@ -55,8 +56,7 @@ class Occluded:
 
 def draw_occlusion(options: OcclusionPictures) -> Page:
     """The page. ValueError or OSError, one line, for what stops it."""
-    config = options.evaluation()
-    net = open_net(config, config.nets[0])
+    net = open_trained(options)
     size = net.image_size
     square = round(SQUARE * size) if options.square is None else options.square
     if square >= size:
@@ -64,7 +64,7 @@ def draw_occlusion(options: OcclusionPictures) -> Page:
     step = max(1, square // STEPS) if options.step is None else options.step
     wanted = () if options.layer is None else (options.layer,)
     layer = choose_layers(layers(net.model, size), wanted, "--layer")[-1]
-    store, names = open_images(config, [net])
+    store, names = open_images(options.evaluation(), [net])
     images = Images(store, net, choose_device())
     model = net.model.to(images.device).eval()
     candidates = images.spread(CANDIDATES * options.images)
@@ -79,9 +79,9 @@ def draw_occlusion(options: OcclusionPictures) -> Page:
     text = (
         f"Of {len(candidates):,} images those whose class the net is surest of. A grey square of {square} pixels, the mean"
         f" colour, covers each part of them, at positions {step} pixels apart. Above: the image; the map of {layer.name}"
-        " that answers most to it, first what its strongest activation comes from by the deconvnet, then the map itself. Below,"
-        " each where the middle of the square is: the sum of that map, the posterior of the class, and the most probable"
-        " class. Dark is little, bright is much; the colours of classes have no meaning."
+        " that answers most to it, first what its strongest activation comes from by the deconvnet, then the map itself."
+        " Below, each where the middle of the square is: the sum of that map, the posterior of the class, and the most"
+        " probable class. Dark is little, bright is much; the colours of classes have no meaning."
     )
     about = (net.origin,) if net.origin else ()
     return Page(
