@@ -38,7 +38,7 @@ def draw_augmentations(options: AugmentationPictures) -> Page:
     indices = np.unique(np.linspace(0, len(store) - 1, min(options.images, len(store))).round().astype(np.int64))
     if options.pictures:
         indices = np.arange(len(store))
-    drawn = [_of_epoch(config, len(store), epoch, indices) for epoch in range(options.draws)]
+    drawn = [_of_epoch(config, store, epoch, indices) for epoch in range(options.draws)]
     low, high = config.train_scale.ends
     plain = [evaluation_samples(indices, config.val_scale) for _ in drawn]
     scales = np.linspace(low, high, len(drawn)).round().astype(np.int32)
@@ -80,9 +80,10 @@ def _open_loader(store: SampleStore, config: TrainSettings) -> Loader:
     )
 
 
-def _of_epoch(config: TrainSettings, num_images: int, epoch: int, indices: NDArray[np.int64]) -> Samples:
+def _of_epoch(config: TrainSettings, store: SampleStore, epoch: int, indices: NDArray[np.int64]) -> Samples:
     """What an epoch draws for the images at `indices`."""
-    plan = EpochPlan(num_images, config.seed, epoch, augmentation(config))
+    shards = store.shards() if config.shuffle == "blocks" else None
+    plan = EpochPlan(len(store), config.seed, epoch, augmentation(config), shards)
     row_of = np.argsort(plan.samples.index)
     return plan.samples.at(row_of[indices])
 

@@ -191,9 +191,9 @@ def _of_largest(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _on_image(values: NDArray[np.uint8], size: int, covering: Covering) -> NDArray[np.uint8]:
     """RGBA (n, n, 4), one for each position of the square, on the image's area: `step` pixels around its middle each."""
-    step, start = covering.step, (covering.square - covering.step) // 2
+    start = covering.square // 2 - covering.step // 2
+    position = (np.arange(size) - start) // covering.step
+    seen = np.flatnonzero((position >= 0) & (position < len(values)))
     canvas = np.zeros((size, size, 4), np.uint8)
-    enlarged = values.repeat(step, axis=0).repeat(step, axis=1)
-    end = min(size, start + len(enlarged))
-    canvas[start:end, start:end] = enlarged[: end - start, : end - start]
+    canvas[np.ix_(seen, seen)] = values[np.ix_(position[seen], position[seen])]
     return canvas
