@@ -29,17 +29,15 @@ class PictureFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetFlags(PictureFlags):
-    """Which net is looked into."""
+class WeightsFlags(PictureFlags):
+    """How nets are read, and whether their records get the pictures."""
 
-    net: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NET")]
-    """A run's folder, a checkpoint, a weights file, or torchvision://VGG16_Weights.IMAGENET1K_V1."""
     checkpoint: str = LAST
     """Of a run: last, best (by validation error), or the number of a step."""
     weights_format: Literal["torchvision", "caffe", "safetensors"] | None = None
     """What a weights file is, where it does not say it itself."""
     log: bool = True
-    """Log page and pictures to the MLflow run of NET, if it is a run's folder and has one."""
+    """Log page and pictures to the MLflow run of a net that is a run's folder and has one."""
     tracking_uri: str | None = None
     """MLflow server of that run. Default: the one that the run was recorded on."""
 
@@ -48,12 +46,30 @@ class NetFlags(PictureFlags):
         super().check()
         check_checkpoint(self.checkpoint)
 
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """Where the nets are."""
+        raise NotImplementedError
+
     def evaluation(self) -> EvalConfig:
-        """The net, and the images if there are any, as of vgg_dist.evaluate."""
-        shared = {name: getattr(self, name) for name in ("data", "class_names") if hasattr(self, name)}
+        """The nets, and the images if there are any, as of vgg_dist.evaluate."""
+        images = {name: getattr(self, name) for name in ("data", "class_names") if hasattr(self, name)}
         return EvalConfig(
-            nets=(self.net,), checkpoint=self.checkpoint, weights_format=self.weights_format, **shared
+            nets=self.locations, checkpoint=self.checkpoint, weights_format=self.weights_format, **images
         ).resolved()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetFlags(WeightsFlags):
+    """Which net is looked into."""
+
+    net: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NET")]
+    """A run's folder, a checkpoint, a weights file, or torchvision://VGG16_Weights.IMAGENET1K_V1."""
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """NET alone."""
+        return (self.net,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,20 +90,20 @@ class DeconvnetPictures(NetFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilterPictures(PictureFlags):
+class FilterPictures(WeightsFlags):
     """The filters of the first layer, and how many of them are dead or respond to frequencies that alias."""
 
     nets: tyro.conf.Positional[tuple[str, ...]]
     """One or several nets, which are compared: runs, checkpoints, weights files."""
-    checkpoint: str = LAST
-    """Of runs: last, best (by validation error), or the number of a step."""
-    weights_format: Literal["torchvision", "caffe", "safetensors"] | None = None
-    """What weights files are, where they do not say it themselves."""
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """All nets."""
+        return self.nets
 
     def check(self) -> None:
         """As of PictureFlags."""
         super().check()
-        check_checkpoint(self.checkpoint)
         if not self.nets:
             raise ValueError("filters: no net given; name one or several runs, checkpoints or weights files")
 

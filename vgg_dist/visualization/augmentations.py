@@ -7,6 +7,7 @@ The crops come from the training's own loader, and those of all ways together ar
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
@@ -35,30 +36,31 @@ def draw_augmentations(options: AugmentationPictures) -> Page:
     """The page. ValueError or OSError, one line, for what stops it."""
     config = options.train.resolved()
     store = _open(options, config)
-    indices = np.unique(np.linspace(0, len(store) - 1, min(options.images, len(store))).round().astype(np.int64))
-    if options.pictures:
-        indices = np.arange(len(store))
+    shown = len(store) if options.pictures else min(options.images, len(store))
+    indices = np.linspace(0, len(store) - 1, shown).round().astype(np.int64)
     drawn = [_of_epoch(config, store, epoch, indices) for epoch in range(options.draws)]
-    low, high = config.train_scale.ends
-    plain = [evaluation_samples(indices, config.val_scale) for _ in drawn]
-    scales = np.linspace(low, high, len(drawn)).round().astype(np.int32)
-    scaled = [replace(each, scale=np.full(len(indices), scale, np.int32)) for each, scale in zip(plain, scales, strict=True)]
-    cropped = [replace(each, position=one.position) for each, one in zip(plain, drawn, strict=True)]
-    shifted = [replace(each, shift=one.shift) for each, one in zip(plain, drawn, strict=True)]
-    mirrored = [replace(plain[0], flip=np.ones(len(indices), np.bool_))]
-    padded = f", padded by {config.pad}" if config.pad else ""
-    colors = f"Standard deviation {config.color_shift:g} along ImageNet's principal colour components."
-    ways = {
-        f"Scale: S from {low} to {high}": ("The whole range from left to right, cropped in the middle.", scaled),
-        "Crop": (f"Positions as drawn, at S = {config.val_scale}{padded}.", cropped),
-        "Flip": ("Half of the images are mirrored.", mirrored) if config.flip else ("Off.", []),
-        "Colour shift": (colors, shifted) if config.color_shift else ("Off.", []),
-        "All together": (f"What epochs 1 to {len(drawn)} of this training use, seed {config.seed}.", drawn),
-    }
+    plain = evaluation_samples(indices, config.val_scale)
     loader = _open_loader(store, config)
-    sections = [_section(way, *of_way, loader, plain[0]) for way, of_way in ways.items()]
+    sections = [_section(way, text, columns, loader, plain) for way, text, columns in _ways(config, plain, drawn)]
     text = "On the left in every row is the image as a validation sees it, beside it what the training makes of it."
     return Page(f"augmentations-{config.arch}", "What the net is given", (text, config.command_line()), sections)
+
+
+def _ways(config: TrainSettings, plain: Samples, drawn: list[Samples]) -> Iterator[tuple[str, str, list[Samples]]]:
+    """Each way of augmentation: its name, what is shown, and the images with it alone; without it, none. The last is all."""
+    low, high = config.train_scale.ends
+    scales = np.linspace(low, high, len(drawn)).round().astype(np.int32)
+    scaled = [replace(plain, scale=np.full(len(plain), scale, np.int32)) for scale in scales]
+    yield f"Scale: S from {low} to {high}", "The whole range from left to right, cropped in the middle.", scaled
+    padded = f", padded by {config.pad}" if config.pad else ""
+    cropped = [replace(plain, position=each.position) for each in drawn]
+    yield "Crop", f"Positions as drawn, at S = {config.val_scale}{padded}.", cropped
+    mirrored = [replace(plain, flip=np.ones(len(plain), np.bool_))]
+    yield ("Flip", "Half of the images are mirrored.", mirrored) if config.flip else ("Flip", "Off.", [])
+    colors = f"Standard deviation {config.color_shift:g} along ImageNet's principal colour components."
+    shifted = [replace(plain, shift=each.shift) for each in drawn]
+    yield ("Colour shift", colors, shifted) if config.color_shift else ("Colour shift", "Off.", [])
+    yield "All together", f"What epochs 1 to {len(drawn)} of this training use, seed {config.seed}.", drawn
 
 
 def _open(options: AugmentationPictures, config: TrainSettings) -> SampleStore:

@@ -22,7 +22,7 @@ from vgg_dist.evaluation.open import open_any_images
 from vgg_dist.models.layers import Layer, layers
 from vgg_dist.visualization.deconvnet import Crop, check_deconvnet, crop_around, project_places
 from vgg_dist.visualization.described import open_trained
-from vgg_dist.visualization.images import Images, choose_device, choose_layers
+from vgg_dist.visualization.images import Images, choose_layers
 from vgg_dist.visualization.page import Page, Picture, Section
 from vgg_dist.visualization.strongest import KEPT, Strongest, find_strongest
 from vgg_dist.visualization.tiles import Pixels, grey_level, mosaic, placed, png, resized
@@ -38,9 +38,8 @@ def draw_deconvnet(options: DeconvnetPictures) -> Page:
     for layer in chosen:
         if beyond := [number for number in options.maps if not 0 <= number < layer.channels]:
             raise ValueError(f"--maps {beyond[0]}: {layer.name} has the maps 0 to {layer.channels - 1}")
-    device = choose_device()
-    images = Images(open_any_images(options.evaluation(), net), net, device)
-    features = net.model.features.to(device)
+    images = Images(open_any_images(options.evaluation(), net), net)
+    features = images.model.features
     found = _search(features, chosen, images, options.images)
     sections, overviews = [], {}
     for layer in Progress(chosen, desc="projecting", unit="layer"):

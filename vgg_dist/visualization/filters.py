@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vgg_dist.config import EvalConfig
 from vgg_dist.config.visualize import FilterPictures
 from vgg_dist.evaluation.open import open_net
 from vgg_dist.models.feature_maps import side
@@ -60,7 +59,7 @@ def filter_faults(weights: NDArray[np.float64], stride: int) -> FilterFaults:
 
 def draw_filters(options: FilterPictures) -> Page:
     """The page; a section for each net, and their numbers in one table. ValueError or OSError, one line, for a bad net."""
-    config = EvalConfig(nets=options.nets, checkpoint=options.checkpoint, weights_format=options.weights_format).resolved()
+    config = options.evaluation()
     nets = [open_net(config, location) for location in config.nets]
     names = _different([net.name for net in nets])
     faults = [filter_faults(*_first_layer(net)) for net in nets]

@@ -17,7 +17,7 @@ from pipelines.stores.sample_store import SampleStore
 from vgg_dist.evaluation.open import default_scale
 from vgg_dist.models.layers import Layer
 from vgg_dist.models.precision import apply_precision
-from vgg_dist.weights.net import NetDescription
+from vgg_dist.weights.net import TrainedNet
 
 BATCH_PIXELS = 16 * 224 * 224  # of a batch; the first layer's maps of D then take 200 MB
 
@@ -51,15 +51,19 @@ def choose_layers(layers: dict[str, Layer], wanted: Sequence[str], flag: str = "
 
 
 class Images:
-    """Images of a store as a net sees them in validation: rescaled to smallest side Q, centre crop, normalised."""
+    """Images of a store as a net sees them in validation: rescaled to smallest side Q, centre crop, normalised.
 
-    def __init__(self, store: SampleStore, net: NetDescription, device: torch.device) -> None:
-        self.store, self.device, self.net = store, device, net
+    The net is moved to the device, channels-last, which is almost twice as fast on a CPU, in evaluation mode.
+    """
+
+    def __init__(self, store: SampleStore, net: TrainedNet) -> None:
+        self.store, self.net, self.device = store, net, choose_device()
+        self.model = net.model.to(self.device).to(memory_format=torch.channels_last).eval()
         self.scale = default_scale(net)
         self.batch = max(1, min(256, BATCH_PIXELS // net.image_size**2))
         preprocessing = Preprocessing(net.image_size, net.mean, net.std, center=True)
         threads = loader_threads(None)
-        self.loader = open_loader(store, preprocessing, num_threads=threads, max_batch=self.batch, device=device)
+        self.loader = open_loader(store, preprocessing, num_threads=threads, max_batch=self.batch, device=self.device)
 
     def spread(self, count: int) -> NDArray[np.int64]:
         """The indices of `count` images at equal distances, or of all where there are no more."""
@@ -74,7 +78,7 @@ class Images:
             good = (batch.labels != IGNORED_LABEL).cpu()
             rows = torch.from_numpy(part.index)[good]
             if len(rows):
-                yield batch.images[good.to(self.device)].contiguous(), rows.to(self.device)
+                yield batch.images[good.to(self.device)].contiguous(memory_format=torch.channels_last), rows.to(self.device)
 
     def pixels(self, images: Tensor) -> NDArray[np.uint8]:
         """(n, H, W, C) grey levels of images (n, C, H, W) as `batches` gives them."""

@@ -9,6 +9,7 @@ object, and not its surroundings.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from vgg_dist.models.layers import Layer, layers
 from vgg_dist.models.vgg import ConvNet
 from vgg_dist.visualization.deconvnet import NoWayBack, project_places
 from vgg_dist.visualization.described import open_trained
-from vgg_dist.visualization.images import Images, choose_device, choose_layers
+from vgg_dist.visualization.images import Images, choose_layers
 from vgg_dist.visualization.page import Page, Picture, Section
 from vgg_dist.visualization.plots import colored
 from vgg_dist.visualization.tiles import grey_level, mosaic, opaque, png, resized
@@ -65,17 +66,15 @@ def draw_occlusion(options: OcclusionPictures) -> Page:
     wanted = () if options.layer is None else (options.layer,)
     layer = choose_layers(layers(net.model, size), wanted, "--layer")[-1]
     store, names = open_images(options.evaluation(), [net])
-    images = Images(store, net, choose_device())
-    model = net.model.to(images.device).eval()
+    images = Images(store, net)
     candidates = images.spread(CANDIDATES * options.images)
-    sure = _surest(model, images, candidates)[: options.images]
-    covering = Covering(model, layer, square, step, images.batch)
+    sure = _surest(images, candidates)[: options.images]
     pictures = []
-    with Progress(total=len(sure), desc="covering", unit="image") as progress:
+    with Progress(total=len(sure) * len(range(0, size - square + 1, step)) ** 2, desc="covering", unit="image") as progress:
+        covering = Covering(images.model, layer, square, step, images.batch, progress.update)
         for batch, rows in images.batches(np.array(sorted(sure), np.int64)):
             for image, row in zip(batch, rows.tolist(), strict=True):
                 pictures.append(_picture(covering, images, image, row, net.class_labels or names))
-                progress.update()
     text = (
         f"Of {len(candidates):,} images those whose class the net is surest of. A grey square of {square} pixels, the mean"
         f" colour, covers each part of them, at positions {step} pixels apart. Above: the image; the map of {layer.name}"
@@ -89,13 +88,13 @@ def draw_occlusion(options: OcclusionPictures) -> Page:
     )
 
 
-def _surest(model: ConvNet, images: Images, candidates: NDArray[np.int64]) -> list[int]:
+def _surest(images: Images, candidates: NDArray[np.int64]) -> list[int]:
     """The candidates by the posterior of their class, the largest first; without a class, of the most probable one."""
     found: dict[int, float] = {}
     with Progress(total=len(candidates), desc="choosing", unit="image") as progress:
         for batch, rows in images.batches(candidates):
             with torch.no_grad():
-                posteriors = model(batch).softmax(1)
+                posteriors = images.model(batch).softmax(1)
             for row, posterior in zip(rows.tolist(), posteriors, strict=True):
                 label = int(images.store.labels[row])
                 found[row] = float(posterior[label] if label >= 0 else posterior.max())
@@ -115,6 +114,8 @@ class Covering:
     """Between its positions, pixels."""
     batch: int
     """Covered images at once."""
+    done: Callable[[int], object] = lambda count: None
+    """Is told how many have been computed."""
 
     @torch.no_grad()
     def occlude(self, image: Tensor, label: int | None) -> Occluded:
@@ -134,6 +135,7 @@ class Covering:
                 each[:, top : top + square, left : left + square] = 0
             maps = model.features[:end](covered)
             posteriors = _posteriors(model, maps, end)
+            self.done(len(part))
             found.append((posteriors[:, label], maps[:, channel].sum(dim=(1, 2)), posteriors.argmax(dim=1)))
         shape = len(starts), len(starts)
         of_class, sums, tops = (torch.cat(each).cpu().numpy().reshape(shape) for each in zip(*found, strict=True))

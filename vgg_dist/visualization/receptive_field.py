@@ -23,7 +23,7 @@ from vgg_dist.evaluation.open import open_any_images
 from vgg_dist.models.layers import Layer, layers
 from vgg_dist.visualization.described import DescribedNet, describe_net
 from vgg_dist.visualization.field_drawings import draw_nested, draw_stacks
-from vgg_dist.visualization.images import Images, choose_device, choose_layers
+from vgg_dist.visualization.images import Images, choose_layers
 from vgg_dist.visualization.page import Page, Picture, Section, Table
 from vgg_dist.visualization.plots import colored
 from vgg_dist.visualization.tiles import png, resized
@@ -67,15 +67,13 @@ def _row(layer: Layer) -> tuple[str, ...]:
 
 def _effective(options: ReceptiveFieldPictures, net: DescribedNet, chosen: Sequence[Layer]) -> Section:
     assert net.trained is not None
-    device = choose_device()
-    images = Images(open_any_images(options.evaluation(), net.trained), net.trained, device)
+    images = Images(open_any_images(options.evaluation(), net.trained), net.trained)
     indices = images.spread(options.images)
-    features = net.model.features.to(device)
-    totals = {layer.name: torch.zeros(net.image_size, net.image_size, device=device) for layer in chosen}
+    totals = {layer.name: torch.zeros(net.image_size, net.image_size, device=images.device) for layer in chosen}
     with Progress(total=len(indices), desc="gradients", unit="image") as progress:
         for batch, rows in images.batches(indices):
             for layer in chosen:
-                totals[layer.name] += middle_gradient(features, layer, batch)
+                totals[layer.name] += middle_gradient(images.model.features, layer, batch)
             progress.update(len(rows))
     pictures = [_effective_picture(layer, totals[layer.name].cpu().numpy(), net.image_size) for layer in chosen]
     text = (

@@ -39,7 +39,7 @@ class Strongest:
 
     def update(self, maps: Tensor, indices: Tensor) -> None:
         """Merges the maps (N, C, H, W) of the images `indices` (N,). Of equal activations the earlier image counts."""
-        values, places = maps.flatten(2).max(dim=2)
+        values, places = maps.permute(0, 2, 3, 1).flatten(1, 2).max(dim=1)  # no copy of channels-last maps
         values = torch.cat([self.values, values.t()], dim=1)
         images = torch.cat([self.images, indices.expand(maps.shape[1], -1)], dim=1)
         places = torch.cat([self.places, places.t()], dim=1)

@@ -10,10 +10,10 @@ from vgg_dist.config.visualize import (
     AugmentationPictures,
     DeconvnetPictures,
     FilterPictures,
-    NetFlags,
     OcclusionPictures,
     Pictures,
     ReceptiveFieldPictures,
+    WeightsFlags,
 )
 from vgg_dist.reporting.text import printed
 from vgg_dist.run_folder.settings import kept_settings
@@ -66,22 +66,24 @@ def write(page: Page, options: Pictures) -> None:
     print(f"page: {(options.output / page.name).absolute()}.html ({len(html) / 1e6:.1f} MB)")
     if files:
         print(f"PNG files: {(options.output / page.name).absolute()}")
-    run = _tracked(options) if isinstance(options, NetFlags) and options.log else None
-    if run is not None and log_pictures(run, {f"{page.name}.html": html, **files}):
-        print(ui_hint(run, f"artifacts/pictures/{page.name}.html"))
+    if isinstance(options, WeightsFlags) and options.log:
+        for location in options.locations:
+            run = _tracked(location, options.tracking_uri)
+            if run is not None and log_pictures(run, {f"{page.name}.html": html, **files}):
+                print(ui_hint(run, f"artifacts/pictures/{page.name}.html"))
 
 
-def _tracked(options: NetFlags) -> TrackedRun | None:
-    """The MLflow run of the net, if it is the folder of a run or a checkpoint in one. Warns if MLflow does not answer."""
-    if options.net.startswith(TORCHVISION_URL):
+def _tracked(location: str, tracking_uri: str | None) -> TrackedRun | None:
+    """The MLflow run of a net that is the folder of a run, or a checkpoint in one. Warns if MLflow does not answer."""
+    if location.startswith(TORCHVISION_URL):
         return None
-    for folder in (absolute(options.net), parent(absolute(options.net))):
+    for folder in (absolute(location), parent(absolute(location))):
         try:
             settings = kept_settings(folder)
             if settings is None:
                 continue
             recorded = settings.get("tracking_uri")
-            uri = options.tracking_uri or (None if MASK in str(recorded) else recorded)
+            uri = tracking_uri or (None if MASK in str(recorded) else recorded)
             return find_run(resolve_tracking_uri(uri, parent(folder)), settings.get("experiment", "vgg_dist"), folder)
         except (TrackingError, OSError) as error:
             print(f"vgg_dist.visualize: the pictures are not logged in MLflow: {error}", file=sys.stderr)
