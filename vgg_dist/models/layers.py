@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import nn
 
-from vgg_dist.models.feature_maps import output_size, side
+from vgg_dist.models.feature_maps import ReceptiveField, output_size, side
 from vgg_dist.models.lrn import LocalResponseNorm
 from vgg_dist.models.vgg import VGG, ConvNet
 
@@ -92,17 +92,17 @@ def _image(model: ConvNet, image_size: int) -> Layer:
 
 def _above(name: str, kind: Kind, module: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d, below: Layer) -> Layer:
     """A layer of windows on `below`; without weights."""
-    kernel, stride, padding = (side(value) for value in (module.kernel_size, module.stride, module.padding))
+    sees = ReceptiveField(below.jump, below.padding, below.field).through(module)
     return replace(
         below,
         name=name,
         kind=kind,
-        kernel=kernel,
-        stride=stride,
+        kernel=side(module.kernel_size),
+        stride=side(module.stride),
         size=output_size(module, below.size),
-        field=below.field + (kernel - 1) * below.jump,
-        jump=below.jump * stride,
-        padding=below.padding + padding * below.jump,
+        field=sees.size,
+        jump=sees.stride,
+        padding=sees.padding,
         parameters=0,
         macs=0,
     )

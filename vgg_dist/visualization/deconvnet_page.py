@@ -176,5 +176,6 @@ def _section(layer: Layer, strongest: Strongest, drawn: Sequence[tuple[int, Pixe
     sees = f"a position sees {layer.field} x {layer.field} pixels"
     if layer.field > size:
         sees += f", more than the image has: whole images of {size} pixels are shown"
-    text = f"{layer.channels} maps of {layer.size} x {layer.size}; {sees}. {dead} maps answer to none of the images."
+    none = f" {dead} maps answer to none of the images." if dead else ""
+    text = f"{layer.channels} maps of {layer.size} x {layer.size}; {sees}.{none}"
     return Section(layer.name, (text,), pictures=pictures)

@@ -64,7 +64,7 @@ def draw_filters(options: FilterPictures) -> Page:
     names = _different([net.name for net in nets])
     faults = [filter_faults(*_first_layer(net)) for net in nets]
     rows = [_row(name, net, of_net) for name, net, of_net in zip(names, nets, faults, strict=True)]
-    headings = "net", "first layer", "filters", "dead", "aliased energy", "of the live ones over half aliased"
+    headings = "net", "first layer", "filters", "dead", "aliased energy", "over half aliased"
     sections = [Section("Faults in numbers", (ABOUT,), Table(headings, rows, frozenset({0, 1})))]
     for name, net, of_net in zip(names, nets, faults, strict=True):
         sections.append(_section(name, net, of_net))
