@@ -20,6 +20,7 @@ from pipelines import prepare
 from vgg_dist.benchmark import options as benchmark
 from vgg_dist.config import EvalConfig, ReproduceConfig, ScaleRange, TrainCommand, TrainFlags, TuneConfig
 from vgg_dist.config.groups import field_docs, grouped
+from vgg_dist.config.visualize import Pictures
 from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
 from vgg_dist.runs import RunsConfig
@@ -35,6 +36,7 @@ SETTINGS: dict[str, Any] = {
     "runs": RunsConfig,
     "report": ReportConfig,
     "export": ExportConfig,
+    **{f"visualize {word.name}": kind for kind, word in map(get_args, get_args(Pictures))},
     "benchmark loader": benchmark.LoaderBenchmark,
     "benchmark segments": benchmark.SegmentsBenchmark,
     "benchmark step": benchmark.StepBenchmark,

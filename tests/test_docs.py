@@ -59,7 +59,7 @@ def test_option_tables_have_the_flags_that_the_command_line_takes(
     beginnings = [re.match(r"[│| ]*((?:--[a-z][\w-]*(?:, )?)+)", line) for line in capsys.readouterr().out.splitlines()]
     taken = {flag for found in beginnings if found for flag in found[1].split(", ") if flag} - {"--help"}
     tables = options.tables(DATACLASSES[name])
-    if issubclass(DATACLASSES[name], options.TrainFlags) or name == "benchmark startup":
+    if issubclass(DATACLASSES[name], options.TrainFlags) or name in ("benchmark startup", "visualize augmentations"):
         tables += "\n" + options.tables(options.TrainFlags)
     told = set(re.findall(r"`(--[\w-]+)`", "\n".join(line.split("|")[1] for line in tables.splitlines() if "|" in line)))
     hidden = {"--arch", "--train-scale", "--init-from"} if name == "reproduce" else set()

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from vgg_dist.config import EvalConfig
 from vgg_dist.models.specs import MODELS
-from vgg_dist.paper import single_scale
 
 if TYPE_CHECKING:  # torch and NumPy take seconds to import, and list_models does not need them
     import numpy as np
@@ -83,12 +82,13 @@ def evaluate_net(
     from pipelines.loading.preprocessing import Preprocessing
     from pipelines.loading.whole_images import WholeImages
     from vgg_dist.evaluation.compute import view_images
+    from vgg_dist.evaluation.open import default_scale
     from vgg_dist.evaluation.views import Viewer
     from vgg_dist.models.precision import autocast_dtype, resolve_precision
     from vgg_dist.reporting.paper_tables.errors import top_k_errors
 
     size = net.image_size
-    scale = _default_scale(net) if scale is None else scale
+    scale = default_scale(net) if scale is None else scale
     if view not in get_args(View):
         raise ValueError(f"view {view!r} is unknown; allowed: {', '.join(get_args(View))}")
     if scale < size:
@@ -105,12 +105,6 @@ def evaluate_net(
         posteriors = view_images(viewer, images, view, scale, np.arange(len(store)))
     top1, top5 = top_k_errors(posteriors, store.labels)
     return EvaluationResult(top1, top5 if net.num_classes > 5 else None, posteriors, store.labels)
-
-
-def _default_scale(net: TrainedNet) -> int:
-    if net.train_scale is None:
-        return round(net.image_size * 256 / 224)
-    return max(net.image_size, single_scale(net.train_scale))
 
 
 @contextmanager

@@ -33,6 +33,7 @@ SUBCOMMANDS = {
     "reproduce": Subcommand("vgg_dist.reproduce", "Train and evaluate all of the paper's nets."),
     "runs": Subcommand("vgg_dist.runs", "List the runs in a folder: how far they are, and their errors."),
     "report": Subcommand("vgg_dist.report", "Compare the trainings of an MLflow experiment."),
+    "visualize": Subcommand("vgg_dist.visualize", "Look inside a net: deconvnet, filters, occlusion, receptive fields."),
     "export": Subcommand("vgg_dist.export", "Write a trained net as ONNX, safetensors and others."),
     "prepare": Subcommand("pipelines.prepare", "Unpack, shard, split or check a data set."),
     "benchmark": Subcommand("vgg_dist.benchmark.__main__", "Measure loader, training step, checkpoints and start-up."),

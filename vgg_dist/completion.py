@@ -12,6 +12,7 @@ import cluster.__main__
 from pipelines import prepare
 from vgg_dist.benchmark.options import Benchmark
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainCommand, TuneConfig
+from vgg_dist.config.visualize import Pictures
 from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
 from vgg_dist.runs import RunsConfig
@@ -23,6 +24,7 @@ SETTINGS: dict[str, Any] = {
     "reproduce": ReproduceConfig,
     "runs": RunsConfig,
     "report": ReportConfig,
+    "visualize": Pictures,
     "export": ExportConfig,
     "benchmark": Benchmark,
     "cluster": cluster.__main__.Command,

@@ -8,7 +8,7 @@ import torch
 
 from pipelines.stores.open import open_store
 from support.networks import build_drawn
-from vgg_dist.config import TrainConfig
+from vgg_dist.config import Arch, TrainConfig
 from vgg_dist.training.state import build_state
 
 DATA = "synthetic:train=100,val=300,size=48"
@@ -30,4 +30,17 @@ def make_run(storage: Path, name: str, seed: int, class_names: list[str] = CLASS
     folder = storage / name / "checkpoint-000000001"
     folder.mkdir(parents=True)
     state.save(folder, config, class_names)
+    return storage / name
+
+
+def make_vgg_run(storage: Path, name: str, data: str = DATA, arch: Arch = "A") -> Path:
+    """A run of a VGG for 32 pixels with a gap head, with drawn weights."""
+    classes = open_store(data, "val").class_names
+    shape = {"head": "gap", "image_size": 32}
+    config = TrainConfig(arch=arch, data=data, name=name, storage_path=str(storage), **shape).resolved()  # type: ignore[arg-type]
+    state = build_state(config, len(classes), torch.device("cpu"))
+    state.model.load_state_dict(build_drawn(arch, num_classes=len(classes), **shape).state_dict())
+    folder = storage / name / "checkpoint-000000001"
+    folder.mkdir(parents=True)
+    state.save(folder, config, classes)
     return storage / name

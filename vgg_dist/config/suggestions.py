@@ -87,10 +87,15 @@ def hint_for_key(name: str, settings: Any) -> str:
 
 
 def _known_words(settings: Any) -> tuple[list[str], list[str]]:
-    """The flags and subcommands of a command, and those of its flags that take no value."""
+    """The flags and subcommands of a command, and those of its flags that take no value.
+
+    If the command line names a subcommand, the flags are those of that one.
+    """
     of_commands = [] if dataclasses.is_dataclass(settings) else [get_args(each) for each in get_args(settings)]
-    commands = [word.name for _, *words in of_commands for word in words]
-    kinds = [kind for kind, *_ in of_commands] or [settings]
+    by_name = {word.name: kind for kind, *words in of_commands for word in words}
+    commands = list(by_name)
+    named = [by_name[word] for word in sys.argv[1:] if word in by_name][:1]
+    kinds = named or [kind for kind, *_ in of_commands] or [settings]
     fields = [each for kind in kinds for each in dataclasses.fields(kind)]
     flags = [flag(each.name) for each in fields if "Suppress" not in str(each.type)]
     switches = [flag(each.name) for each in fields if str(each.type) == "bool"]
@@ -101,6 +106,10 @@ def _known_words(settings: Any) -> tuple[list[str], list[str]]:
 
 def _improved(message: str, known: Sequence[str], switches: Sequence[str]) -> str:
     message = re.sub(r"^Error parsing (--\S+): (?=\1 )", "", MARKUP.sub("", message))
+    # After a subcommand tyro says of each word which one it was applied to.
+    if found := re.match(r"Unrecognized or misplaced options: (.*?)\s*Arguments are applied", message):
+        words = re.sub(r"\s*\(applied to [^)]*\)", "", found[1]).split()
+        message = f"Unrecognized options: {', '.join(words)}"
     if found := re.match(r"Unrecognized options: (.*)", message):
         hints = [_hint_for_flag(word, known, switches) for word in found[1].split(", ")]
         return "; ".join([message, *dict.fromkeys(hint for hint in hints if hint)])

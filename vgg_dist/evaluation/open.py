@@ -27,7 +27,7 @@ from vgg_dist.config import EvalConfig
 from vgg_dist.config.base import quarantine_list
 from vgg_dist.evaluation.line_files import ClassNumbers, read_lines
 from vgg_dist.weights.load import load_net
-from vgg_dist.weights.net import TrainedNet
+from vgg_dist.weights.net import NetDescription, TrainedNet
 
 
 def open_nets(config: EvalConfig) -> list[TrainedNet]:
@@ -118,7 +118,7 @@ def test_scales(config: EvalConfig, net: TrainedNet) -> tuple[int, ...]:
     if config.test_scales is not None:
         scales = config.test_scales
     elif net.train_scale is None:
-        scales = (round(256 * net.image_size / 224),)
+        scales = (default_scale(net),)
     else:
         scales = (paper.single_scale(net.train_scale), *paper.several_scales(net.train_scale, net.image_size))
     if min(scales) < net.image_size:
@@ -126,14 +126,17 @@ def test_scales(config: EvalConfig, net: TrainedNet) -> tuple[int, ...]:
     return tuple(sorted(set(scales)))
 
 
+def default_scale(net: NetDescription) -> int:
+    """The test scale Q of the paper's Table 3; 256/224 of the input size where the training scale is not known."""
+    if net.train_scale is None:
+        return round(net.image_size * 256 / 224)
+    return max(net.image_size, paper.single_scale(net.train_scale))
+
+
 def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleStore, list[str]]:
     """The images, and the nets' class names, which the images' labels are indices into. ValueError, one line."""
     names = next((net.class_names for net in nets if net.class_names is not None), None)
-    data = config.data or next((net.data for net in nets if net.data is not None), None)
-    if data is None:
-        raise ValueError("--data: is needed, as the weights do not come from a run of vgg_dist")
-    if config.data is None and MASK in data:
-        raise ValueError(f"--data: is needed; the run's own was {data}, and checkpoints do not keep secrets ({MASK})")
+    data = data_of(config, nets)
     if _is_flat(data):
         if names is None:
             raise ValueError(f"--data {data}: is a folder without class folders, so --class-names is needed")
@@ -146,6 +149,24 @@ def open_images(config: EvalConfig, nets: Sequence[TrainedNet]) -> tuple[SampleS
         names = _names_in_data(nets[0], data, store.class_names)
     _renumber(store, names, f"--data {data}: classes that {nets[0].name} does not know")
     return store, names
+
+
+def open_any_images(config: EvalConfig, net: TrainedNet) -> SampleStore:
+    """The images, whatever their classes are: val/, or a folder of images. ValueError, one line, where there are none."""
+    data = data_of(config, [net])
+    store = open_image_folder(data, []) if _is_flat(data) else open_store(data, "val", quarantine=config.quarantine)
+    print_notes(data, images=store)
+    return store
+
+
+def data_of(config: EvalConfig, nets: Sequence[TrainedNet]) -> str:
+    """The location of the images: --data, or that of the first net that records its own. ValueError, one line, without."""
+    data = config.data or next((net.data for net in nets if net.data is not None), None)
+    if data is None:
+        raise ValueError("--data: is needed, as the weights do not come from a run of vgg_dist")
+    if config.data is None and MASK in data:
+        raise ValueError(f"--data: is needed; the run's own was {data}, and checkpoints do not keep secrets ({MASK})")
+    return data
 
 
 def _open_flat(config: EvalConfig, data: str, names: list[str]) -> SampleStore:

@@ -20,7 +20,7 @@ from vgg_dist.tracking.connection import TrackingError, await_store, check_store
 from vgg_dist.tracking.log_model import log_model
 from vgg_dist.tracking.read_runs import Histories, RunRecord, read_histories, read_runs
 from vgg_dist.tracking.recorded import recorded
-from vgg_dist.tracking.run import TrackedRun, finish_run, log_report, open_run, ui_hint
+from vgg_dist.tracking.run import TrackedRun, find_run, finish_run, log_pictures, log_report, open_run, ui_hint
 from vgg_dist.tracking.system_metrics import SystemSampler
 from vgg_dist.tracking.tracker import Tracker
 
@@ -33,8 +33,10 @@ __all__ = [
     "TrackingError",
     "await_store",
     "check_store",
+    "find_run",
     "finish_run",
     "log_model",
+    "log_pictures",
     "log_report",
     "open_run",
     "read_histories",

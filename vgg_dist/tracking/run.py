@@ -128,11 +128,45 @@ def log_report(run: TrackedRun, metrics: Mapping[str, float], files: Mapping[str
         points = [Metric(name, value, timestamp=now, step=0) for name, value in metrics.items()]
         for request in batches(points, METRICS_A_REQUEST):
             client.log_batch(run.run_id, metrics=request, synchronous=True)
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                file = Path(folder, name)
-                file.write_bytes(content.encode() if isinstance(content, str) else content)
-                client.log_artifact(run.run_id, str(file))
+        _log_files(client, run, files)
+
+
+def log_pictures(run: TrackedRun, files: Mapping[str, str | bytes]) -> bool:
+    """Logs files, by names that may have folders, below the artifact folder "pictures"; returns whether that worked.
+
+    A failure is logged as a warning.
+    """
+    with warn_on_failure("the pictures are not logged in MLflow"):
+        _log_files(connect(run.tracking_uri), run, files, "pictures")
+        return True
+    return False
+
+
+def _log_files(client: MlflowClient, run: TrackedRun, files: Mapping[str, str | bytes], below: str | None = None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            file = Path(folder, name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+        client.log_artifacts(run.run_id, folder, below)
+
+
+def find_run(tracking_uri: str, experiment: str, folder: str) -> TrackedRun | None:
+    """The MLflow run of the training in `folder`, a path or URL; None if it has none there. TrackingError as `open_run`."""
+    token = (read_file(RunFolder(folder).mlflow_token) or b"").decode("ascii", "replace").strip()
+    if not token.isalnum():
+        return None
+    check_store(tracking_uri, make=False)
+    with tracking_errors(tracking_uri):
+        client = connect(tracking_uri)
+        of_name = client.get_experiment_by_name(experiment)
+        if of_name is None:
+            return None
+        found = client.search_runs([of_name.experiment_id], f"tags.`{TOKEN_TAG}` = '{token}'", max_results=1)
+    if not found:
+        return None
+    info = found[0].info
+    return TrackedRun(tracking_uri, of_name.experiment_id, info.run_id, info.start_time / 1000, folder)
 
 
 CURVES = "model-metrics"

@@ -24,7 +24,7 @@ from vgg_dist.training.parallelism import Worker
 FILLED_SHARE = 8  # a micro-batch that lacks at most an eighth of the images is padded to the common shape
 
 
-def augmentation(config: WorkerSettings) -> Augmentation:
+def augmentation(config: TrainSettings) -> Augmentation:
     """The scales, flips and colour shifts that the plan of an epoch draws."""
     return Augmentation(config.train_scale.ends, config.flip, config.color_shift)
 

@@ -24,8 +24,8 @@ RULE = (
     "A difference is the top-1 error of the first net minus that of the second, in points. Below 0 the first net is better:"
     " a gain. sd is the standard deviation, se the standard error of the mean.",
     "Its 95 % interval has two sources of noise, added as the root of the sum of their squares. The trainings: the standard"
-    " error over the seeds, times Student's t (12.7 for two seeds, 4.3 for three). The images: the standard error of a paired"
-    f" comparison (as in McNemar's test), times {NORMAL:g}.",
+    " error over the seeds, times Student's t (12.7 for two seeds, 4.3 for three). The images: the standard error of a"
+    f" paired comparison (as in McNemar's test), times {NORMAL:g}.",
     f"A gain is shown if the whole interval is below 0, and ruled out if the whole interval is above -{MARGIN:g}.",
     "A claim that the first net is better holds if a gain is shown, and does not hold if it is ruled out. For a claim that"
     " there is no gain it is the other way round. All else is not resolved.",
