@@ -22,7 +22,7 @@ from vgg_dist.config.suggestions import suggestions
 from vgg_dist.errors import TrainingError
 from vgg_dist.launch.ending import stoppable_runs
 from vgg_dist.launch.open_data import open_data_here
-from vgg_dist.run_folder.settings import PROGRAMME, find_settings
+from vgg_dist.run_folder.settings import PROGRAMME, find_settings, refuse_other_study
 
 
 def main(prog: str = "python -m vgg_dist.reproduce") -> None:
@@ -43,6 +43,8 @@ def reproduce_or_plan(config: ReproduceConfig) -> None:
 
     ValueError, OSError or TrainingError, one line, for what stops it.
     """
+    if config.name is not None:  # before other checks: flags kept from another study would be blamed
+        refuse_other_study(config)
     config = config.resolved()
     end_with(f"; the same command with --name {config.name} resumes it")
     splits = open_data_here(config, is_needed=config.dry_run)

@@ -20,6 +20,7 @@ from vgg_dist.config import ReproduceConfig
 from vgg_dist.models.build import build_model, macs
 from vgg_dist.reproduction.run_graph import Run, longest_first, paper_runs
 from vgg_dist.run_folder.outcome import write_outcome
+from vgg_dist.run_folder.settings import PROGRAMME, keep_settings
 from vgg_dist.tracking import read_runs
 from vgg_dist.tracking.connection import connect
 
@@ -100,6 +101,19 @@ def test_mistakes_are_named_before_anything_is_started(
     assert done.stderr.startswith("vgg_dist.reproduce: ")
     assert done.stderr.count("\n") == 1
     assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_a_name_keeps_its_study(tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = ReproduceConfig(study="ablations", name="mine", storage_path=".").resolved()
+    keep_settings(kept.folder, kept, PROGRAMME)
+    before = snapshot(tmp_path)
+    for study in ("paper", "small"):
+        done = call("vgg_dist.reproduce", "--storage-path", ".", "--name", "mine", "--study", study)
+        assert done.status == 2
+        assert f"vgg_dist.reproduce: --name mine: holds --study ablations, not {study}" in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert snapshot(tmp_path) == before
 
 
 def time_taken(runs: Sequence[Run], at_once: int) -> float:

@@ -15,7 +15,7 @@ from vgg_dist.reproduction.run_graph import Run, wants_crops
 from vgg_dist.reproduction.scheduler import RunsFailed, run_all
 from vgg_dist.reproduction.study import finished_runs, report_study
 from vgg_dist.run_folder.outcome import check_earlier
-from vgg_dist.run_folder.settings import PROGRAMME, keep_settings, kept_settings
+from vgg_dist.run_folder.settings import PROGRAMME, keep_settings, refuse_other_study
 from vgg_dist.tracking import TrackedRun, open_run, recorded, resolve_tracking_uri
 from vgg_dist.weights.net import TrainedNet
 
@@ -42,14 +42,6 @@ def reproduce(config: ReproduceConfig, runs: Sequence[Run], class_names: list[st
             run_all(config, runs, parent)
             with signals.raising():
                 evaluate_all(config, runs, parent)
-
-
-def refuse_other_study(config: ReproduceConfig) -> None:
-    """ValueError, one line, if the folder of this name holds another study. OSError if it cannot be read."""
-    kept = kept_settings(config.folder, PROGRAMME) or {}
-    other = kept.get("study", "paper") if kept else config.study
-    if other != config.study:
-        raise ValueError(f"--name {config.name}: holds --study {other}, not {config.study}; give another --name")
 
 
 def train_and_compare(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:

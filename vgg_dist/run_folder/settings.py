@@ -9,9 +9,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.paths import join
+from pipelines.paths import absolute, join
 from pipelines.secrets import masked
-from vgg_dist.config import Config, TrainFlags, check_name
+from vgg_dist.config import Config, ReproduceConfig, TrainFlags, check_name
 from vgg_dist.config.command_line import Recorded
 from vgg_dist.config.config_file import CONFIG_FILE, to_yaml
 from vgg_dist.run_folder.folder import SETTINGS
@@ -44,6 +44,17 @@ def find_settings(name: str) -> Callable[[str, str], Recorded | None]:
         return None if settings is None else Recorded(settings, trained=name == SEARCH)
 
     return find
+
+
+def refuse_other_study(config: ReproduceConfig) -> None:
+    """ValueError, one line, if the folder of this --name holds another study. OSError if it cannot be read.
+
+    `config` has a name, but need not be resolved.
+    """
+    kept = kept_settings(join(absolute(config.storage_path), str(config.name)), PROGRAMME)
+    other = config.study if kept is None else kept.get("study", "paper")  # an earlier version had no other
+    if other != config.study:
+        raise ValueError(f"--name {config.name}: holds --study {other}, not {config.study}; give another --name")
 
 
 def kept_settings(folder: str, name: str = SETTINGS) -> dict[str, Any] | None:
