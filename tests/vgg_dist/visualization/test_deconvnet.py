@@ -157,3 +157,15 @@ def check_crop(model: ConvNet, layer: Layer, image: Tensor, maps: Tensor, place:
 def test_lenet_has_no_deconvnet() -> None:
     with pytest.raises(ValueError, match=r"^deconvnet: lenet5 .*; allowed: A, A-LRN, B, .*zfnet$"):
         check_deconvnet("lenet5")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("arch", ["A", "alexnet", "zfnet"])
+def test_projections_on_a_gpu_are_those_of_the_cpu(arch: str) -> None:
+    size = small_size(arch)
+    model = random_net(arch, False, size)
+    images = torch.randn(2, 3, size, size, dtype=torch.float64)
+    layer = layers(model, size)["pool5"]
+    on_cpu = project_places(model.features, images, layer, [(3, 0, 0), (5, 0, 0)])
+    on_gpu = project_places(model.features.to("cuda"), images.to("cuda"), layer, [(3, 0, 0), (5, 0, 0)])
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu)
