@@ -1,6 +1,6 @@
 """Look inside a net: what its layers answer to, what they see, and what it is given, as pictures on one HTML page.
 
-    python -m vgg_dist.visualize deconvnet runs/first --layers conv3_1 conv4_2
+    python -m vgg_dist.visualize deconvnet runs/first --layers conv3_1 conv4_2 --images 1000
     python -m vgg_dist.visualize filters runs/alexnet runs/zfnet
     python -m vgg_dist.visualize occlusion runs/first --images 8
     python -m vgg_dist.visualize receptive-field runs/first

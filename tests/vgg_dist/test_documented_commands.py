@@ -18,6 +18,7 @@ from vgg_dist.benchmark.options import Benchmark
 from vgg_dist.cli import SUBCOMMANDS
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainCommand, TuneConfig
 from vgg_dist.config.arguments import read_arguments
+from vgg_dist.config.visualize import Pictures
 from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
 from vgg_dist.runs import RunsConfig
@@ -30,6 +31,7 @@ SETTINGS: dict[str, Any] = {
     "vgg_dist.export": ExportConfig,
     "vgg_dist.reproduce": ReproduceConfig,
     "vgg_dist.report": ReportConfig,
+    "vgg_dist.visualize": Pictures,
     "vgg_dist.runs": RunsConfig,
     "vgg_dist.benchmark": Benchmark,
     "cluster": cluster.__main__.Command,

@@ -16,6 +16,8 @@ from vgg_dist.reporting.comparison import compare_by_data, to_html
 from vgg_dist.reporting.paper_tables import EvaluatedNet, build_report
 from vgg_dist.reporting.studies import StudyReport
 from vgg_dist.tracking import RunRecord
+from vgg_dist.visualization.page import Page, Picture, Section, Table
+from vgg_dist.visualization.tiles import png
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -68,7 +70,17 @@ def ablations_page() -> str:
     return StudyReport("ablations", results(nets)).to_html()
 
 
-@pytest.mark.parametrize("page", [evaluation_page, comparison_page, small_nets_page, ablations_page])
+def pictures_page() -> str:
+    """As of vgg_dist.visualize: wide and small pictures, a table, long captions."""
+    rng = np.random.default_rng(0)
+    wide, small = (png(rng.integers(0, 256, (40, width, 4), np.uint8)) for width in (1500, 20))
+    pictures = [Picture(wide, f"{'x' * 90}: map {k}", f"{k}.png") for k in range(5)] + [Picture(small, "small")]
+    table = Table([f"heading {k}" for k in range(9)], [[f"{'y' * 12} {k}" for k in range(9)]] * 3)
+    sections = [Section(f"conv{k}", ("a sentence " * 20,), table, pictures, width) for k, width in enumerate((16, 26, 44))]
+    return Page("name", "Pictures of a-run-with-a-long-name" * 2, ("text " * 50,), sections).to_html()
+
+
+@pytest.mark.parametrize("page", [evaluation_page, comparison_page, small_nets_page, ablations_page, pictures_page])
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
 def test_nothing_leaves_the_screen_or_the_page(page: object, width: int, scheme: str, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
