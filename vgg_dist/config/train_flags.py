@@ -27,7 +27,7 @@ class TrainFlags(Config, ABC):
     """Network: the paper's configurations A to E (vgg11, vgg13, vgg16 and vgg19 name A, B, D and E; vgg16_bn is D with
     --batch-norm), A-LRN, its control net B-5x5, or an earlier net."""
     batch_norm: bool = False
-    """Add batch normalisation after every convolution (A, B, C, D and E only)."""
+    """Add batch normalisation after every convolution (A, B, B-5x5, C, D and E only)."""
     head: Literal["fc", "gap", "linear"] = "fc"
     """Classifier: fc, the paper's three fully connected layers; gap, global average pooling and a linear layer; linear, one
     linear layer."""

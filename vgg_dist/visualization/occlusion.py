@@ -31,6 +31,7 @@ from vgg_dist.visualization.tiles import grey_level, mosaic, opaque, png, resize
 
 TILE = 208  # pixels
 SQUARE = 2 / 9  # of the image's side: 50 of 225 pixels
+HALF_SURE = 0.75  # posterior: what a square takes away shows, and what it adds
 CANDIDATES = 20  # images looked at for each that is shown
 STEPS = 6  # positions within a square's side
 
@@ -68,19 +69,20 @@ def draw_occlusion(options: OcclusionPictures) -> Page:
     store, names = open_images(options.evaluation(), [net])
     images = Images(store, net)
     candidates = images.spread(CANDIDATES * options.images)
-    sure = _surest(images, candidates)[: options.images]
+    chosen = _half_sure(images, candidates)[: options.images]
     pictures = []
-    with Progress(total=len(sure) * len(range(0, size - square + 1, step)) ** 2, desc="covering", unit="image") as progress:
+    total = len(chosen) * len(range(0, size - square + 1, step)) ** 2
+    with Progress(total=total, desc="covering", unit="image") as progress:
         covering = Covering(images.model, layer, square, step, images.batch, progress.update)
-        for batch, rows in images.batches(np.array(sorted(sure), np.int64)):
+        for batch, rows in images.batches(np.array(sorted(chosen), np.int64)):
             for image, row in zip(batch, rows.tolist(), strict=True):
                 pictures.append(_picture(covering, images, image, row, net.class_labels or names))
     text = (
-        f"Of {len(candidates):,} images those whose class the net is surest of. A grey square of {square} pixels, the mean"
-        f" colour, covers each part of them, at positions {step} pixels apart. Above: the image; the map of {layer.name}"
-        " that answers most to it, first what its strongest activation comes from by the deconvnet, then the map itself."
-        " Below, each where the middle of the square is: the sum of that map, the posterior of the class, and the most"
-        " probable class. Dark is little, bright is much; the colours of classes have no meaning."
+        f"Of {len(candidates):,} images those to whose class the net gives a posterior nearest to {HALF_SURE}. A grey square"
+        f" of {square} pixels, the mean colour, covers each part of them, at positions {step} pixels apart. Above: the"
+        f" image; the map of {layer.name} that answers most to it, first what its strongest activation comes from by the"
+        " deconvnet, then the map itself. Below, each where the middle of the square is: the sum of that map, the posterior of the"
+        " class, and the most probable class. Dark is little, bright is much; the colours of classes have no meaning."
     )
     about = (net.origin,) if net.origin else ()
     return Page(
@@ -88,8 +90,8 @@ def draw_occlusion(options: OcclusionPictures) -> Page:
     )
 
 
-def _surest(images: Images, candidates: NDArray[np.int64]) -> list[int]:
-    """The candidates by the posterior of their class, the largest first; without a class, of the most probable one."""
+def _half_sure(images: Images, candidates: NDArray[np.int64]) -> list[int]:
+    """The candidates by the posterior of their class, nearest to HALF_SURE first; without a class, of the most probable."""
     found: dict[int, float] = {}
     with Progress(total=len(candidates), desc="choosing", unit="image") as progress:
         for batch, rows in images.batches(candidates):
@@ -99,7 +101,7 @@ def _surest(images: Images, candidates: NDArray[np.int64]) -> list[int]:
                 label = int(images.store.labels[row])
                 found[row] = float(posterior[label] if label >= 0 else posterior.max())
             progress.update(len(rows))
-    return sorted(found, key=lambda row: -found[row])
+    return sorted(found, key=lambda row: abs(found[row] - HALF_SURE))
 
 
 @dataclass(frozen=True)
