@@ -80,7 +80,7 @@ class DeconvnetPictures(NetFlags):
     layers: tuple[str, ...] = ()
     """Layers, such as conv3_3 pool4, or all. Default: the last convolution before each pool."""
     maps: tuple[int, ...] = ()
-    """Numbers of the maps of each layer, from 0. Default: --num-maps of those that answer to something."""
+    """Numbers of the maps of each layer, from 0. Default: --num-maps of those that answer to nine images."""
     num_maps: Annotated[int, AtLeast(1)] = 12
     """How many maps of each layer, at equal distances."""
     data: str | None = None

@@ -78,11 +78,12 @@ def draw_occlusion(options: OcclusionPictures) -> Page:
             for image, row in zip(batch, rows.tolist(), strict=True):
                 pictures.append(_picture(covering, images, image, row, net.class_labels or names))
     text = (
-        f"Of {len(candidates):,} images those to whose class the net gives a posterior nearest to {HALF_SURE}. A grey square"
-        f" of {square} pixels, the mean colour, covers each part of them, at positions {step} pixels apart. Above: the"
-        f" image; the map of {layer.name} that answers most to it, first what its strongest activation comes from by the"
-        " deconvnet, then the map itself. Below, each where the middle of the square is: the sum of that map, the posterior of the"
-        " class, and the most probable class. Dark is little, bright is much; the colours of classes have no meaning."
+        f"Of {len(candidates):,} images those to whose class the net gives a posterior nearest to {HALF_SURE}. A grey"
+        f" square of {square} pixels, the mean colour, covers each part of them, at positions {step} pixels apart. Above:"
+        f" the image; the map of {layer.name} that answers most to it, first what its strongest activation comes from by"
+        " the deconvnet, then the map itself. Below, each where the middle of the square is: the sum of that map, the"
+        " posterior of the class, and the most probable class. Dark is little, bright is much; the colours of classes"
+        " have no meaning."
     )
     about = (net.origin,) if net.origin else ()
     return Page(
