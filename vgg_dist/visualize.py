@@ -34,9 +34,9 @@ def visualize(options: Pictures) -> None:
     """Draws the pictures and writes the page. ValueError or OSError, one line, for what stops it."""
     options.check()
     # Imported here, so that neither --help nor the message of a mistake waits for torch.
-    from vgg_dist.visualization.write import draw, write
+    from vgg_dist.visualization.write import draw_and_write
 
-    write(draw(options), options)
+    draw_and_write(options)
 
 
 if __name__ == "__main__":

@@ -141,6 +141,8 @@ def test_mistakes_are_one_line(net: Path, lenet: Path, tmp_path: Path, call: Cal
         (("filters",), "filters: no net given; name one or several runs, checkpoints or weights files"),
         (("filters", tmp_path / "nothing"), f"net {tmp_path / 'nothing'}: does not exist; expected a run's folder"),
         (("summary", "E", "--output", tmp_path / "file"), f"--output {tmp_path / 'file'}: is a file; give a folder"),
+        (("summary", "E", "--output", tmp_path / "file/p"), f"--output {tmp_path / 'file/p'}: cannot be written: Not a "),
+        (("summary", "E", "--output", "s3://bucket/p"), "--output s3://bucket/p: must be a folder on this machine"),
         (("augmentations", "--pictures", "none.jpg"), "--pictures none.jpg: No such file or directory"),
         (("augmentations", "--image-size", 64, "--train-scale", 60), "--train-scale 60: must be at least 64"),
         (("deconvnet", net, "--layer", "conv1_1"), "Unrecognized options: --layer, conv1_1; did you mean --layers?"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from pipelines.paths import is_remote
 from vgg_dist.config.base import LAST, check_checkpoint
 from vgg_dist.config.bounds import AtLeast, check_bounds
 from vgg_dist.config.evaluate import EvalConfig
@@ -18,13 +19,15 @@ from vgg_dist.config.train import TrainConfig
 class PictureFlags:
     """Where the pictures go."""
 
-    output: Path = Path("pictures")
-    """Folder for the page and its pictures."""
+    output: str = "pictures"
+    """Folder for the page and its pictures, on this machine."""
 
     def check(self) -> None:
         """ValueError, one line that names the flag, for a value not allowed."""
         check_bounds(self)
-        if self.output.exists() and not self.output.is_dir():
+        if is_remote(self.output):
+            raise ValueError(f"--output {self.output}: must be a folder on this machine; --log keeps pictures elsewhere")
+        if os.path.exists(self.output) and not os.path.isdir(self.output):
             raise ValueError(f"--output {self.output}: is a file; give a folder")
 
 

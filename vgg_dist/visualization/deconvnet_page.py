@@ -21,8 +21,8 @@ from vgg_dist.config.visualize import DeconvnetPictures
 from vgg_dist.evaluation.open import open_any_images
 from vgg_dist.models.layers import Layer, layers
 from vgg_dist.visualization.deconvnet import Crop, check_deconvnet, crop_around, project_places
-from vgg_dist.visualization.described import open_trained
 from vgg_dist.visualization.images import Images, choose_layers
+from vgg_dist.visualization.open_net import open_trained
 from vgg_dist.visualization.page import Page, Picture, Section
 from vgg_dist.visualization.strongest import KEPT, Strongest, find_strongest
 from vgg_dist.visualization.tiles import Pixels, grey_level, mosaic, placed, png, resized

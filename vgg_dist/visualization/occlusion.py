@@ -23,8 +23,8 @@ from vgg_dist.evaluation.open import open_images
 from vgg_dist.models.layers import Layer, layers
 from vgg_dist.models.vgg import ConvNet
 from vgg_dist.visualization.deconvnet import NoWayBack, project_places
-from vgg_dist.visualization.described import open_trained
 from vgg_dist.visualization.images import Images, choose_layers
+from vgg_dist.visualization.open_net import open_trained
 from vgg_dist.visualization.page import Page, Picture, Section
 from vgg_dist.visualization.plots import colored
 from vgg_dist.visualization.tiles import grey_level, mosaic, opaque, png, resized

@@ -21,9 +21,9 @@ from pipelines.progress import Progress
 from vgg_dist.config.visualize import ReceptiveFieldPictures
 from vgg_dist.evaluation.open import open_any_images
 from vgg_dist.models.layers import Layer, layers
-from vgg_dist.visualization.described import DescribedNet, describe_net
 from vgg_dist.visualization.field_drawings import draw_nested, draw_stacks
 from vgg_dist.visualization.images import Images, choose_layers
+from vgg_dist.visualization.open_net import DescribedNet, describe_net
 from vgg_dist.visualization.page import Page, Picture, Section, Table
 from vgg_dist.visualization.plots import colored
 from vgg_dist.visualization.tiles import png, resized

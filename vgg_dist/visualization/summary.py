@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vgg_dist.config.visualize import SummaryPictures
 from vgg_dist.models.layers import Layer, layers
-from vgg_dist.visualization.described import describe_net
+from vgg_dist.visualization.open_net import describe_net
 from vgg_dist.visualization.page import Page, Section, Table
 
 FP32 = 4  # bytes

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from pipelines.paths import absolute, parent
 from pipelines.secrets import MASK
@@ -22,8 +25,25 @@ from vgg_dist.visualization.page import Page
 from vgg_dist.weights.foreign import TORCHVISION_URL
 
 
-def draw(options: Pictures) -> Page:
-    """The page of the kind that these are the settings of. ValueError or OSError, one line, for what stops it."""
+def draw_and_write(options: Pictures) -> None:
+    """Draws the page and writes it; --output is tried first. ValueError or OSError, one line, for what stops it."""
+    folder = Path(options.output).absolute()
+    with _writing(options.output):
+        folder.mkdir(parents=True, exist_ok=True)
+    _write(_draw(options), options, folder)
+
+
+@contextmanager
+def _writing(output: str) -> Iterator[None]:
+    """Around what writes to --output: OSErrors name it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"--output {output}: cannot be written: {error.strerror}; give a folder that can") from None
+
+
+def _draw(options: Pictures) -> Page:
+    """The page of the kind that these are the settings of."""
     # Each kind has its own heavy imports.
     if isinstance(options, DeconvnetPictures):
         from vgg_dist.visualization.deconvnet_page import draw_deconvnet
@@ -50,22 +70,20 @@ def draw(options: Pictures) -> Page:
     return draw_summary(options)
 
 
-def write(page: Page, options: Pictures) -> None:
-    """Writes OUTPUT/NAME.html and the PNG files below OUTPUT/NAME, and prints where. OSError, one line, if it cannot."""
+def _write(page: Page, options: Pictures, folder: Path) -> None:
+    """Writes NAME.html and the PNG files below NAME into the folder, prints where, and logs them."""
     html = page.to_html().encode()
     files = {f"{page.name}/{name}": png for name, png in page.all_files().items()}
-    try:
-        (options.output / page.name).mkdir(parents=True, exist_ok=True)
+    with _writing(options.output):
+        (folder / page.name).mkdir(exist_ok=True)
         for name, content in {f"{page.name}.html": html, **files}.items():
-            (options.output / name).write_bytes(content)
-    except OSError as error:
-        raise OSError(f"--output {options.output}: cannot be written: {error.strerror}; give a folder that can") from None
+            (folder / name).write_bytes(content)
     for section in page.sections:
         if section.table is not None:
             print(f"{printed(section.table.headings, section.table.rows, set(section.table.left))}\n")
-    print(f"page: {(options.output / page.name).absolute()}.html ({len(html) / 1e6:.1f} MB)")
+    print(f"page: {folder / page.name}.html ({len(html) / 1e6:.1f} MB)")
     if files:
-        print(f"PNG files: {(options.output / page.name).absolute()}")
+        print(f"PNG files: {folder / page.name}")
     if isinstance(options, WeightsFlags) and options.log:
         for location in options.locations:
             run = _tracked(location, options.tracking_uri)
