@@ -123,7 +123,9 @@ def _section(name: str, net: TrainedNet, faults: FilterFaults) -> Section:
         Picture(png(mosaic(shared, columns)), all_, f"{name}-one-scale.png"),
         Picture(png(mosaic(waves, columns)), third, f"{name}-spectra.png"),
     ]
-    return Section(f"{name}: {net.arch}", (net.origin,) if net.origin else (), pictures=pictures)
+    return Section(
+        name if name == net.arch else f"{name}: {net.arch}", (net.origin,) if net.origin else (), pictures=pictures
+    )
 
 
 def _marked(levels: NDArray[np.uint8], stride: int) -> NDArray[np.uint8]:
