@@ -21,8 +21,6 @@ class Picture:
     """Below it; also what a screen reader says."""
     file: str | None = None
     """Name of the PNG file that it is written to as well; None: on the page only."""
-    pixelated: bool = False
-    """Whether the browser enlarges it without smoothing: its pixels are values."""
 
     @property
     def source(self) -> str:
