@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -32,7 +33,7 @@ class PictureFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsFlags(PictureFlags):
+class WeightsFlags(PictureFlags, ABC):
     """How nets are read, and whether their records get the pictures."""
 
     checkpoint: str = LAST
@@ -50,9 +51,9 @@ class WeightsFlags(PictureFlags):
         check_checkpoint(self.checkpoint)
 
     @property
+    @abstractmethod
     def locations(self) -> tuple[str, ...]:
         """Where the nets are."""
-        raise NotImplementedError
 
     def evaluation(self) -> EvalConfig:
         """The nets, and the images if there are any, as of vgg_dist.evaluate."""

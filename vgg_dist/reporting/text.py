@@ -1,11 +1,12 @@
-"""Tables as text: drawn by rich on a terminal, aligned columns in pipes and logs, pipe tables in Markdown."""
+"""Tables as text: drawn by rich on a terminal, aligned columns in pipes and logs, pipe tables in Markdown, CSV."""
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 
 
@@ -82,6 +83,15 @@ def piped(headings: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]
 
     rule = [":--" if column in left else "--:" for column in range(len(headings))]
     return "\n".join([line(headings, str), line(rule, str), *(line(row, escaped) for row in rows)])
+
+
+def csv_text(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The content of a CSV file."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(headings)
+    writer.writerows(rows)
+    return stream.getvalue()
 
 
 def escaped(cell: str) -> str:

@@ -6,14 +6,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
-import torch
-
 from pipelines.paths import join
 from pipelines.secrets import masked
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainSettings, flag
 from vgg_dist.evaluation.compute import Evaluation, compute, plan_evaluation
 from vgg_dist.metric_names import DATA_WAIT_SHARE, IMAGES_PER_SECOND, Record
-from vgg_dist.models.build import build_model, macs
 from vgg_dist.paper import single_scale
 from vgg_dist.reporting.paper_tables.errors import top_guesses
 from vgg_dist.reporting.studies import Results, StudiedNet, StudyReport, Training
@@ -26,6 +23,7 @@ from vgg_dist.run_folder.names import RECORDS
 from vgg_dist.run_folder.outcome import read_earlier
 from vgg_dist.storage import read_file, replace_file
 from vgg_dist.tracking import TrackedRun, log_report, ui_hint
+from vgg_dist.training.cost import net_size
 
 SHOWN = (
     "data", "epochs", "max_steps", "global_batch", "lr", "warmup_epochs", "patience", "lr_drops", "momentum", "weight_decay",
@@ -95,14 +93,7 @@ def collect(
 
 def studied_net(variant: Variant, config: TrainSettings, trainings: Sequence[Training], num_classes: int) -> StudiedNet:
     """A net of the study, with its size and cost."""
-    with torch.device("meta"):
-        model = build_model(
-            config.arch,
-            num_classes=num_classes,
-            batch_norm=config.batch_norm,
-            head=config.head,
-            image_size=config.image_size,
-        )
+    parameters, image_macs = net_size(config, num_classes)
     kind: Kind = "batch norm" if config.batch_norm else "earlier" if config.arch.islower() else "vgg"
     return StudiedNet(
         name=variant.name,
@@ -110,8 +101,8 @@ def studied_net(variant: Variant, config: TrainSettings, trainings: Sequence[Tra
         twin=variant._replace(batch_norm=False).name if config.batch_norm else None,
         image_size=config.image_size,
         scale=str(config.train_scale),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        macs=macs(model, config.image_size),
+        parameters=parameters,
+        macs=image_macs,
         trainings=tuple(trainings),
     )
 

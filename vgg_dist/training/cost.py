@@ -49,6 +49,17 @@ def describe_training(config: TrainSettings, images: tuple[int, int], num_classe
 
 def describe_net(config: TrainSettings, num_classes: int) -> str:
     """Such as `D with batch norm, 138,365,992 parameters, 15.47 GMACs an image of 224 pixels`."""
+    parameters, image_macs = net_size(config, num_classes)
+    twin = " with batch norm" if config.batch_norm else ""
+    head = "" if config.head == "fc" else f", head {config.head}"
+    return (
+        f"{config.arch}{twin}{head}, {parameters:,} parameters, {image_macs / 1e9:.4g} GMACs (multiply-accumulates) an image"
+        f" of {config.image_size} pixels"
+    )
+
+
+def net_size(config: TrainSettings, num_classes: int) -> tuple[int, int]:
+    """A net's parameters, and the multiply-accumulates of its forward pass of one image."""
     with torch.device("meta"):
         model = build_model(
             config.arch,
@@ -57,14 +68,7 @@ def describe_net(config: TrainSettings, num_classes: int) -> str:
             head=config.head,
             image_size=config.image_size,
         )
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        gmacs = macs(model, config.image_size) / 1e9
-    twin = " with batch norm" if config.batch_norm else ""
-    head = "" if config.head == "fc" else f", head {config.head}"
-    return (
-        f"{config.arch}{twin}{head}, {parameters:,} parameters, {gmacs:.4g} GMACs (multiply-accumulates) an image"
-        f" of {config.image_size} pixels"
-    )
+    return sum(parameter.numel() for parameter in model.parameters()), macs(model, config.image_size)
 
 
 def device_name() -> str:

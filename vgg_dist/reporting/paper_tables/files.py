@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -15,7 +13,7 @@ from vgg_dist.reporting.paper_tables.means import Measurement
 from vgg_dist.reporting.paper_tables.mistakes import worst_first
 from vgg_dist.reporting.paper_tables.table import Row, Table
 from vgg_dist.reporting.paper_tables.text import GROUPS, columns_of_errors, error_cells, top_names
-from vgg_dist.reporting.text import latex
+from vgg_dist.reporting.text import csv_text, latex
 
 
 def table_csv(table: Table, num_classes: int) -> str:
@@ -28,7 +26,7 @@ def table_csv(table: Table, num_classes: int) -> str:
             for k in tops(num_classes):
                 yield "" if of_group is None else f"{of_group[k]:.{digits}f}"
 
-    return _csv(headings, ([*row.cells, *errors(row), ", ".join(row.nets)] for row in table.rows))
+    return csv_text(headings, ([*row.cells, *errors(row), ", ".join(row.nets)] for row in table.rows))
 
 
 def table_latex(table: Table, num_classes: int, compared: bool) -> str:
@@ -93,7 +91,7 @@ def predictions_csv(
             truth = int(labels[image])
             yield [file_name(image), class_names[truth], "yes" if guesses[0] == truth else "no", *told]
 
-    return _csv(headings, lines())
+    return csv_text(headings, lines())
 
 
 def classes_csv(measurement: Measurement, labels: NDArray[np.int64], class_names: Sequence[str]) -> str:
@@ -111,12 +109,4 @@ def classes_csv(measurement: Measurement, labels: NDArray[np.int64], class_names
         counts = Errors(*(float(of_top[c]) for of_top in wrong))
         told = (cell for k in shown for cell in (f"{counts[k]:.0f}", f"{100 * counts[k] / images[c]:.2f}"))
         rows.append([class_names[c], int(images[c]), *told])
-    return _csv(headings, rows)
-
-
-def _csv(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(headings)
-    writer.writerows(rows)
-    return stream.getvalue()
+    return csv_text(headings, rows)

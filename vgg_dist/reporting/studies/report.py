@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from vgg_dist.reporting.studies import claims_table, nets_table
 from vgg_dist.reporting.studies.claims import CheckedClaim, check_claims
 from vgg_dist.reporting.studies.paired import RULE
 from vgg_dist.reporting.studies.results import Results
-from vgg_dist.reporting.text import aligned, printed
+from vgg_dist.reporting.text import aligned, csv_text, printed
 
 TITLES = {"small": "VGG and the nets before it, with one budget", "ablations": "The paper's ablations"}
 
@@ -83,11 +81,11 @@ class StudyReport:
         found = {
             "study.html": self.to_html(),
             "study.txt": self.to_text(aligned) + "\n",
-            "study.csv": _csv(*table),
-            "runs.csv": _csv(*nets_table.run_rows(self.results)),
+            "study.csv": csv_text(*table),
+            "runs.csv": csv_text(*nets_table.run_rows(self.results)),
         }
         if self.study == "ablations":
-            found["nets.csv"] = _csv(*nets_table.data_rows(self.results))
+            found["nets.csv"] = csv_text(*nets_table.data_rows(self.results))
         return found
 
     @property
@@ -111,11 +109,3 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: set[int
         "headings": [(" ".join(text.split("\n")), number) for text, number in zip(headings, numbers, strict=True)],
         "rows": [list(zip(row, numbers, strict=True)) for row in rows],
     }
-
-
-def _csv(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(headings)
-    writer.writerows(rows)
-    return stream.getvalue()
