@@ -25,6 +25,7 @@ Phase = Literal[
     "worker imports done",
     "data and net ready",
     "first step done",
+    "training done",
 ]
 PHASES: tuple[str, ...] = get_args(Phase)
 

@@ -81,12 +81,23 @@ def train(config: TrainConfig) -> dict[str, float]:
     # Imported here, so that neither --help nor the message of a mistake waits for torch and Ray Train.
     from vgg_dist.preflight import check_training
 
-    check_training(config, class_names)
+    earlier = check_training(config, class_names)
+    if (earlier is None or not earlier.is_all(config)) and (resources := _resources_here(config)) is not None:
+        from vgg_dist.launch import in_process
+
+        mark("imports done")
+        return in_process.run_training(config, resources, class_names)
     from vgg_dist.launch.driver import run_training
 
     mark("imports done")
-
     return run_training(config, class_names=class_names)
+
+
+def _resources_here(config: TrainSettings) -> dict[str, float] | None:
+    """What the only worker has that trains in this process; None where the training needs Ray."""
+    from vgg_dist.ray_cluster.nodes import only_worker_here
+
+    return only_worker_here(config.num_workers)
 
 
 if __name__ == "__main__":

@@ -167,3 +167,17 @@ def describe_workers(resources: list[dict[str, float]]) -> str:
     """For messages, such as "2 workers of 1 CPU, 1 GPU"."""
     each = ", ".join(f"{amount:.0f} {kind}" for kind, amount in resources[0].items())
     return f"{len(resources)} worker{'s' * (len(resources) > 1)} of {each}"
+
+
+def only_worker_here(num_workers: int | None) -> dict[str, float] | None:
+    """What the worker of a training has that needs no Ray: the only one, on this machine. None for any other training.
+
+    ValueError, one line, if a cluster is named that does not answer.
+    """
+    if ray.is_initialized() or find_cluster() is not None or _setting("VGG_DIST_GPUS", 0):
+        return None
+    here = _this_machine()
+    gpus = int(here["GPU"])
+    if (num_workers or max(gpus, 1)) != 1:
+        return None
+    return {"CPU": here["CPU"]} | ({"GPU": 1.0} if gpus else {})

@@ -14,7 +14,7 @@ from pipelines import signals
 from vgg_dist.config import ReproduceConfig, TrainSettings
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY, LaunchOptions, run_training
-from vgg_dist.launch.ray_train import LEAVING_S, POLL_S, resumes, stop_signal
+from vgg_dist.launch.follow import LEAVING_S, POLL_S, resumes, stop_signal
 from vgg_dist.launch.run_record import open_training
 from vgg_dist.launch.terminal import shown_lines
 from vgg_dist.ray_cluster.job_messages import JobMessages
@@ -42,7 +42,7 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) ->
     """
     print("vgg_dist.reproduce: starting Ray", flush=True)
     start_ray()
-    with watched_cluster("vgg_dist.reproduce", partial(finish_run, parent, "FAILED")), shown_lines():
+    with watched_cluster("vgg_dist.reproduce", partial(finish_run, parent, "FAILED")), shown_lines(JobMessages()):
         _Scheduler(config, runs, parent).run()
 
 

@@ -30,9 +30,10 @@ from pipelines.paths import join
 from vgg_dist.config import TrainSettings, TuneConfig
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY
-from vgg_dist.launch.ray_train import resumes
+from vgg_dist.launch.follow import resumes
 from vgg_dist.launch.terminal import shown_lines
 from vgg_dist.preflight import check_search
+from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.lost_ray import watched_cluster
 from vgg_dist.ray_cluster.nodes import describe_workers, max_concurrent_groups, worker_resources
 from vgg_dist.ray_cluster.start import start_ray
@@ -85,7 +86,7 @@ def run_search(config: TuneConfig) -> SearchResult:
     with signals.holding():
         run = open_run(uri, config.experiment, config.storage_path, str(config.name), config.to_dict(), tags)
         with recorded(run):
-            with watched_cluster("vgg_dist.tune", partial(finish_run, run, "FAILED")), shown_lines():
+            with watched_cluster("vgg_dist.tune", partial(finish_run, run, "FAILED")), shown_lines(JobMessages()):
                 found = _tuner(config, run, resources, at_once).fit()
             if signum := signals.caught():
                 raise Interrupted(signals.name_of(signum), f"; {resumes(config.name)}, each trial from its last checkpoint")

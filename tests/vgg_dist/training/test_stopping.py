@@ -224,5 +224,9 @@ def test_checkpoints_that_were_never_reported_are_gone_on_from(tmp_path: Path) -
     assert steps(newest.unreported_records()) == [3, 4, 5]
     assert steps(damaged_newest.unreported_records()) == [3, 4]
     assert known.unreported_records() == []
+    # In the order of their reports; the two reported last are kept, the damaged one is the first to go.
+    assert newest.unreported() == [str(checkpoint(tmp_path, step)) for step in (4, 5, 6)]
+    assert damaged_newest.unreported() == [str(checkpoint(tmp_path, step)) for step in (6, 4, 5)]
+    assert known.unreported() == []
     assert newest.path == str(checkpoint(tmp_path, 6))
     assert find_resume_points(Exchange(), RunFolder(str(tmp_path / "none")), None).names == []
