@@ -16,11 +16,9 @@ Every run has its settings in its folder, as config.yaml. They train another run
 
 from __future__ import annotations
 
-import sys
-
 from pipelines.cli import run_command
 from pipelines.loading.shard_order import check_shuffle
-from pipelines.signals import end_with
+from pipelines.signals import end_with, leave
 from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainCommand, TrainConfig, TrainSettings
 from vgg_dist.config.command_line import parse_resuming
@@ -43,7 +41,7 @@ def main(prog: str = "python -m vgg_dist.train") -> None:
         stopping=stoppable_runs,
         errors=(ValueError, TrainingError),
     )
-    sys.exit(status)
+    leave(status)
 
 
 def train_or_plan(config: TrainCommand) -> None:

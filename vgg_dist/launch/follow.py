@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pipelines import signals
 from vgg_dist.config import TrainSettings
@@ -44,25 +44,42 @@ def resumes(name: str | None, verb: str = "resumes") -> str:
     return f"the same command with --name {name} {verb} it"
 
 
+class Started(Generic[T]):
+    """A function that runs in a thread."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self.ended = threading.Event()
+        self.results: list[T] = []
+        self.errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                self.results.append(function())
+            except BaseException as error:
+                self.errors.append(error)
+            finally:
+                self.ended.set()
+
+        threading.Thread(target=run, name="training", daemon=True).start()
+
+
 def follow(
-    train: Callable[[], T], config: TrainSettings, messages: Messages, say: Callable[[str], None], poll_s: float = POLL_S
+    training: Started[T], config: TrainSettings, messages: Messages, say: Callable[[str], None], poll_s: float = POLL_S
 ) -> T:
-    """Runs `train` in a thread and returns its result; raises its error; Interrupted where the command is told to stop.
+    """Returns a training's result, or raises its error. Interrupted where the command is told to stop.
 
     `say` is called with a line on a stop that takes a while.
     """
-    messages.remove(training_key(config.name))  # left by an earlier start
-    ended, results, errors = _started(train)
     try:
-        while not ended.wait(poll_s):
+        while not training.ended.wait(poll_s):
             raise_if_stopped(messages, "")
     except Interrupted as stop:
-        _await_end(ended, config, messages, stop.by, say)
-        if errors:
+        _await_end(training.ended, config, messages, stop.by, say)
+        if training.errors:
             raise Interrupted(stop.by, f", its workers with it; {resumes(config.name)} from its last checkpoint") from None
-    if errors:
-        raise errors[0]
-    [result] = results
+    if training.errors:
+        raise training.errors[0]
+    [result] = training.results
     return result
 
 
@@ -72,24 +89,6 @@ def check_value(value: dict[str, Any], config: TrainSettings, messages: Messages
         raise Interrupted(stop_signal(messages) or "SIGTERM", _how_stopped(config, value))
     if "error" in value:
         raise (NonFinite if value.get("non_finite") else TrainingError)(value["error"])
-
-
-def _started(train: Callable[[], T]) -> tuple[threading.Event, list[T], list[BaseException]]:
-    """Begins to train in a thread: whether that has ended, and then either its result or its error."""
-    ended = threading.Event()
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(train())
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            ended.set()
-
-    threading.Thread(target=run, name="training", daemon=True).start()
-    return ended, results, errors
 
 
 def _await_end(

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import gc
 import os
-import threading
 import warnings
-from contextlib import suppress
-from functools import partial
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from pipelines.failures import what_failed
 from vgg_dist.config import TrainSettings
 from vgg_dist.errors import Interrupted, TrainingError
-from vgg_dist.launch.follow import check_value, follow
+from vgg_dist.launch.follow import Started, check_value, follow, stop_signal
 from vgg_dist.launch.launch import Launch, Trained, run_launch
 from vgg_dist.launch.open_record import begin_opening, opened
 from vgg_dist.launch.reports import SERVER_WAIT_S, Reports
@@ -50,15 +48,16 @@ def run_training(
 class _Launch(Launch):
     """A training in this process."""
 
-    reports: Reports | None = None
+    training: Started[Trained]
 
     def __init__(self, config: TrainSettings, resources: dict[str, float]) -> None:
         super().__init__(config)
         self.resources = resources
         self.messages = LocalMessages()
+        self.reports: Future[Reports] = Future()
 
     def connect(self) -> None:
-        """There is nothing to connect to; torch is imported while the MLflow run is opened."""
+        """There is nothing to connect to."""
         self.say("starting")
         os.environ.setdefault("OMP_NUM_THREADS", str(int(self.resources["CPU"])))  # as Ray does; read when torch is imported
         # What a user can do nothing about; on Ray, `worker_output` leaves it out.
@@ -66,41 +65,41 @@ class _Launch(Launch):
         self.config = self.config.with_workers(1)
 
     def open_record(self) -> TrackedRun:
-        """Opens the MLflow run in another process, while this one imports torch and the loader."""
+        """Opens the MLflow run in another process. Meanwhile the training begins here, up to its first report."""
         process = begin_opening(self.config)
-        threading.Thread(target=_import_worker, name="imports", daemon=True).start()
-        run = opened(process, self.config)
+        self.training = Started(self._train)
+        try:
+            run = opened(process, self.config, meanwhile=lambda: stop_signal(self.messages))
+            self.reports.set_result(Reports(run, self.config, LineSender(self.config.name, lambda: self.messages)))
+        except BaseException as error:
+            self.reports.set_exception(error)
+            raise
         mark("MLflow run open")
         return run
 
     def fit(self, run: TrackedRun) -> Trained:
-        """Trains in a thread, and meanwhile shows progress. TrainingError for a failure, Interrupted for a stop."""
-        config, name = self.config, self.config.name
-        reports = self.reports = Reports(run, config, LineSender(name, lambda: self.messages))
+        """Waits for the training, and meanwhile shows progress. TrainingError for a failure, Interrupted for a stop."""
+        config = self.config
         steps = " steps" if str(config.log_every).isdecimal() else ""
-        self.say(f"run {name}, {describe_workers([self.resources])}; metrics every {config.log_every}{steps}")
+        self.say(f"run {config.name}, {describe_workers([self.resources])}; metrics every {config.log_every}{steps}")
         with shown_lines(self.messages, POLL_S):
-            trained = follow(partial(self._train, reports), config, self.messages, self.say, POLL_S)
+            trained = follow(self.training, config, self.messages, self.say, POLL_S)
             check_value(trained.value, config, self.messages)
-        reports.tracker.close(SERVER_WAIT_S)
+        self.reports.result().tracker.close(SERVER_WAIT_S)
         return trained
 
     def send_last_metrics(self, run: TrackedRun, error: BaseException) -> None:
-        """Sends what the tracker of this process has left, which no other may send meanwhile."""
-        wait_s = STOP_WAIT_S if isinstance(error, Interrupted) else SERVER_WAIT_S
-        if self.reports is None:
-            super().send_last_metrics(run, error)
-        else:
-            self.reports.tracker.close(wait_s)
+        """By the tracker of this process: another one would send the same."""
+        self.reports.result().tracker.close(STOP_WAIT_S if isinstance(error, Interrupted) else SERVER_WAIT_S)
 
-    def _train(self, reports: Reports) -> Trained:
+    def _train(self) -> Trained:
         """Trains, after a failure again from the last checkpoint, --max-failures times."""
         from vgg_dist.worker.process import run_worker
 
         mark("worker imports done")
         failures = 0
         while True:
-            launcher = LocalLauncher(self.config, self._worker(), self.messages, reports)
+            launcher = LocalLauncher(self.config, self._worker(), self.messages, self.reports)
             try:
                 value = run_worker(self.config, launcher)
                 return Trained(value, launcher.kept[-1] if launcher.kept else "")
@@ -109,7 +108,7 @@ class _Launch(Launch):
             except Exception as error:
                 failed = f"worker 0 failed: {what_failed(error)}"
             self.messages.remove(training_key(self.config.name))
-            reports.tell([failed])
+            self.reports.result().tell([failed])
             failures += 1
             if failures > self.config.max_failures:
                 raise TrainingError(failed)
@@ -123,11 +122,6 @@ class _Launch(Launch):
 
         on_gpu = "GPU" in self.resources and torch.cuda.is_available()
         return Worker(device=torch.device("cuda", 0) if on_gpu else torch.device("cpu"))
-
-
-def _import_worker() -> None:
-    with suppress(Exception):  # `_train` raises it again
-        import vgg_dist.worker.process  # noqa: F401
 
 
 class LocalMessages:
@@ -156,7 +150,8 @@ class LocalMessages:
 class LocalLauncher:
     """The command, to the worker in its process (a `worker.launcher.Launcher`)."""
 
-    def __init__(self, config: TrainSettings, worker: Worker, messages: LocalMessages, reports: Reports) -> None:
+    def __init__(self, config: TrainSettings, worker: Worker, messages: LocalMessages, reports: Future[Reports]) -> None:
+        """`reports`: there once the MLflow run is open."""
         self.worker = worker
         self.run = RunFolder.of(config)
         self.messages = messages
@@ -174,7 +169,7 @@ class LocalLauncher:
 
     def report(self, payload: dict[str, Any], checkpoint: str | None) -> None:
         """Passes it on at once, and removes what is older than the two checkpoints that were reported last."""
-        self.reports.take([payload], checkpoint is not None)
+        self.reports.result().take([payload], checkpoint is not None)
         if checkpoint is None:
             return
         self.kept = [path for path in self.kept if path != checkpoint] + [checkpoint]

@@ -10,12 +10,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from vgg_dist.config import TrainSettings
 from vgg_dist.launch.run_record import open_training
 from vgg_dist.tracking import TrackedRun
+
+POLL_S = 0.1
 
 
 def begin_opening(config: TrainSettings) -> subprocess.Popen[bytes]:
@@ -31,16 +34,24 @@ def begin_opening(config: TrainSettings) -> subprocess.Popen[bytes]:
         start_new_session=True,  # Ctrl-C reaches the command only, which ends the run in order
     )
     assert process.stdin is not None
-    with process.stdin, suppress(BrokenPipeError):
+    with suppress(BrokenPipeError):
         process.stdin.write(json.dumps(config.to_dict(secrets=True)).encode())
+        process.stdin.close()
+    process.stdin = None
     return process
 
 
-def opened(process: subprocess.Popen[bytes], config: TrainSettings) -> TrackedRun:
-    """The run that the process has opened. If it has failed, opens it here, which raises what `open_training` raises."""
-    assert process.stdout is not None
-    with process:
-        lines = process.stdout.read().splitlines()
+def opened(process: subprocess.Popen[bytes], config: TrainSettings, meanwhile: Callable[[], object]) -> TrackedRun:
+    """The run that the process has opened. If it has failed, opens it here, which raises what `open_training` raises.
+
+    `meanwhile` is called now and then until the process has ended.
+    """
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            written, _ = process.communicate(timeout=POLL_S)
+            break
+        meanwhile()
+    lines = written.splitlines()
     if process.returncode == 0 and lines:
         return TrackedRun(**json.loads(lines[-1]))
     return open_training(config)

@@ -13,10 +13,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from vgg_dist.config import TrainSettings
 from vgg_dist.errors import TrainingError
 from vgg_dist.launch.failures import root_cause
-from vgg_dist.launch.follow import check_value, follow
+from vgg_dist.launch.follow import Started, check_value, follow
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.lost_ray import describe_loss
 from vgg_dist.storage import open_storage
+from vgg_dist.training.stopping import training_key
 from vgg_dist.worker.exchange import GRADIENTS_WAIT_S
 
 
@@ -57,8 +58,9 @@ def fit(trainer: TorchTrainer, config: TrainSettings, messages: JobMessages, say
 
     `say` is called with a line on a stop that takes a while.
     """
+    messages.remove(training_key(config.name))  # left by an earlier start
     try:
-        result = follow(trainer.fit, config, messages, say)
+        result = follow(Started(trainer.fit), config, messages, say)
     except ray.train.TrainingFailedError as error:
         raise TrainingError(root_cause(error)) from None
     except ray.exceptions.RayError as error:
