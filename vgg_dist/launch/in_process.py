@@ -65,7 +65,7 @@ class _Launch(Launch):
         self.config = self.config.with_workers(1)
 
     def open_record(self) -> TrackedRun:
-        """Opens the MLflow run in another process. Meanwhile the training begins here, up to its first report."""
+        """Opens the MLflow run in another process. Meanwhile this one imports torch, and opens data and net."""
         process = begin_opening(self.config)
         self.training = Started(self._train)
         try:
@@ -166,6 +166,10 @@ class LocalLauncher:
         """
         remove_file(self.run.ray_list)
         return None
+
+    def await_record(self) -> None:
+        """Waits for the MLflow run, and raises what its opening has raised."""
+        self.reports.result()
 
     def report(self, payload: dict[str, Any], checkpoint: str | None) -> None:
         """Passes it on at once, and removes what is older than the two checkpoints that were reported last."""

@@ -27,6 +27,9 @@ class Launcher(Protocol):
     def last_reported(self) -> str | None:
         """The path of the last checkpoint that was reported before this start; None if that is not known."""
 
+    def await_record(self) -> None:
+        """Called before the first step: returns once reports can be taken. Raises where the training is not to begin."""
+
     def report(self, payload: dict[str, Any], checkpoint: str | None) -> None:
         """Takes a report, which all workers make at the same time; rank 0's may have the path of a checkpoint.
 

@@ -51,6 +51,9 @@ class RayLauncher:
         reported = ray.train.get_checkpoint()
         return None if reported is None else reported.path
 
+    def await_record(self) -> None:
+        """The driver has opened it before it started the workers."""
+
     def report(self, payload: dict[str, Any], checkpoint: str | None) -> None:
         """Ray Train passes it on to the callbacks on its controller.
 

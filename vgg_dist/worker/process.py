@@ -56,6 +56,7 @@ def run_worker(config: TrainSettings, launcher: Launcher) -> dict[str, Any]:
     reporter = Reporter(worker, node, exchange, prepared, launcher.report, _checkpoint_store(points, resumed), notes)
     if resumed is not None:
         reporter.unreported = resumed.unreported()
+    launcher.await_record()
     memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size)
     with memory, stop.watching(training_key(config.name)):
         return train(prepared, worker, reporter, stop)
