@@ -102,6 +102,7 @@ class _Launch(Launch):
             launcher = LocalLauncher(self.config, self._worker(), self.messages, self.reports)
             try:
                 value = run_worker(self.config, launcher)
+                gc.collect()  # the net and its optimizer: their checkpoint is read from here on
                 return Trained(value, launcher.kept[-1] if launcher.kept else "")
             except TrainingError:  # what a restart cannot fix
                 raise
