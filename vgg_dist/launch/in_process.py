@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import warnings
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipelines.failures import what_failed
@@ -28,6 +30,7 @@ from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.startup_marks import mark
 from vgg_dist.storage import remove_file
 from vgg_dist.tracking import TrackedRun
+from vgg_dist.tracking.connection import connect
 from vgg_dist.training.stopping import training_key
 
 if TYPE_CHECKING:
@@ -83,10 +86,15 @@ class _Launch(Launch):
         steps = " steps" if str(config.log_every).isdecimal() else ""
         self.say(f"run {config.name}, {describe_workers([self.resources])}; metrics every {config.log_every}{steps}")
         with shown_lines(self.messages, POLL_S):
-            trained = follow(self.training, config, self.messages, self.say, POLL_S)
+            trained = follow(self.training, config, self.messages, partial(self._say_stopping, run), POLL_S)
             check_value(trained.value, config, self.messages)
         self.reports.result().tracker.close(SERVER_WAIT_S)
         return trained
+
+    def _say_stopping(self, run: TrackedRun, text: str) -> None:
+        # Before the first step mlflow may not be imported yet. A second signal leaves too little time for that.
+        threading.Thread(target=connect, args=(run.tracking_uri,), name="mlflow", daemon=True).start()
+        self.say(text)
 
     def send_last_metrics(self, run: TrackedRun, error: BaseException) -> None:
         """By the tracker of this process: another one would send the same."""
