@@ -17,8 +17,8 @@ from vgg_dist.launch.follow import Started, check_value, follow
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.lost_ray import describe_loss
 from vgg_dist.storage import open_storage
+from vgg_dist.training.collectives import GRADIENTS_WAIT_S
 from vgg_dist.training.stopping import training_key
-from vgg_dist.worker.exchange import GRADIENTS_WAIT_S
 
 
 def build_trainer(
