@@ -84,7 +84,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         from vgg_dist.launch import in_process
 
         mark("imports done")
-        return in_process.run_training(config, resources, class_names)
+        return in_process.run_training(config, resources, earlier)
     from vgg_dist.launch.driver import run_training
 
     mark("imports done")

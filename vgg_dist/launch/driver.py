@@ -35,6 +35,7 @@ from vgg_dist.launch.prometheus import Gauges
 from vgg_dist.launch.ray_train import build_trainer, fit
 from vgg_dist.launch.run_record import open_training
 from vgg_dist.launch.terminal import shown_lines
+from vgg_dist.preflight import check_training
 from vgg_dist.ray_cluster.job_lines import Line, LineSender, put_lines
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.lost_ray import watched_cluster
@@ -69,8 +70,13 @@ class LaunchOptions:
 def run_training(
     config: TrainSettings, options: LaunchOptions | None = None, class_names: list[str] | None = None
 ) -> dict[str, float]:
-    """Runs a training on Ray, `config` being resolved, to its end: see `launch.run_launch`."""
-    return run_launch(_Launch(config, options), config, class_names)
+    """Runs a training on Ray, `config` being resolved, to its end: see `launch.run_launch`.
+
+    `class_names`: the data's, where they are known. ValueError for settings or data that do not work, before anything is
+    started or changed.
+    """
+    launch = _Launch(config, options)
+    return run_launch(launch, config, check_training(launch.config, class_names))
 
 
 class _Launch(Launch):

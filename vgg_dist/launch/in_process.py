@@ -27,6 +27,7 @@ from vgg_dist.ray_cluster.job_lines import LineSender
 from vgg_dist.ray_cluster.nodes import describe_workers
 from vgg_dist.run_folder.checkpoints import remove_checkpoint
 from vgg_dist.run_folder.folder import RunFolder
+from vgg_dist.run_folder.outcome import Earlier
 from vgg_dist.startup_marks import mark
 from vgg_dist.storage import remove_file
 from vgg_dist.tracking import TrackedRun
@@ -41,11 +42,9 @@ CHECKPOINTS_KEPT = 2  # as Ray Train does: see `ray_train.build_trainer`
 LIBRARIES = "torch|torchvision|nvidia|mlflow|pydantic"
 
 
-def run_training(
-    config: TrainSettings, resources: dict[str, float], class_names: list[str] | None = None
-) -> dict[str, float]:
+def run_training(config: TrainSettings, resources: dict[str, float], earlier: Earlier | None) -> dict[str, float]:
     """Runs a training here, `config` being resolved: see `launch.run_launch`. `resources`: what its worker has."""
-    return run_launch(_Launch(config, resources), config, class_names)
+    return run_launch(_Launch(config, resources), config, earlier)
 
 
 class _Launch(Launch):

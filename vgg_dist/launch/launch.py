@@ -15,7 +15,6 @@ from vgg_dist.errors import Interrupted
 from vgg_dist.launch.follow import resumes
 from vgg_dist.launch.run_record import keep_model, send_all_metrics, send_last_metrics
 from vgg_dist.launch.terminal import say
-from vgg_dist.preflight import check_training
 from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.run_folder.outcome import Earlier, describe_outcome, read_best, write_outcome
 from vgg_dist.run_folder.settings import keep_settings
@@ -81,14 +80,14 @@ class Launch(ABC):
         return outcome
 
 
-def run_launch(launch: Launch, full_config: TrainSettings, class_names: list[str] | None = None) -> dict[str, float]:
+def run_launch(launch: Launch, full_config: TrainSettings, earlier: Earlier | None) -> dict[str, float]:
     """Runs a training to its end; returns the last validation metrics, and the epoch.
 
     A finished run is not run again. `full_config`: its settings, of which `launch.config` may train the first epochs only.
-    `class_names`: the data's, where they are known. ValueError for settings or data that do not work, before anything is
-    started or changed; TrainingError for a run that failed.
+    `earlier`: what `check_training` has returned. ValueError for settings or data that do not work; TrainingError for a run
+    that failed.
     """
-    if (earlier := check_training(launch.config, class_names)) is not None:
+    if earlier is not None:
         launch.say(_of_earlier(launch.config, earlier))
         if earlier.outcome is not None and earlier.is_all(launch.config):
             return earlier.outcome["metrics"]
