@@ -15,7 +15,6 @@ are left alone.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import select
@@ -24,7 +23,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NoReturn
 
 TAKEN = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 VARIABLE = "VGG_DIST_STOP_S"
@@ -245,20 +243,6 @@ def say(line: str) -> None:
     """Prints a line, unless the terminal was closed."""
     with contextlib.suppress(OSError):
         print(line, flush=True)
-
-
-def leave(status: int) -> NoReturn:
-    """Ends the process as sys.exit does, but a command's own without tearing the interpreter down.
-
-    With torch and MLflow loaded that takes seconds. What is registered with atexit is done.
-    """
-    if not _process.earlier:  # a test, or another program that has called the command
-        sys.exit(status)
-    atexit._run_exitfuncs()
-    for stream in sys.stdout, sys.stderr:
-        with contextlib.suppress(OSError):  # the terminal may be closed
-            stream.flush()
-    os._exit(status)
 
 
 def tell_and_exit(stopped: Stopped, how: str) -> None:

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from pipelines.cli import run_command
 from pipelines.loading.shard_order import check_shuffle
-from pipelines.signals import end_with, leave
+from pipelines.signals import end_with
 from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainCommand, TrainConfig, TrainSettings
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
 from vgg_dist.errors import TrainingError
-from vgg_dist.launch.ending import stoppable_runs
+from vgg_dist.launch.ending import leave, stoppable_runs
 from vgg_dist.launch.open_data import open_data_here
 from vgg_dist.run_folder.outcome import find_run
 from vgg_dist.startup_marks import mark
