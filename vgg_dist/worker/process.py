@@ -58,7 +58,7 @@ def run_worker(config: TrainSettings, launcher: Launcher) -> dict[str, Any]:
     if resumed is not None:
         reporter.unreported = resumed.unreported()
     launcher.await_record()
-    memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size)
+    memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker)
     with memory, stop.watching(training_key(config.name)):
         return train(prepared, worker, reporter, stop)
 
