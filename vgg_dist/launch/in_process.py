@@ -37,7 +37,7 @@ from vgg_dist.training.stopping import training_key
 if TYPE_CHECKING:
     from vgg_dist.training.parallelism import Worker
 
-POLL_S = 0.05  # for messages and lines, which cost nothing here
+POLL_S = 0.1  # for messages and lines, which cost little here
 CHECKPOINTS_KEPT = 2  # as Ray Train does: see `ray_train.build_trainer`
 LIBRARIES = "torch|torchvision|nvidia|mlflow|pydantic"
 

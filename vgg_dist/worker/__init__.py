@@ -1,6 +1,6 @@
-"""The process of a training worker, between Ray Train and `training.trainer`.
+"""A training worker, between what has started it (`launcher`: Ray Train or the command itself) and `training.trainer`.
 
-`process` is its entry; `setup` opens data, net, checkpoint and loaders; `resume_point` finds the checkpoints to resume from;
+`process` is its entry, in a process of Ray Train's through `on_ray`; `setup` opens data, net, checkpoint and loaders; `resume_point` finds the checkpoints to resume from;
 `reporter` reports metrics and writes checkpoints, through `background_writer`; `exchange` passes small messages between
 workers.
 """
