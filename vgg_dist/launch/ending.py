@@ -1,7 +1,7 @@
 """How a command that trains ends; when it is told to stop, once its runs have ended, with one line on how to resume.
 
-Then Ray is not shut down first: with a thread still waiting for it, it may abort with a page of stack trace. The processes that
-this one has started end with it, and on a cluster those of its job.
+Then Ray is not shut down first: with a thread still waiting for it, it may abort with a page of stack trace. The processes
+that this one has started end with it, and on a cluster those of its job.
 """
 
 from __future__ import annotations
