@@ -23,14 +23,12 @@ POLL_S = 0.1
 
 def begin_opening(config: TrainSettings) -> subprocess.Popen[bytes]:
     """Starts the process. OSError where that is not possible."""
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    root = str(Path(__file__).parents[2])  # in case this program has found the package by a path of its own
     process = subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import main; main()"],
+        [sys.executable, "-c", f"import sys; sys.path.append({root!r}); from {__name__} import main; main()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": path},
         start_new_session=True,  # Ctrl-C reaches the command only, which ends the run in order
     )
     assert process.stdin is not None
