@@ -20,8 +20,8 @@ from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.follow import Started, check_value, follow, stop_signal
 from vgg_dist.launch.launch import Launch, Trained, run_launch
 from vgg_dist.launch.open_record import begin_opening, opened
-from vgg_dist.launch.reports import SERVER_WAIT_S, Reports
-from vgg_dist.launch.run_record import STOP_WAIT_S
+from vgg_dist.launch.reports import Reports
+from vgg_dist.launch.run_record import SERVER_WAIT_S, STOP_WAIT_S
 from vgg_dist.launch.terminal import shown_lines
 from vgg_dist.ray_cluster.job_lines import LineSender
 from vgg_dist.ray_cluster.nodes import describe_workers

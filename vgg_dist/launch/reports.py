@@ -12,6 +12,7 @@ from pipelines.secrets import masked
 from vgg_dist.config import TrainSettings
 from vgg_dist.launch.best_so_far import BestSoFar
 from vgg_dist.launch.progress_lines import ProgressLines
+from vgg_dist.launch.run_record import SERVER_WAIT_S
 from vgg_dist.ray_cluster.job_lines import Line, LineSender
 from vgg_dist.tracking import TrackedRun, Tracker
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from vgg_dist.launch.prometheus import Gauges
 
 FLUSH_WAIT_S = 10.0  # for a trial's metrics to reach MLflow: its search may end it after any validation
-SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server that does not answer
 LINES_WAIT_S = 2.0  # for the last lines to be sent
 
 

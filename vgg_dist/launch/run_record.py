@@ -5,7 +5,6 @@ from __future__ import annotations
 from vgg_dist.config import TrainSettings
 from vgg_dist.config.base import origin_name
 from vgg_dist.errors import Interrupted, TrainingError
-from vgg_dist.launch.reports import SERVER_WAIT_S
 from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.storage import local_files
 from vgg_dist.tracking import (
@@ -18,6 +17,7 @@ from vgg_dist.tracking import (
     resolve_tracking_uri,
 )
 
+SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server that does not answer
 TRACKING_WAIT_S = 600.0  # for a tracking server that is away when a training is finished
 STOP_WAIT_S = 3.0  # and when the command was told to stop: the next start sends what is left
 
