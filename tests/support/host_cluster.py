@@ -35,7 +35,7 @@ on_hosts = [
 
 
 class Cluster:
-    """Three hosts: the head with all services, and two that train."""
+    """The head with all services, and the hosts that train."""
 
     def __init__(self, network: hosts.Network) -> None:
         self.network = network
@@ -176,11 +176,11 @@ class Cluster:
 
 
 @contextmanager
-def opened() -> Iterator[Cluster]:
-    """Three hosts for the while, on which nothing runs yet."""
+def opened(count: int = 3) -> Iterator[Cluster]:
+    """So many hosts for the while, on which nothing runs yet."""
     with tempfile.TemporaryDirectory(prefix="vgg-hosts-", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)  # PostgreSQL does not run as root
-        with hosts.network(3, Path(folder)) as network:
+        with hosts.network(count, Path(folder)) as network:
             cluster = Cluster(network)
             try:
                 yield cluster

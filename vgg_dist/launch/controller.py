@@ -19,6 +19,7 @@ from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.startup_marks import mark
 from vgg_dist.tracking import TrackedRun, Tracker
 from vgg_dist.training.stopping import training_key
+from vgg_dist.worker.leaving import LeftGroup
 
 FLUSH_WAIT_S = 10.0  # for a trial's metrics to reach MLflow: its search may end it after any validation
 SERVER_WAIT_S = 30.0  # how long the end of a run waits for a tracking server that does not answer
@@ -80,8 +81,11 @@ class ReportCallback(ray.train.UserCallback):
         A worker raises TrainingError for what a restart cannot fix. Passed on as the controller's own error, it ends the run
         at once, with the other workers, which may wait for the failed one in a collective.
         """
-        self.gauges.add("worker_failures", len(worker_exceptions))
         JobMessages().remove(training_key(self.config.name))
+        worker_exceptions = {rank: error for rank, error in worker_exceptions.items() if not isinstance(error, LeftGroup)}
+        if not worker_exceptions:  # `group_watch` or `elastic` has asked for it
+            return
+        self.gauges.add("worker_failures", len(worker_exceptions))
         for error in worker_exceptions.values():
             if isinstance(error, TrainingError):
                 raise ray.train.ControllerError(error)

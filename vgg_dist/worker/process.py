@@ -21,6 +21,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from pipelines.secrets import masked
 from vgg_dist.config import TrainSettings
+from vgg_dist.config.worker_range import WorkerRange
 from vgg_dist.errors import NonFinite, TrainingError
 from vgg_dist.metric_names import EPOCH
 from vgg_dist.ray_cluster.address import cluster_named
@@ -34,6 +35,7 @@ from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.stopping import AllStop, StopAgreement, training_key
 from vgg_dist.training.trainer import Trainer
 from vgg_dist.worker.exchange import Exchange
+from vgg_dist.worker.leaving import LeftGroup
 from vgg_dist.worker.reporter import Reporter, Store
 from vgg_dist.worker.resume_point import ResumedFrom, ResumePoints, find_resume_points
 from vgg_dist.worker.setup import Node, Prepared, prepare
@@ -61,7 +63,7 @@ def run_worker(config: TrainSettings) -> dict[str, Any]:
     except TrainingError as error:  # raised by all workers alike
         return {"error": str(error)}
     mark("data and net ready")
-    notes = _start_notes(config, prepared, resumed)
+    notes = _start_notes(config, prepared, resumed, worker.world_size)
     reporter = Reporter(worker, node, exchange, prepared, _report, _checkpoint_store(points, resumed), notes)
     if resumed is not None and resumed.is_unreported:
         reporter.unreported = Checkpoint(resumed.path, points.run.filesystem)
@@ -69,7 +71,7 @@ def run_worker(config: TrainSettings) -> dict[str, Any]:
     try:
         with memory, stop.watching(training_key(config.name)):
             return train(prepared, worker, reporter, stop)
-    except TrainingError:  # the driver prints it in one line; keep Ray Train from printing its traceback
+    except (TrainingError, LeftGroup):  # the driver prints one line; keep Ray Train from printing the traceback
         logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)
         raise
 
@@ -96,7 +98,7 @@ def _prepare_or_resume(
     return prepared, points, resumed
 
 
-def _start_notes(config: TrainSettings, prepared: Prepared, resumed: ResumedFrom | None) -> list[str]:
+def _start_notes(config: TrainSettings, prepared: Prepared, resumed: ResumedFrom | None, workers: int) -> list[str]:
     """The lines that the command prints when the training starts."""
     notes = [] if config.micro_batch else [f"--micro-batch {prepared.config.micro_batch}, by default"]
     notes += prepared.passed_over
@@ -104,7 +106,8 @@ def _start_notes(config: TrainSettings, prepared: Prepared, resumed: ResumedFrom
         notes += prepared.remarks
     notes += prepared.cache_notes
     if resumed is not None:
-        notes.append(f"resumes from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
+        on = f" on {workers} workers" if isinstance(config.num_workers, WorkerRange) else ""
+        notes.append(f"resumes from step {prepared.state.step} (epoch {epoch_of(prepared):.2f}){on}")
     elif prepared.state.origin:
         notes.append(f"starts from {masked(config.init_from)}: {prepared.state.origin}")
     return notes
@@ -124,6 +127,8 @@ def train(prepared: Prepared, worker: Worker, reporter: Reporter, stop: StopAgre
         reporter.close()
     except AllStop:
         reporter.close()
+        if trainer.stop.leaves:
+            raise LeftGroup(f"left at step {trainer.state.step}") from None
         return {"stopped": trainer.state.step, "unsaved": reporter.storage_error}
     except (ValueError, NonFinite) as wrong:  # raised by all workers alike
         reporter.close()

@@ -1,0 +1,82 @@
+"""The Python stacks of workers on any node, also of one that hangs; py-spy, which comes with ray[default], reads them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipelines.failures import what_failed
+
+DUMP_S = 20.0  # for one process
+WAIT_S = 60.0  # for all
+
+
+class Process(NamedTuple):
+    """A process of the cluster."""
+
+    node_id: str
+    address: str
+    pid: int
+
+
+def end_and_dump(processes: Sequence[Process], end: Sequence[int]) -> list[str]:
+    """The stacks of the processes; then those whose pid is in `end` are killed, also where they are stopped.
+
+    In place of a stack, why it could not be read.
+    """
+    task = ray.remote(num_cpus=0, max_retries=0)(_on_node)
+    refs = {}
+    for node in dict.fromkeys(process.node_id for process in processes):
+        pids = [process.pid for process in processes if process.node_id == node]
+        own = NodeAffinitySchedulingStrategy(node, soft=False)
+        refs[node] = task.options(scheduling_strategy=own).remote(pids, [pid for pid in pids if pid in end])
+    ray.wait(list(refs.values()), num_returns=len(refs), timeout=WAIT_S)
+    found = {node: _result(ref) for node, ref in refs.items()}
+    return [found[process.node_id].get(process.pid, found[process.node_id].get(0, "")) for process in processes]
+
+
+def _result(ref: ray.ObjectRef) -> dict[int, str]:
+    try:
+        return ray.get(ref, timeout=0)
+    except Exception as error:  # the node is lost, or has no process to spare
+        return {0: f"no answer from the node: {what_failed(error)}\n"}
+
+
+def _on_node(pids: list[int], end: list[int]) -> dict[int, str]:
+    stacks = {pid: dump(pid) for pid in pids}
+    for pid in end:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return stacks
+
+
+def dump(pid: int) -> str:
+    """The stacks of all threads of a process of this node, and its state. It is not paused: it may be stopped already."""
+    program = shutil.which("py-spy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if program is None:
+        return f"{_state(pid)}py-spy is not installed on this node\n"
+    command = [program, "dump", "--nonblocking", "--pid", str(pid)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DUMP_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"{_state(pid)}py-spy did not end within {DUMP_S:.0f} s\n"
+    return _state(pid) + (done.stdout or f"py-spy: {done.stderr}")
+
+
+def _state(pid: int) -> str:
+    """What the kernel says of the process, such as `State: T (stopped)`, and in which of its functions it waits."""
+    lines = []
+    with suppress(OSError):
+        lines += [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("State:")]
+        lines += [f"Waits in: {Path(f'/proc/{pid}/wchan').read_text()}"]
+    return "".join(line + "\n" for line in lines)
