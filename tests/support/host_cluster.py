@@ -109,12 +109,12 @@ class Cluster:
         put = f"import s3fs; s3fs.S3FileSystem().put('{folder}', '{url}', recursive=True)"
         self.head.run(sys.executable, "-c", put, env=self.env)
 
-    def start_ray(self, host: hosts.Host, **env: str) -> None:
+    def start_ray(self, host: hosts.Host, cpus: int = 1, **env: str) -> None:
         flags = ["--disable-usage-stats", "--node-ip-address", host.address]
         if host is self.head:
             flags += ["--head", "--num-cpus", "0", "--port", "6379", "--dashboard-host", "0.0.0.0"]
         else:
-            flags += ["--num-cpus", "1", "--address", f"{self.head.address}:6379"]
+            flags += ["--num-cpus", str(cpus), "--address", f"{self.head.address}:6379"]
         own = {"VGG_DIST_CACHE": str(host.folder / "cache")}
         host.run(str(BIN / "ray"), "start", *flags, env=self.env | own | env)
 

@@ -21,7 +21,7 @@ from vgg_dist.launch.group_watch import ask_to_leave
 from vgg_dist.ray_cluster.job_lines import Line, put_lines
 from vgg_dist.ray_cluster.job_messages import JobMessages
 
-LOOK_S = 30.0  # how often a running group looks for further nodes; Ray asks its nodes every 20 s
+LOOK_S = 15.0  # how often a running group looks for further nodes; Ray counts them every 20 s
 LEAVE_S = 120.0  # for a group to write a checkpoint before it grows; without one, Ray restarts it from the last one
 PLACE_S = 60.0  # for workers to be placed; then they are counted again, as a node may have been lost meanwhile
 PAUSE_S = 0.5

@@ -24,7 +24,7 @@ from pipelines.paths import join
 from pipelines.secrets import masked
 from vgg_dist.ray_cluster.job_lines import Line, LineSender
 from vgg_dist.ray_cluster.job_messages import JobMessages
-from vgg_dist.ray_cluster.stacks import Process, end_and_dump
+from vgg_dist.ray_cluster.stacks import Process, dump_and_end
 from vgg_dist.storage import replace_file
 from vgg_dist.training.stopping import leave_key, training_key
 from vgg_dist.worker.leaving import LeftGroup
@@ -96,7 +96,7 @@ class GroupWatch(WorkerGroupCallback):
 
     def _keep_stacks(self, hung: list[int]) -> None:
         """Kills the workers of the ranks in `hung`, once the stacks of all workers are in the run's folder."""
-        stacks = end_and_dump(self.workers, [self.workers[rank].pid for rank in hung])
+        stacks = dump_and_end(self.workers, [self.workers[rank] for rank in hung])
         folder = join(join(self.folder, HANGS), time.strftime("%Y%m%d-%H%M%S"))
         try:
             for rank, text in enumerate(stacks):

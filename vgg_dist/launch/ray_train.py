@@ -55,8 +55,8 @@ def build_trainer(
         kind = partial(ElasticTrainer, run=config.name, prefix=prefix)
         workers = config.num_workers.least, config.num_workers.most
     if "GPU" in resources[0]:
-        # Restarts the group where its workers' counts of NCCL operations differ and stand still for ten minutes: more than the
-        # seven for which a loader retries its storage.
+        # Restarts the group where its workers' counts of NCCL operations differ and stand still for ten minutes, as loaders
+        # retry their storage for seven.
         os.environ.setdefault("RAY_TRAIN_ENABLE_NCCL_HANG_DETECTOR", "1")
         os.environ.setdefault("RAY_TRAIN_NCCL_RAS_ACTION", "fail")
     return kind(

@@ -29,8 +29,8 @@ class Process(NamedTuple):
     pid: int
 
 
-def end_and_dump(processes: Sequence[Process], end: Sequence[int]) -> list[str]:
-    """The stacks of the processes; then those whose pid is in `end` are killed, also where they are stopped.
+def dump_and_end(processes: Sequence[Process], end: Sequence[Process]) -> list[str]:
+    """The stacks of the processes; then those in `end`, which are among them, are killed, also where they are stopped.
 
     In place of a stack, why it could not be read.
     """
@@ -38,8 +38,9 @@ def end_and_dump(processes: Sequence[Process], end: Sequence[int]) -> list[str]:
     refs = {}
     for node in dict.fromkeys(process.node_id for process in processes):
         pids = [process.pid for process in processes if process.node_id == node]
-        own = NodeAffinitySchedulingStrategy(node, soft=False)
-        refs[node] = task.options(scheduling_strategy=own).remote(pids, [pid for pid in pids if pid in end])
+        to_end = [process.pid for process in end if process.node_id == node]
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        refs[node] = task.options(scheduling_strategy=there).remote(pids, to_end)
     ray.wait(list(refs.values()), num_returns=len(refs), timeout=WAIT_S)
     found = {node: _result(ref) for node, ref in refs.items()}
     return [found[process.node_id].get(process.pid, found[process.node_id].get(0, "")) for process in processes]
