@@ -43,12 +43,14 @@ from vgg_dist.ray_cluster.job_lines import Line, LineSender, put_lines
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.lost_ray import watched_cluster
 from vgg_dist.ray_cluster.nodes import describe_workers, worker_resources
+from vgg_dist.ray_cluster.stacks import allow_dumps
 from vgg_dist.ray_cluster.start import start_ray
 from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.run_folder.outcome import Earlier, describe_outcome, read_best, write_outcome
 from vgg_dist.run_folder.settings import keep_settings
 from vgg_dist.startup_marks import mark
 from vgg_dist.tracking import TrackedRun, finish_run, recorded, ui_hint
+from vgg_dist.worker.leaving import raise_if_left
 
 DRIVER_MEMORY = 1e9  # bytes for `run_training` and Ray Train's controller, where a search or reproduction starts several
 
@@ -198,12 +200,16 @@ class _Launch:
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Runs in each worker. Returns {"metrics": ...}, or {"error": line} for a failure that a restart cannot fix."""
+    """Runs in each worker. Returns {"metrics": ...}, or {"error": line} for a failure that a restart cannot fix.
+
+    LeftGroup where the training goes on in another group of workers.
+    """
     mark("workers up")
     from vgg_dist.worker.process import run_worker  # here, because DALI takes seconds to import, and only workers need it
 
     mark("worker imports done")
-    return run_worker(TrainSettings.from_dict(settings))
+    allow_dumps()
+    return raise_if_left(run_worker(TrainSettings.from_dict(settings)))
 
 
 def _of_earlier(config: TrainSettings, earlier: Earlier) -> str:

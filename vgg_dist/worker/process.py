@@ -35,7 +35,6 @@ from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.stopping import AllStop, StopAgreement, training_key
 from vgg_dist.training.trainer import Trainer
 from vgg_dist.worker.exchange import Exchange
-from vgg_dist.worker.leaving import LeftGroup
 from vgg_dist.worker.reporter import Reporter, Store
 from vgg_dist.worker.resume_point import ResumedFrom, ResumePoints, find_resume_points
 from vgg_dist.worker.setup import Node, Prepared, prepare
@@ -71,7 +70,7 @@ def run_worker(config: TrainSettings) -> dict[str, Any]:
     try:
         with memory, stop.watching(training_key(config.name)):
             return train(prepared, worker, reporter, stop)
-    except (TrainingError, LeftGroup):  # the driver prints one line; keep Ray Train from printing the traceback
+    except TrainingError:  # the driver prints it in one line; keep Ray Train from printing its traceback
         logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)
         raise
 
@@ -128,7 +127,7 @@ def train(prepared: Prepared, worker: Worker, reporter: Reporter, stop: StopAgre
     except AllStop:
         reporter.close()
         if trainer.stop.leaves:
-            raise LeftGroup(f"left at step {trainer.state.step}") from None
+            return {"left": trainer.state.step}
         return {"stopped": trainer.state.step, "unsaved": reporter.storage_error}
     except (ValueError, NonFinite) as wrong:  # raised by all workers alike
         reporter.close()
