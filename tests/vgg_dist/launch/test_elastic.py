@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
 import socket
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.train import FailureConfig, ScalingConfig, WorkerGroupError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
 from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollStatus, WorkerStatus
@@ -18,6 +23,7 @@ from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollSt
 from vgg_dist.launch import elastic, group_watch
 from vgg_dist.launch.elastic import NodeFollower
 from vgg_dist.launch.group_watch import GroupWatch
+from vgg_dist.ray_cluster.stacks import Process, dump
 from vgg_dist.worker.leaving import LeftGroup
 
 
@@ -167,3 +173,49 @@ def test_workers_that_left_are_not_counted_wherever_their_error_went() -> None:
     for _ in range(5):
         failure = WorkerGroupError("left", worker_failures={0: left, 1: RuntimeError("Connection reset by peer")})
         assert policy.make_decision(failure) == FailureDecision.RETRY
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_stacks_are_kept_where_a_worker_does_not_answer_or_the_others_waited_in_vain(
+    hangs: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended: list[Process] = []
+
+    def dump_and_end(workers: Sequence[Process], end: Sequence[Process]) -> list[str]:
+        ended.extend(end)
+        return [f"stack of {worker.pid}" for worker in workers]
+
+    monkeypatch.setattr(group_watch, "dump_and_end", dump_and_end)
+    said: list[str] = []
+    lines: Any = SimpleNamespace(send=lambda sent: said.extend(line.text for line in sent))
+    watch = GroupWatch("run", str(tmp_path), lines, "run  ")
+    places = [SimpleNamespace(node_id=node, node_ip=f"10.0.0.{node}", pid=7) for node in "ab"]  # the same pid on two hosts
+    workers = [SimpleNamespace(metadata=place) for place in places]
+    watch.after_worker_group_start(SimpleNamespace(get_workers=lambda: workers))
+    gloo = RuntimeError("Timed out waiting 900000ms for recv operation to complete")
+    error = WorkerHealthCheckTimeoutError("hanging") if hangs else gloo
+    status = WorkerGroupPollStatus({0: WorkerStatus(True), 1: WorkerStatus(True, error)})
+    for _ in range(2):
+        watch.after_worker_group_poll_status(status)
+    [folder] = (tmp_path / "hangs").iterdir()
+    assert [(folder / f"worker-{rank}.txt").read_text() for rank in range(2)] == ["stack of 7"] * 2
+    assert ended == [Process("b", "10.0.0.b", 7)] * hangs
+    what = "worker 1 on 10.0.0.b did not answer and was killed" if hangs else "the workers waited too long for each other"
+    assert said == [f"run  {what}; the stacks of all workers are in {folder}"]
+    assert DefaultFailurePolicy(FailureConfig(max_failures=0)).make_decision(status.get_worker_group_error()) == (
+        FailureDecision.RAISE
+    ), "a hang is a failure"
+
+
+def test_the_stack_of_a_stopped_process_is_read() -> None:
+    code = "import os, signal\ndef stuck():\n os.kill(os.getpid(), signal.SIGSTOP)\nstuck()"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        found = dump(process.pid)
+        assert "State:\tT (stopped)" in found
+        assert re.search(r"^ +stuck \(<string>:3\)$", found, re.MULTILINE), found
+    finally:
+        process.kill()
+        process.wait()
+    assert "py-spy: " in dump(process.pid), "why there is no stack"
