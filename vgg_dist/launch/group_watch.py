@@ -74,13 +74,13 @@ class GroupWatch(WorkerGroupCallback):
             return
         self.examined = True  # Ray Train now ends this group
         hung = [rank for rank, error in errors.items() if isinstance(error, WorkerHealthCheckTimeoutError)]
-        if hung or any(_is_time_out(error) for error in errors.values()):
+        if lost := self._lost_nodes():
+            if self.is_elastic:
+                self._say(f"lost {lost}: goes on with the other nodes, which is not counted by --max-failures")
+                # Ray Train does not count the loss of a node either, but only if that was announced.
+                worker_group_status.worker_statuses[min(errors)].error = LeftGroup(what_failed(errors[min(errors)]))
+        elif hung or any(_is_time_out(error) for error in errors.values()):
             self._keep_stacks(hung)
-        elif self.is_elastic and (lost := self._lost_nodes()):
-            self._say(f"lost {lost}: goes on with the other nodes, which is not counted by --max-failures")
-            status = worker_group_status.worker_statuses[min(errors)]
-            # Ray Train counts a group that lost a node only as preempted if that was announced.
-            status.error = LeftGroup(what_failed(errors[min(errors)]))
 
     def _lost_nodes(self) -> str:
         """The addresses of the group's nodes that are dead, once Ray knows it too; else it would start workers there."""

@@ -162,6 +162,7 @@ def test_a_lost_node_is_not_counted_by_max_failures_and_a_failed_worker_is(charg
     reset = RuntimeError("Connection reset by peer")
     assert charged(True, reset) == FailureDecision.RETRY
     assert charged(True, WorkerHealthCheckFailedError("dead", failure=reset)) == FailureDecision.RETRY
+    assert charged(True, WorkerHealthCheckTimeoutError("hanging")) == FailureDecision.RETRY, "cut off, it does not answer"
     assert charged(False, reset) == FailureDecision.RAISE
     assert charged(True, reset, is_elastic=False) == FailureDecision.RAISE
 
@@ -186,6 +187,7 @@ def test_stacks_are_kept_where_a_worker_does_not_answer_or_the_others_waited_in_
         return [f"stack of {worker.pid}" for worker in workers]
 
     monkeypatch.setattr(group_watch, "dump_and_end", dump_and_end)
+    monkeypatch.setattr(GroupWatch, "_lost_nodes", lambda watch: "")
     said: list[str] = []
     lines: Any = SimpleNamespace(send=lambda sent: said.extend(line.text for line in sent))
     watch = GroupWatch("run", str(tmp_path), lines, "run  ")
