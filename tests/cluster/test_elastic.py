@@ -16,7 +16,6 @@ from support.mlflow_server import wait_for
 
 pytestmark = on_hosts
 # Checkpoints at the end of epochs only, each of 20 steps. At this learning rate rounding hardly grows from step to step.
-# There is no dropout, whose masks depend on the rank.
 SMALL = """
     --arch A --head linear --image-size 32 --data synthetic:train=320,val=16,size=40 --global-batch 16 --micro-batch 4
     --lr 0.00001 --precision fp32 --log-every 1 --checkpoint-every 1000 --name run

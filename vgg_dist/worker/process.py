@@ -62,7 +62,8 @@ def run_worker(config: TrainSettings) -> dict[str, Any]:
     except TrainingError as error:  # raised by all workers alike
         return {"error": str(error)}
     mark("data and net ready")
-    notes = _start_notes(config, prepared, resumed, worker.world_size)
+    worker = prepared.worker
+    notes = _start_notes(config, prepared, resumed)
     reporter = Reporter(worker, node, exchange, prepared, _report, _checkpoint_store(points, resumed), notes)
     if resumed is not None and resumed.is_unreported:
         reporter.unreported = Checkpoint(resumed.path, points.run.filesystem)
@@ -97,15 +98,15 @@ def _prepare_or_resume(
     return prepared, points, resumed
 
 
-def _start_notes(config: TrainSettings, prepared: Prepared, resumed: ResumedFrom | None, workers: int) -> list[str]:
+def _start_notes(config: TrainSettings, prepared: Prepared, resumed: ResumedFrom | None) -> list[str]:
     """The lines that the command prints when the training starts."""
     notes = [] if config.micro_batch else [f"--micro-batch {prepared.config.micro_batch}, by default"]
     notes += prepared.passed_over
     if cluster_named():  # otherwise the command has opened the data and printed them
         notes += prepared.remarks
-    notes += prepared.cache_notes
+    notes += prepared.cache_notes + [prepared.layout_note] * bool(prepared.layout_note)
     if resumed is not None:
-        on = f" on {workers} workers" if isinstance(config.num_workers, WorkerRange) else ""
+        on = f" on {prepared.worker.world_size} workers" if isinstance(config.num_workers, WorkerRange) else ""
         notes.append(f"resumes from step {prepared.state.step} (epoch {epoch_of(prepared):.2f}){on}")
     elif prepared.state.origin:
         notes.append(f"starts from {masked(config.init_from)}: {prepared.state.origin}")

@@ -73,6 +73,12 @@ def test_a_step_has_an_image_for_each_of_the_most_workers() -> None:
         TrainConfig(num_workers=WorkerRange(2, 17), global_batch=16).resolved()
 
 
+def test_fc_layers_are_not_split_over_a_number_of_workers_that_changes() -> None:
+    assert TrainConfig(num_workers=WorkerRange(2, 4), fc_parallel="auto").resolved().fc_group is None
+    with pytest.raises(ValueError, match=r"^--fc-parallel 2: --num-workers 2:4 is a range; allowed: off, auto$"):
+        TrainConfig(num_workers=WorkerRange(2, 4), fc_parallel="2").resolved()
+
+
 @pytest.mark.parametrize("config", [TuneConfig(search_lr=(0.1, 0.2)), ReproduceConfig()])
 def test_searches_and_reproductions_have_a_fixed_number(config: TuneConfig | ReproduceConfig) -> None:
     with pytest.raises(ValueError, match=r"^--num-workers 2:4: a range is for vgg_dist.train only; give a number$"):
