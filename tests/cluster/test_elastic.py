@@ -31,6 +31,9 @@ def cluster() -> Iterator[Cluster]:
     with opened(3) as cluster:
         cluster.env["MLFLOW_TRACKING_URI"] = f"sqlite:///{cluster.head.folder}/mlflow.db"
         cluster.env["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(HANG_S)
+        # A node that is cut off is dead after 12 s, not 65.
+        cluster.env |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000"}
+        cluster.env["RAY_health_check_failure_threshold"] = "3"
         for host in cluster.network.hosts:
             cluster.start_ray(host, cpus=2)
         yield cluster

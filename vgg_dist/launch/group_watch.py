@@ -31,7 +31,7 @@ from vgg_dist.worker.leaving import LeftGroup
 
 HANGS = "hangs"
 ANSWER_S = 3.0
-LOST_S = 45.0  # Ray takes a node for dead after five health checks in 15 s, or later on a busy head
+LOST_S = 120.0  # Ray takes a node for dead after five health checks in vain: 15 s, or 65 s where packets are lost
 
 
 def ask_to_leave(run: str) -> bool:
@@ -83,15 +83,18 @@ class GroupWatch(WorkerGroupCallback):
             self._keep_stacks(hung)
 
     def _lost_nodes(self) -> str:
-        """The addresses of the group's nodes that are dead, once Ray knows it too; else it would start workers there."""
+        """Which of the group's nodes are dead; empty if none is.
+
+        Waits until Ray knows it too, as it would start workers there.
+        """
         addresses = {worker.node_id: worker.address for worker in self.workers}
         begun = time.monotonic()
         while True:
             nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-            dead = [address for node_id, address in addresses.items() if node_id not in nodes]
-            silent = [node for node_id, node in nodes.items() if node_id in addresses and not _answers(node)]
+            dead = [address for node, address in addresses.items() if node not in nodes]
+            silent = [address for node, address in addresses.items() if node in nodes and not _answers(nodes[node])]
             if not silent or time.monotonic() - begun > LOST_S:
-                return ", ".join(f"node {address}" for address in sorted(dead))
+                return ", ".join(f"node {address}" for address in sorted(dead + silent))
             time.sleep(1.0)
 
     def _keep_stacks(self, hung: list[int]) -> None:
