@@ -18,8 +18,7 @@ from ray.train.v2._internal.execution.scaling_policy import NoopDecision, Resize
 from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
 
 from vgg_dist.launch.group_watch import ask_to_leave
-from vgg_dist.ray_cluster.job_lines import Line, put_lines
-from vgg_dist.ray_cluster.job_messages import JobMessages
+from vgg_dist.ray_cluster.job_lines import Line, LineSender
 
 LOOK_S = 15.0  # how often a running group looks for further nodes; Ray counts them every 20 s
 LEAVE_S = 120.0  # for a group to write a checkpoint before it grows; without one, Ray restarts it from the last one
@@ -56,7 +55,7 @@ class NodeFollower(ElasticScalingPolicy):
 
     def __init__(self, scaling_config: ScalingConfig, run: str, prefix: str) -> None:
         super().__init__(scaling_config)
-        self.run, self.prefix = run, prefix
+        self.run, self.prefix, self.lines = run, prefix, LineSender(run)
         self.wanted: ResizeDecision | None = None
         """The larger group for which the running one has been asked to leave."""
         self.asked_at = 0.0
@@ -105,7 +104,7 @@ class NodeFollower(ElasticScalingPolicy):
         self._say(f"waits for {least} workers: the cluster has room for {there}")
 
     def _say(self, text: str) -> None:
-        put_lines(JobMessages(), self.run, [Line(self.prefix + text)])
+        self.lines.send([Line(self.prefix + text)])
 
 
 def usable_nodes() -> set[str]:
