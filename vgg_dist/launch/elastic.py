@@ -91,7 +91,10 @@ class NodeFollower(ElasticScalingPolicy):
 
     def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
         """Ray reserves resources also on nodes that died in the last 20 s, and on draining ones, which take no workers."""
-        usable = usable_nodes()
+        try:
+            usable = usable_nodes()
+        except Exception:  # Ray's head is away; an error here would end the training
+            return 0
         return super()._count_possible_workers({node: of for node, of in reserved_resources.items() if node in usable})
 
     def _say_waiting(self) -> None:

@@ -74,7 +74,10 @@ class GroupWatch(WorkerGroupCallback):
             return
         self.examined = True  # Ray Train now ends this group
         hung = [rank for rank, error in errors.items() if isinstance(error, WorkerHealthCheckTimeoutError)]
-        if lost := self._lost_nodes():
+        lost = ""
+        with suppress(Exception):  # where Ray's head is away; an error here would end the training
+            lost = self._lost_nodes()
+        if lost:
             if self.is_elastic:
                 self._say(f"lost {lost}: goes on with the other nodes, which is not counted by --max-failures")
                 # Ray Train does not count the loss of a node either, but only if that was announced.
@@ -99,14 +102,14 @@ class GroupWatch(WorkerGroupCallback):
 
     def _keep_stacks(self, hung: list[int]) -> None:
         """Kills the workers of the ranks in `hung`, once the stacks of all workers are in the run's folder."""
-        stacks = dump_and_end(self.workers, [self.workers[rank] for rank in hung])
         folder = join(join(self.folder, HANGS), time.strftime("%Y%m%d-%H%M%S"))
         try:
+            stacks = dump_and_end(self.workers, [self.workers[rank] for rank in hung])
             for rank, text in enumerate(stacks):
                 replace_file(join(folder, f"worker-{rank}.txt"), text.encode())
             kept = f"the stacks of all workers are in {masked(folder)}"
-        except (OSError, ValueError) as error:
-            kept = f"their stacks could not be written: {what_failed(error)}"
+        except Exception as error:  # of the storage, or of Ray; raised here it would end the training
+            kept = f"the stacks could not be kept: {what_failed(error)}"
         for rank in hung:
             self._say(f"worker {rank} on {self.workers[rank].address} did not answer and was killed; {kept}")
         if not hung:
