@@ -109,7 +109,7 @@ def test_a_training_follows_its_nodes(cluster: Cluster, tmp_path: Path) -> None:
     assert resumed >= grown
     cluster.head.run("pkill", "-TERM", "-f", "^python -m vgg_dist.train")
     job.wait(300)
-    [steps] = map(int, log.until(r"stopped by SIGTERM at step (\d+), checkpoint written"))
+    steps = int(log.until(r"stopped by SIGTERM at step (\d+), checkpoint written")[0])
 
     curves = logged(cluster.head.folder / "mlflow.db")
     assert sorted(curves["train/loss"]) == list(range(1, steps + 1))
