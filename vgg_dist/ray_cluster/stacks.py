@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.failures import what_failed
 
-DUMP_S = 20.0  # for one process
+DUMP_S = 10.0  # for one process
+TRIES = 3
 WAIT_S = 60.0  # for all
 
 
@@ -67,7 +69,8 @@ def _result(ref: ray.ObjectRef) -> dict[int, str]:
 
 
 def _on_node(pids: list[int], end: list[int]) -> dict[int, str]:
-    stacks = {pid: dump(pid) for pid in pids}
+    with ThreadPoolExecutor(len(pids)) as pool:
+        stacks = dict(zip(pids, pool.map(dump, pids), strict=True))
     for pid in end:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -75,16 +78,26 @@ def _on_node(pids: list[int], end: list[int]) -> dict[int, str]:
 
 
 def dump(pid: int) -> str:
-    """The stacks of all threads of a process of this node, and its state. It is not paused: it may be stopped already."""
+    """The stacks of all threads of a process of this node, and its state."""
     program = shutil.which("py-spy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    state = _state(pid)
     if program is None:
-        return f"{_state(pid)}py-spy is not installed on this node\n"
-    command = [program, "dump", "--nonblocking", "--pid", str(pid)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DUMP_S, check=False)
-    except subprocess.TimeoutExpired:
-        return f"{_state(pid)}py-spy did not end within {DUMP_S:.0f} s\n"
-    return _state(pid) + (done.stdout or f"py-spy: {done.stderr}")
+        return f"{state}py-spy is not installed on this node\n"
+    # By default py-spy pauses the process. It cannot pause one that is stopped, and may not where tracing is forbidden; without
+    # a pause it may meet a change of the stack.
+    pauses = [] if "(stopped)" in state else [[]]
+    wrong = ""
+    for flags in [*pauses, *[["--nonblocking"]] * TRIES]:
+        try:
+            command = [program, "dump", *flags, "--pid", str(pid)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=DUMP_S, check=False)
+        except subprocess.TimeoutExpired:
+            wrong = f"no answer within {DUMP_S:.0f} s\n"
+            continue
+        if done.returncode == 0 and done.stdout:
+            return state + done.stdout
+        wrong = done.stderr
+    return f"{state}py-spy: {wrong}"
 
 
 def _state(pid: int) -> str:
