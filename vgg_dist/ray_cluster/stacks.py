@@ -83,11 +83,13 @@ def dump(pid: int) -> str:
     state = _state(pid)
     if program is None:
         return f"{state}py-spy is not installed on this node\n"
-    # By default py-spy pauses the process. It cannot pause one that is stopped, and may not where tracing is forbidden; without
-    # a pause it may meet a change of the stack.
-    pauses = [] if "(stopped)" in state else [[]]
+    # By default py-spy pauses the process. It cannot pause one that is stopped, and may not where tracing is forbidden. Without
+    # a pause the stack may change while it is read.
+    tries = [["--nonblocking"]] * TRIES
+    if "(stopped)" not in state:
+        tries.insert(0, [])
     wrong = ""
-    for flags in [*pauses, *[["--nonblocking"]] * TRIES]:
+    for flags in tries:
         try:
             command = [program, "dump", *flags, "--pid", str(pid)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=DUMP_S, check=False)
