@@ -83,8 +83,8 @@ def dump(pid: int) -> str:
     state = _state(pid)
     if program is None:
         return f"{state}py-spy is not installed on this node\n"
-    # By default py-spy pauses the process. It cannot pause one that is stopped, and may not where tracing is forbidden. Without
-    # a pause the stack may change while it is read.
+    # By default py-spy pauses the process. It cannot pause one that is stopped, and may not where tracing is forbidden.
+    # Without a pause the stack may change while it is read.
     tries = [["--nonblocking"]] * TRIES
     if "(stopped)" not in state:
         tries.insert(0, [])
