@@ -23,6 +23,7 @@ from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainCommand, TrainConfig, TrainSettings
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
+from vgg_dist.config.worker_range import WorkerRange
 from vgg_dist.errors import TrainingError
 from vgg_dist.launch.ending import leave, stoppable_runs
 from vgg_dist.launch.open_data import open_data_here
@@ -95,7 +96,8 @@ def _resources_here(config: TrainSettings) -> dict[str, float] | None:
     """What the only worker has that trains in this process; None where the training needs Ray."""
     from vgg_dist.ray_cluster.nodes import only_worker_here
 
-    return only_worker_here(config.num_workers)
+    # A range is for a cluster whose nodes join and leave.
+    return None if isinstance(config.num_workers, WorkerRange) else only_worker_here(config.num_workers)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from vgg_dist.launch.reports import Reports
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.startup_marks import mark
 from vgg_dist.training.stopping import training_key
+from vgg_dist.worker.leaving import LeftGroup
 
 
 class ReportCallback(Reports, ray.train.UserCallback):
@@ -32,9 +33,12 @@ class ReportCallback(Reports, ray.train.UserCallback):
         A worker raises TrainingError for what a restart cannot fix. Passed on as the controller's own error, it ends the run
         at once, with the other workers, which may wait for the failed one in a collective.
         """
+        JobMessages().remove(training_key(self.config.name))
+        worker_exceptions = {rank: error for rank, error in worker_exceptions.items() if not isinstance(error, LeftGroup)}
+        if not worker_exceptions:  # `group_watch` or `elastic` has asked for it
+            return
         if self.gauges is not None:
             self.gauges.add("worker_failures", len(worker_exceptions))
-        JobMessages().remove(training_key(self.config.name))
         for error in worker_exceptions.values():
             if isinstance(error, TrainingError):
                 raise ray.train.ControllerError(error)

@@ -18,6 +18,8 @@ from vgg_dist.ray_cluster.address import cluster_named
 # and 60 s cost a short run a third of its time, and are too little for a cold node. Read when ray.train is imported.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+# A worker's process that does not answer for two minutes hangs. Ray waits for ten.
+os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "120")
 if not cluster_named():
     # This machine is not preempted; the watcher for that is one more process to start, and prints an error here.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -27,9 +29,11 @@ import ray.train
 
 from pipelines.secrets import masked
 from vgg_dist.config import TrainSettings
+from vgg_dist.config.worker_range import WorkerRange
 from vgg_dist.errors import NonFinite
 from vgg_dist.launch.controller import ReportCallback
 from vgg_dist.launch.follow import BEFORE, raise_if_stopped, resumes
+from vgg_dist.launch.group_watch import GroupWatch
 from vgg_dist.launch.launch import Launch, Trained, run_launch
 from vgg_dist.launch.prometheus import Gauges
 from vgg_dist.launch.ray_train import build_trainer, fit
@@ -40,9 +44,11 @@ from vgg_dist.ray_cluster.job_lines import Line, LineSender, put_lines
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.lost_ray import watched_cluster
 from vgg_dist.ray_cluster.nodes import describe_workers, worker_resources
+from vgg_dist.ray_cluster.stacks import allow_dumps
 from vgg_dist.ray_cluster.start import start_ray
 from vgg_dist.startup_marks import mark
 from vgg_dist.tracking import TrackedRun, finish_run
+from vgg_dist.worker.leaving import raise_if_left
 
 DRIVER_MEMORY = 1e9  # bytes for `run_training` and Ray Train's controller, where a search or reproduction starts several
 
@@ -107,7 +113,13 @@ class _Launch(Launch):
             self.say("starting Ray and its workers")
         start_ray()
         mark("Ray up")
-        self.resources = self.options.resources if self.options else worker_resources(self.config.num_workers)
+        workers = self.config.num_workers
+        if self.options:
+            self.resources = self.options.resources
+        elif isinstance(workers, WorkerRange):
+            self.resources = worker_resources(workers.least, workers.most)
+        else:
+            self.resources = worker_resources(workers)
         self.config = self.config.with_workers(len(self.resources))
         raise_if_stopped(JobMessages(), BEFORE + resumes(self.config.name))
 
@@ -123,8 +135,11 @@ class _Launch(Launch):
         config, name = self.config, self.config.name
         gauges = Gauges(name)
         report = ReportCallback(run, config, LineSender(name), gauges, self.prefix, self.is_trial)
-        callbacks = [report, *(self.options.callbacks if self.options else ())]
-        trainer = build_trainer(config, self.resources, partial(train_worker, config.to_dict(secrets=True)), callbacks)
+        elastic = isinstance(config.num_workers, WorkerRange)
+        watch = GroupWatch(name, config.folder, LineSender(name), self.prefix, elastic)
+        callbacks = [report, watch, *(self.options.callbacks if self.options else ())]
+        work = partial(train_worker, config.to_dict(secrets=True))
+        trainer = build_trainer(config, self.resources, work, callbacks, self.prefix)
         steps = " steps" if str(config.log_every).isdecimal() else ""
         self.say(f"run {name}, {describe_workers(self.resources)}; metrics every {config.log_every}{steps}")
         try:
@@ -152,9 +167,13 @@ class _Launch(Launch):
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Runs in each worker. Returns {"metrics": ...}, or {"error": line} for a failure that a restart cannot fix."""
+    """Runs in each worker. Returns {"metrics": ...}, or {"error": line} for a failure that a restart cannot fix.
+
+    LeftGroup where the training goes on in another group of workers.
+    """
     mark("workers up")
     from vgg_dist.worker.on_ray import run_on_ray  # here, because DALI takes seconds to import, and only workers need it
 
     mark("worker imports done")
-    return run_on_ray(TrainSettings.from_dict(settings))
+    allow_dumps()
+    return raise_if_left(run_on_ray(TrainSettings.from_dict(settings)))

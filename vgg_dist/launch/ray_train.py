@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import ray.exceptions
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.callback import RayTrainCallback
 
 from vgg_dist.config import TrainSettings
+from vgg_dist.config.worker_range import WorkerRange
 from vgg_dist.errors import TrainingError
+from vgg_dist.launch.elastic import LOOK_S, ElasticTrainer
 from vgg_dist.launch.failures import root_cause
 from vgg_dist.launch.follow import Started, check_value, follow
 from vgg_dist.ray_cluster.job_messages import JobMessages
@@ -25,26 +30,41 @@ def build_trainer(
     config: TrainSettings,
     resources: list[dict[str, float]],
     train_worker: Callable[[], Any],
-    callbacks: Sequence[ray.train.UserCallback],
+    callbacks: Sequence[RayTrainCallback],
+    prefix: str = "",
 ) -> TorchTrainer:
-    """The TorchTrainer of a run; `resources`: what each worker reserves.
+    """The TorchTrainer of a run; `resources`: what each worker reserves. `prefix`: in front of each line.
 
     The settings travel within `train_worker`, secrets included: train_loop_config is shown on Ray's dashboard, and in its
     logs.
     """
     filesystem, path = open_storage(config.storage_path)
-    return TorchTrainer(
+    kind: Callable[..., TorchTrainer] = TorchTrainer
+    workers: int | tuple[int, int] = len(resources)
+    if isinstance(config.num_workers, WorkerRange):
+        kind = partial(ElasticTrainer, run=config.name, prefix=prefix)
+        workers = config.num_workers.least, config.num_workers.most
+    if "GPU" in resources[0]:
+        # Restarts the group where its workers' counts of NCCL operations differ and stand still for ten minutes, as loaders
+        # retry their storage for seven.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_NCCL_HANG_DETECTOR", "1")
+        os.environ.setdefault("RAY_TRAIN_NCCL_RAS_ACTION", "fail")
+    return kind(
         train_worker,
         train_loop_config=config.to_dict(),
         torch_config=TorchConfig(timeout_s=GRADIENTS_WAIT_S),
         scaling_config=ScalingConfig(
-            num_workers=len(resources), use_gpu="GPU" in resources[0], resources_per_worker=resources[0]
+            num_workers=workers,
+            use_gpu="GPU" in resources[0],
+            resources_per_worker=resources[0],
+            elastic_resize_monitor_interval_s=LOOK_S,
         ),
         run_config=RunConfig(
             name=config.name,
             storage_path=path,
             storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            # Preempted nodes are not counted: max_preemption_failures is -1, no limit.
             failure_config=FailureConfig(max_failures=config.max_failures),
             callbacks=list(callbacks),
             # Its warnings repeat every second without a dashboard; failures reach `ReportCallback.after_exception`.

@@ -8,6 +8,7 @@
 | best/checkpoint-000000126/ | the best checkpoint by validation error, without its optimizer state (see `best`) |
 | best/since.json | the step before which validations are unknown, if an older version began the run |
 | outcome.json | how the run ended: step, metrics, last and best checkpoint, settings; there once it has finished |
+| hangs/20261127-071855/worker-0.txt | the stacks of each worker when one of them hung, by time |
 | mlflow_training.txt | the random token by which the run is found again in MLflow |
 | mlflow_backlog.jsonl | metric records that MLflow has not accepted yet; there while its server is away |
 | checkpoint_manager_snapshot.json | Ray Train's own list of the checkpoints reported to it, where it runs on Ray |

@@ -28,6 +28,7 @@ from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialSchedule
 from pipelines import signals
 from pipelines.paths import join
 from vgg_dist.config import TrainSettings, TuneConfig
+from vgg_dist.config.worker_range import fixed_workers
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY
 from vgg_dist.launch.follow import resumes
@@ -76,7 +77,7 @@ def run_search(config: TuneConfig) -> SearchResult:
     print("vgg_dist.tune: starting Ray", flush=True)
     start_ray()
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
-    workers = config.num_workers or 1
+    workers = fixed_workers(config.num_workers) or 1
     at_once = min(config.max_concurrent_trials or max_concurrent_groups(workers), config.num_trials())
     resources = worker_resources(workers * at_once)[:workers]
     keep_settings(config.folder, config, SEARCH)

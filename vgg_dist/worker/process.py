@@ -17,6 +17,7 @@ from typing import Any
 
 from pipelines.secrets import masked
 from vgg_dist.config import TrainSettings
+from vgg_dist.config.worker_range import WorkerRange
 from vgg_dist.errors import NonFinite, TrainingError
 from vgg_dist.metric_names import EPOCH
 from vgg_dist.ray_cluster.address import cluster_named
@@ -92,7 +93,8 @@ def _start_notes(config: TrainSettings, prepared: Prepared, resumed: ResumedFrom
         notes += prepared.remarks
     notes += prepared.cache_notes + [prepared.layout_note] * bool(prepared.layout_note)
     if resumed is not None:
-        notes.append(f"resumes from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
+        on = f" on {prepared.worker.world_size} workers" if isinstance(config.num_workers, WorkerRange) else ""
+        notes.append(f"resumes from step {prepared.state.step} (epoch {epoch_of(prepared):.2f}){on}")
     elif prepared.state.origin:
         notes.append(f"starts from {masked(config.init_from)}: {prepared.state.origin}")
     return notes
@@ -109,6 +111,8 @@ def train(prepared: Prepared, worker: Worker, reporter: Reporter, stop: StopAgre
         reporter.close()
     except AllStop:
         reporter.close()
+        if trainer.stop.leaves:
+            return {"left": trainer.state.step}
         return {"stopped": trainer.state.step, "unsaved": reporter.storage_error}
     except (ValueError, NonFinite) as wrong:  # raised by all workers alike
         reporter.close()
