@@ -87,7 +87,7 @@ class _Launch(Launch):
         with shown_lines(self.messages, POLL_S):
             trained = follow(self.training, config, self.messages, partial(self._say_stopping, run), POLL_S)
             check_value(trained.value, config, self.messages)
-        self.reports.result().tracker.close(SERVER_WAIT_S)
+        self.reports.result().close(SERVER_WAIT_S)
         return trained
 
     def _say_stopping(self, run: TrackedRun, text: str) -> None:
@@ -96,8 +96,12 @@ class _Launch(Launch):
         self.say(text)
 
     def send_last_metrics(self, run: TrackedRun, error: BaseException) -> None:
-        """By the tracker of this process: another one would send the same."""
-        self.reports.result().tracker.close(STOP_WAIT_S if isinstance(error, Interrupted) else SERVER_WAIT_S)
+        """By the training's own tracker if it is still open: another one would send the same."""
+        reports = self.reports.result()
+        if reports.is_closed:
+            super().send_last_metrics(run, error)
+        else:
+            reports.close(STOP_WAIT_S if isinstance(error, Interrupted) else SERVER_WAIT_S)
 
     def _train(self) -> Trained:
         """Trains, after a failure again from the last checkpoint, --max-failures times."""

@@ -42,6 +42,7 @@ class Reports:
         self.prefix = prefix
         self.is_trial = is_trial
         self.tracker = Tracker(run)
+        self.is_closed = False
         self.best = BestSoFar(run.folder)
         self.progress = ProgressLines(config.epochs, config.max_steps, prefix)
 
@@ -67,7 +68,13 @@ class Reports:
             self.tracker.persist()
         if first["done"]:
             self.lines.flush(LINES_WAIT_S)
-            self.tracker.close(SERVER_WAIT_S)
+            self.close(SERVER_WAIT_S)
+
+    def close(self, wait_s: float) -> None:
+        """Sends what MLflow has not been told, for at most `wait_s` seconds, and leaves the rest to another tracker."""
+        if not self.is_closed:
+            self.is_closed = True
+            self.tracker.close(wait_s)
 
     def tell(self, texts: Sequence[str]) -> None:
         """Shows lines on workers that failed, without the secrets in them."""
