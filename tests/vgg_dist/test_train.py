@@ -29,6 +29,10 @@ SMALL = """
 """.split()  # noqa: SIM905
 
 
+SPLIT = [*SMALL, "--arch", "lenet5", "--head", "fc", "--fc-parallel", "auto"]
+"""The same of a net whose FC layers are split over the workers, however many they are."""
+
+
 def command(*flags: str) -> list[str]:
     return [sys.executable, "-m", "vgg_dist.train", *flags]
 
@@ -163,7 +167,7 @@ def undisturbed(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactor
     """A whole run on two workers, as a job with the token; its storage folder."""
     storage = Path(tmp_path_factory.mktemp("runs"))
     ray = str(Path(sys.executable).with_name("ray"))
-    flags = [*SMALL, "--num-workers", "2", "--storage-path", str(storage), "--name", "whole"]
+    flags = [*SPLIT, "--num-workers", "2", "--storage-path", str(storage), "--name", "whole"]
     submit = [ray, "job", "submit", "--", *command(*flags)]
     refused = subprocess.run(
         submit, env=os.environ | cluster | {"RAY_AUTH_TOKEN": "0" * 64}, capture_output=True, text=True, timeout=120
@@ -211,20 +215,21 @@ def test_a_jobs_log_has_each_report_in_a_plain_line_and_nothing_of_rays(undistur
     reported = [(int(line.split()[1]), "validation" in line) for line in progress if line.startswith("step ")]
     assert reported == sorted([(step, False) for step in range(1, 11)] + [(5, True), (10, True)])
     others = [line for line in progress if not line.startswith("step ")]
-    assert all(line.startswith("--micro-batch") for line in others), others
+    assert "--fc-parallel auto: 1 group of 2 workers; each worker sends 0.0" in " ".join(map(str.strip, others)), others
+    assert all(line.startswith(("--micro-batch", "--fc-parallel", "  ")) for line in others), others
     assert all(len(line) <= 79 for line in progress)
 
 
 @pytest.mark.ray
 def test_a_finished_run_is_not_trained_again(undisturbed: Path, call: Callable[..., Outcome]) -> None:
-    flags = [*SMALL, "--storage-path", undisturbed, "--name", "whole"]
+    flags = [*SPLIT, "--storage-path", undisturbed, "--name", "whole"]
     again = call("vgg_dist.train", *flags)
     assert (again.status, again.stderr) == (0, "")
     assert "run whole was finished before at step 10" in again.stdout
     assert not ray.is_initialized()
 
 
-KILLED = [*SMALL, "--name", "killed", "--checkpoint-every", "3"]
+KILLED = [*SPLIT, "--name", "killed", "--checkpoint-every", "3"]
 
 
 @pytest.fixture(scope="module")
