@@ -96,6 +96,8 @@ def test_layouts_send_what_their_formulas_say() -> None:
     assert sent_bytes(net, Exchange(group=2), 4, 8) == pytest.approx(sharded)
     fc6 = Exchange(rank=4).gradient(net.fc[0])
     assert fc6 == 4 * ((4096 + 25088) * 4 + 4096)
+    assert Exchange(rank=4, group=4).gradient(net.fc[0], is_fc6=True) == 4 * ((1024 + 25088) * 4 + 1024)
+    assert Exchange(rank=4, group=4).gradient(net.fc[2]) == 4 * ((1000 + 1024) * 4 + 250)
 
 
 def test_shards_take_a_share_of_the_state() -> None:

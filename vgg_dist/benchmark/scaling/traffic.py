@@ -9,7 +9,7 @@ gradient of an n x m matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,15 +34,18 @@ class Exchange:
     group: int = 1
     feature_bytes: int = FP32
 
-    def gradient(self, layer: Layer) -> float:
-        """Bytes of a layer's gradient as it is all-reduced, in one worker: of an FC layer, those of its shard."""
+    def gradient(self, layer: Layer, is_fc6: bool = False) -> float:
+        """Bytes of a layer's gradient as it is all-reduced, in one worker: of an FC layer, those of its shard.
+
+        fc6 is cut by its outputs, the layers after it by their inputs.
+        """
         shard = self.group if layer.is_fc else 1
         if not self.rank:
             return layer.parameters * self.gradient_bytes / shard
-        rows = layer.rows / shard
-        compressed = (rows + layer.columns) * self.rank
-        weight = compressed if compressed * MIN_COMPRESSION < rows * layer.columns else rows * layer.columns
-        return (weight + rows) * FP32
+        rows, columns = (layer.rows / shard, layer.columns) if is_fc6 else (layer.rows, layer.columns / shard)
+        compressed = (rows + columns) * self.rank
+        weight = compressed if compressed * MIN_COMPRESSION < rows * columns else rows * columns
+        return (weight + layer.rows / shard) * FP32
 
 
 def exchange_of(layout: Mapping[str, Any], feature_bytes: int = FP32) -> Exchange:
@@ -71,29 +74,26 @@ class Bucket:
 def buckets(net: Net, exchange: Exchange) -> Iterator[Bucket]:
     """The buckets in the order in which DDP sends them: from the last layer to the first.
 
-    Shards of FC layers are in buckets of their own, because they are all-reduced over other workers.
+    Shards of FC layers have a DDP of their own, because they are all-reduced over other workers.
     """
-    open_layers: list[int] = []
-    limit, size, sharded = FIRST_BUCKET, 0.0, False
+    reverse = range(len(net.layers) - 1, -1, -1)
+    if exchange.group == 1:
+        yield from _buckets_of_ddp(net, exchange, reverse, sharded=False)
+        return
+    yield from _buckets_of_ddp(net, exchange, reverse[: len(net.fc)], sharded=True)
+    yield from _buckets_of_ddp(net, exchange, reverse[len(net.fc) :], sharded=False)
 
-    def close() -> Bucket:
-        found = [net.layers[position] for position in open_layers]
-        return Bucket(tuple(open_layers), sharded, size, sum(map(exchange.gradient, found)))
 
-    for position in reversed(range(len(net.layers))):
-        layer = net.layers[position]
-        shard = exchange.group if layer.is_fc else 1
-        if open_layers and sharded != (shard > 1):
-            yield close()
-            open_layers, size = [], 0.0
-        sharded = shard > 1
-        open_layers.append(position)
-        size += layer.parameters * FP32 / shard
-        if size >= limit:
-            yield close()
-            open_layers, size, limit = [], 0.0, BUCKET
-    if open_layers:
-        yield close()
+def _buckets_of_ddp(net: Net, exchange: Exchange, positions: Sequence[int], sharded: bool) -> Iterator[Bucket]:
+    members: list[int] = []
+    limit, size = FIRST_BUCKET, 0.0
+    for position in positions:
+        members.append(position)
+        size += net.layers[position].parameters * FP32 / (exchange.group if sharded else 1)
+        if size >= limit or position == positions[-1]:
+            sent = sum(exchange.gradient(net.layers[k], k == len(net.convolutions)) for k in members)
+            yield Bucket(tuple(members), sharded, size, sent)
+            members, limit, size = [], BUCKET, 0.0
 
 
 def ring_all_reduce(count: float, members: int) -> float:
