@@ -82,7 +82,7 @@ class Step:
     """One optimizer step as one worker sees it.
 
     `end`: the number of samples of the epoch that all workers together have used after the step. `count`: images in the
-    step, over all workers. `micro_batches`: this worker's share of them.
+    step, over all workers. `micro_batches`: this worker's share of them; all workers have the same number of micro-batches.
     """
 
     end: int
@@ -153,24 +153,31 @@ class EpochPlan:
 
     def largest_micro_batch(self, global_batch: int, world_size: int, micro_batch: int) -> int:
         """The size of the largest micro-batch that any worker gets in an epoch; see `steps`."""
-        counts = np.diff(self.step_ends(global_batch), prepend=0)
-        shares = np.unique(np.concatenate([counts // world_size, -(-counts // world_size)]))
-        shares = shares[shares > 0]
-        pieces = -(-shares // micro_batch)
-        return int((-(-shares // pieces)).max())
+        counts = np.unique(np.diff(self.step_ends(global_batch), prepend=0))
+        largest_shares = -(-counts // world_size)
+        pieces = -(-largest_shares // micro_batch)
+        return int((-(-largest_shares // pieces)).max())
 
     def steps(self, start: int, global_batch: int, rank: int, world_size: int, micro_batch: int) -> Iterator[Step]:
         """Worker `rank`'s share of each step after the first `start` samples of the epoch.
 
         `start` may lie inside a step, if the run began with another global batch; the first step is then the rest of that
         one. The images of a step are split over the workers, then into micro-batches of at most `micro_batch`; the sizes
-        differ by at most one image.
+        differ by at most one image. Where there are fewer images than micro-batches, some have a dummy sample only.
         """
         for end, count, rows in self._shares(start, global_batch, rank, rank + 1, world_size):
-            pieces = -(-len(rows) // micro_batch)
-            cuts = [len(rows) * k // pieces for k in range(pieces + 1)] if pieces else []
-            micro_batches = [self.samples.at(rows[slice(*cut)]) for cut in pairwise(cuts)]
-            yield Step(end, count, micro_batches or [DUMMY_SAMPLE])
+            parts = micro_batch_rows(rows, count, world_size, micro_batch)
+            yield Step(end, count, [self.samples.at(part) if len(part) else DUMMY_SAMPLE for part in parts])
+
+    def micro_batch_images(
+        self, step: Step, ranks: range, world_size: int, micro_batch: int
+    ) -> list[list[NDArray[np.int64]]]:
+        """What the workers `ranks`, which are consecutive, have in a step: for each its micro-batches, as indices (m,)."""
+        start, order = step.end - step.count, self._order(step.end - step.count, step.end)
+        cuts = [step.count * rank // world_size for rank in (*ranks, ranks.stop)]
+        shares = [start + order[slice(*cut)] for cut in pairwise(cuts)]
+        parts = [micro_batch_rows(share, step.count, world_size, micro_batch) for share in shares]
+        return [[self.samples.index[rows] if len(rows) else DUMMY_SAMPLE.index for rows in part] for part in parts]
 
     def node_samples(
         self, start: int, global_batch: int, ranks: range, world_size: int
@@ -192,12 +199,21 @@ class EpochPlan:
         for end in ends[ends > start].tolist():
             count = end - start
             first, last = (count * r // world_size for r in (first_rank, last_rank))
-            if self._place is None:
-                rows = np.arange(start + first, start + last)
-            else:
-                rows = start + np.argsort(self._place[start:end], kind="stable")[first:last]
-            yield end, count, rows
+            yield end, count, start + self._order(start, end)[first:last]
             start = end
+
+    def _order(self, start: int, end: int) -> NDArray[np.int64]:
+        """The order in which the samples [start, end) are split over the workers, counted from `start`."""
+        if self._place is None:
+            return np.arange(end - start)
+        return np.argsort(self._place[start:end], kind="stable")
+
+
+def micro_batch_rows(rows: NDArray[np.int64], count: int, world_size: int, micro_batch: int) -> list[NDArray[np.int64]]:
+    """A worker's share of a step of `count` images, cut into as many micro-batches as every worker has."""
+    largest_share = -(-count // world_size)
+    pieces = -(-largest_share // micro_batch)
+    return [rows[slice(*cut)] for cut in pairwise(len(rows) * k // pieces for k in range(pieces + 1))]
 
 
 def evaluation_samples(indices: NDArray[np.int64], scale: int) -> Samples:

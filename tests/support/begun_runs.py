@@ -26,6 +26,7 @@ OTHER: dict[str, Any] = {
     "loader_threads": 3, "epochs": 5, "max_steps": 70, "global_batch": 8, "micro_batch": 2, "lr": 0.5, "warmup_epochs": 4.0,
     "patience": 9, "lr_drops": 1, "momentum": 0.5, "weight_decay": 0.25, "init": "he", "init_std": 0.5,
     "init_from": "/other", "precision": "bf16", "compile": True, "deterministic": True, "bf16_gradients": True,
+    "powersgd_rank": 2, "fc_parallel": "auto",
     "num_workers": 7, "max_failures": 9, "checkpoint_every": "3s", "log_every": "4s", "experiment": "other",
     "tracking_uri": "sqlite:///x", "seed": 4, "shuffle": "blocks",
 }  # fmt: skip

@@ -30,7 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "results": ("report", "submission", "predict"),
     "hardware": (
         "num_workers", "micro_batch", "loader_threads", "precision", "compile", "deterministic", "bf16_gradients",
-        "max_failures",
+        "powersgd_rank", "fc_parallel", "max_failures",
     ),
     "storage and tracking": ("name", "storage_path", "checkpoint_every", "log_every", "experiment", "tracking_uri"),
 }  # fmt: skip

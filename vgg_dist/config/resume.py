@@ -44,7 +44,8 @@ MAY_CHANGE = frozenset({
     # How far the run is trained. A run that had ended continues where these allow more.
     "epochs", "max_steps", "patience", "lr_drops",
     # How the steps are computed, and on which hardware.
-    "precision", "compile", "deterministic", "bf16_gradients", "num_workers", "loader_threads",
+    "precision", "compile", "deterministic", "bf16_gradients", "powersgd_rank", "fc_parallel",
+    "num_workers", "loader_threads",
     # What is tolerated, saved and logged.
     "max_bad_images", "max_pixels", "quarantine", "max_failures", "checkpoint_every", "log_every", "experiment",
     "tracking_uri",

@@ -10,7 +10,7 @@ from vgg_dist.config.base import Interval, check_name
 from vgg_dist.config.bounds import at_least, check_bounds
 from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train_flags import TrainFlags
-from vgg_dist.models.specs import MODELS
+from vgg_dist.models.specs import MODELS, ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +75,36 @@ class TrainSettings(TrainConfig):
             raise ValueError(
                 f"--num-workers {self.num_workers}: at most --global-batch {self.global_batch}, one image a worker and step"
             )
+        self._check_fc_parallel(spec)
         if self.batch_norm and not spec.batch_norm:
             have = ", ".join(arch for arch, spec in MODELS.items() if spec.batch_norm)
             raise ValueError(f"--batch-norm: there is no batch-norm twin of {self.arch}, only of {have}")
         if self.head not in spec.heads:
             raise ValueError(f"--head {self.head}: {self.arch} has only {', '.join(spec.heads)}")
         check_name(self.name, self.storage_path)
+
+    @property
+    def fc_group(self) -> int | None:
+        """Over how many workers the FC layers are split: 1 for off, None for auto. ValueError for another --fc-parallel."""
+        if self.fc_parallel == "auto":
+            return None
+        if self.fc_parallel != "off" and not (self.fc_parallel.isdecimal() and int(self.fc_parallel)):
+            raise ValueError(f"--fc-parallel {self.fc_parallel}: must be off, auto, or the number of workers in a group")
+        return 1 if self.fc_parallel == "off" else int(self.fc_parallel)
+
+    def _check_fc_parallel(self, spec: ModelSpec) -> None:
+        group = self.fc_group
+        if group == 1:
+            return
+        if self.head != "fc":
+            raise ValueError(f"--fc-parallel {self.fc_parallel}: --head {self.head} has no hidden FC layers; allowed: off")
+        if group is None:
+            return
+        if any(width % group for width in spec.fc_widths):
+            widths = " and ".join(map(str, sorted(set(spec.fc_widths))))
+            raise ValueError(f"--fc-parallel {group}: must divide the {widths} outputs of the FC layers of {self.arch}")
+        if self.num_workers and self.num_workers % group:
+            raise ValueError(f"--fc-parallel {group}: must divide --num-workers {self.num_workers}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,12 @@ class TrainFlags(Config, ABC):
     on CPUs are reproducible in any case."""
     bf16_gradients: bool = False
     """Exchange gradients between workers as bf16, which halves the traffic."""
+    powersgd_rank: Annotated[int, AtLeast(0)] = 0
+    """For slow networks: after the first steps, send gradients as two factors of this rank (PowerSGD) instead of whole; 0
+    sends them whole. The net trains a little differently."""
+    fc_parallel: str = "off"
+    """Split the fully connected layers over groups of N workers, which then exchange features instead of most of the
+    gradients; off; or auto, the N with the fewest bytes on the network. The net trains the same."""
 
     num_workers: Annotated[int | None, AtLeast(1)] = None
     """Training processes. Default: one for each GPU of the cluster, or one if it has none."""

@@ -22,8 +22,8 @@ from vgg_dist.launch.failures import root_cause
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.lost_ray import describe_loss
 from vgg_dist.storage import open_storage
+from vgg_dist.training.collectives import GRADIENTS_WAIT_S
 from vgg_dist.training.stopping import STOP_REQUEST, training_key
-from vgg_dist.worker.exchange import GRADIENTS_WAIT_S
 
 POLL_S = 0.5
 BEFORE = " before it trained; "

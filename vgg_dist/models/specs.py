@@ -26,6 +26,8 @@ class ModelSpec:
     """Whether it can be built with batch normalisation."""
     heads: tuple[str, ...]
     """The heads it can be built with."""
+    fc_widths: tuple[int, int] = (4096, 4096)
+    """The outputs of the two hidden layers of its fc head."""
 
 
 _VGG = ModelSpec(
@@ -48,6 +50,7 @@ MODELS: dict[str, ModelSpec] = {
         pixel_std=(78.5675,),
         batch_norm=False,
         heads=("fc",),
+        fc_widths=(120, 84),
     ),
     "alexnet": replace(_VGG, image_size=227, min_image_size=67, batch_norm=False, heads=("fc",)),
     "zfnet": replace(_VGG, image_size=224, min_image_size=47, batch_norm=False, heads=("fc",)),

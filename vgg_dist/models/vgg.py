@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vgg_dist.models.dropout import KeyedDropout
 from vgg_dist.models.lrn import LocalResponseNorm
 
 # Five stages, a 2x2 max-pool after each. A number is a 3x3 convolution of that many channels (stride 1, map size kept),
@@ -30,10 +31,10 @@ def fc_head(in_features: int, num_classes: int, dropout: float) -> nn.Sequential
     return nn.Sequential(
         nn.Linear(in_features, 4096),
         nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
+        KeyedDropout(dropout),
         nn.Linear(4096, 4096),
         nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
+        KeyedDropout(dropout),
         nn.Linear(4096, num_classes),
     )
 

@@ -5,11 +5,13 @@ For data in shards behind a URL, also what this node copies into its cache, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipelines.loading.epoch_plan import Augmentation, EpochPlan, Samples, Step, pad_samples
 from pipelines.loading.loader import Loader
@@ -90,11 +92,25 @@ def worker_steps(
     for number, step in enumerate(steps, start=first_step):
         if config.max_steps is not None and number >= config.max_steps:
             return
-        if one_shape:
-            # One that lacks more is the rest of a step that was begun with other settings: it keeps its own shape.
-            fill = [pad_samples(m, size) if len(m) >= size - size // FILLED_SHARE else m for m in step.micro_batches]
-            step = Step(step.end, step.count, fill)
+        largest = -(-step.count // (worker.world_size * len(step.micro_batches)))  # over all workers, which so do the same
+        # A step that lacks more is the rest of one that was begun with other settings: its micro-batches keep their shape.
+        if one_shape and largest >= size - size // FILLED_SHARE:
+            step = Step(step.end, step.count, [pad_samples(micro, size) for micro in step.micro_batches])
         yield step
+
+
+Members = Sequence[NDArray[np.int64]]
+"""Which images each of the workers has in a micro-batch that share the FC layers, by rank; -1 for what pads it."""
+
+
+def fc_members(plan: EpochPlan, step: Step, config: WorkerSettings, worker: Worker) -> list[Members]:
+    """For each micro-batch of a step what the workers have that share the FC layers; or this one, if it has them alone."""
+    own = [micro.index for micro in step.micro_batches]
+    if worker.fc_workers == 1:
+        return [[images] for images in own]
+    of_ranks = plan.micro_batch_images(step, worker.fc_ranks, worker.world_size, config.micro_batch)
+    of_ranks[worker.fc_ranks.index(worker.rank)] = own  # padded, if all workers pad theirs to one size
+    return list(zip(*of_ranks, strict=True))
 
 
 def read_ahead(

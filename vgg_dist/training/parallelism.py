@@ -1,31 +1,40 @@
-"""How workers train a net together: DDP, gradient accumulation, compilation, memory format, and batch norm's statistics."""
+"""How workers train a net together: DDP, split FC layers, gradient accumulation, compilation, memory format, batch norm."""
 
 from __future__ import annotations
 
 import inspect
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from vgg_dist.config import TrainSettings
+from vgg_dist.models.dropout import set_keys
 from vgg_dist.models.precision import autocast, autocast_dtype, memory_format
+from vgg_dist.models.vgg import ConvNet
+from vgg_dist.training.fc_parallel import FcGroup, ShardedClassifier
 
 # The argument's name since torch 2.15, and before.
 _NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
 _SYNC_BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in _NAMES)
+
+POWERSGD_START = 10  # steps with whole gradients at the start; torch needs two, in which DDP orders its buckets
 
 
 @dataclass(frozen=True)
 class Worker:
     """One process of a training: its rank, how many there are, and the device that it computes on.
 
-    `local_rank`, `local_world_size`: the same among the processes of its node, whose ranks are consecutive.
+    `local_rank`, `local_world_size`: the same among the processes of its node, whose ranks are consecutive. `fc_workers`:
+    how many workers share the FC layers, again of consecutive ranks; 1 if each has them whole.
     """
 
     rank: int = 0
@@ -33,6 +42,7 @@ class Worker:
     device: torch.device = torch.device("cpu")  # noqa: RUF009  a torch.device is immutable
     local_rank: int = 0
     local_world_size: int = 1
+    fc_workers: int = 1
 
     @property
     def node_ranks(self) -> range:
@@ -40,45 +50,113 @@ class Worker:
         first = self.rank - self.local_rank
         return range(first, min(first + self.local_world_size, self.world_size))
 
+    @property
+    def fc_ranks(self) -> range:
+        """The ranks of the workers that share the FC layers with this one."""
+        first = self.rank // self.fc_workers * self.fc_workers
+        return range(first, first + self.fc_workers)
+
 
 class ParallelModel:
     """A model as one of several workers trains it. Constructing one is a collective call.
 
-    The model may be any module; how it is parallelised is decided here only.
+    How it is parallelised is decided here only. Its FC layers must have been split already (`TrainState.split_fc`).
     """
 
     def __init__(self, model: nn.Module, config: TrainSettings, worker: Worker) -> None:
+        self.model = model
+        self.seed = config.seed
         self.device = worker.device
         self.dtype = autocast_dtype(config.precision, worker.device)
         self.memory_format = memory_format(self.dtype, worker.device)
-        self.net, self.ddp = wrap(model.train(), config, worker.world_size)
+        self.net, self.ddps = wrap(model.train(), config, worker.world_size)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Float images (N, C, H, W) to logits (N, num_classes), under autocast."""
+    def __call__(self, images: Tensor, members: Sequence[NDArray[np.int64]], step: int) -> Tensor:
+        """Float images (N, C, H, W) to logits (N, num_classes), under autocast.
+
+        `members`: which images each of the workers has that share the FC layers, by rank; or this worker's alone. `step`: of
+        the run, for dropout.
+        """
+        set_sizes(self.model, [len(images) for images in members])
+        set_keys(self.model.modules(), padded(members), self.seed, step, self.device)
         with autocast(self.device, self.dtype):
             return self.net(images.contiguous(memory_format=self.memory_format))
 
     def gradient_exchange(self, last: bool) -> AbstractContextManager[Any]:
         """Around the forward and backward pass of a micro-batch: workers exchange gradients in the last one of a step."""
-        return nullcontext() if self.ddp is None or last else self.ddp.no_sync()
+        without = ExitStack()
+        for ddp in () if last else self.ddps:
+            without.enter_context(ddp.no_sync())
+        return without
 
 
-def wrap(model: nn.Module, config: TrainSettings, world_size: int) -> tuple[nn.Module, DistributedDataParallel | None]:
-    """The callable that trains, and the DDP in it if there are several workers. A collective call.
+def padded(members: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Arrays one after the other, each filled up with -1 to the length of the longest."""
+    longest = max(map(len, members))
+    return np.concatenate([np.pad(images, (0, longest - len(images)), constant_values=-1) for images in members])
+
+
+def set_sizes(model: nn.Module, sizes: list[int]) -> None:
+    """Says how many images each worker that shares the FC layers has in the next forward pass; by rank."""
+    classifier = getattr(model, "classifier", None)
+    if isinstance(classifier, ShardedClassifier):
+        classifier.sizes = sizes
+
+
+def wrap(model: nn.Module, config: TrainSettings, world_size: int) -> tuple[nn.Module, list[DistributedDataParallel]]:
+    """The callable that trains, and the DDPs in it. A collective call.
 
     From the second step on DDP's buckets are in the order of the backward pass, so the gradients of the FC layers, which are
     most of the bytes, are sent while those of the convolutions are computed. DDP does not broadcast batch norm's statistics:
     see `share_buffers`.
     """
-    net, ddp = model, None
-    if world_size > 1:
+    ddps: list[DistributedDataParallel] = []
+
+    def data_parallel(module: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
         options: dict[str, Any] = {"gradient_as_bucket_view": True, _SYNC_BUFFERS: False}
-        net = ddp = DistributedDataParallel(model, **options)
-        if config.bf16_gradients:
-            ddp.register_comm_hook(None, default_hooks.bf16_compress_hook)
-    if config.compile:
-        net = cast(nn.Module, torch.compile(net))
-    return net, ddp
+        ddp = DistributedDataParallel(module, process_group=group, **options)
+        compress(ddp, config, group)
+        ddps.append(ddp)
+        return ddp
+
+    net, classifier = model, getattr(model, "classifier", None)
+    if isinstance(classifier, ShardedClassifier):
+        group: FcGroup = classifier.group
+        body = data_parallel(_Features(cast(ConvNet, model)))
+        body = cast(nn.Module, torch.compile(body)) if config.compile else body
+        head = classifier if group.replicas is None else data_parallel(classifier, group.replicas)
+        return nn.Sequential(body, head), ddps
+    if world_size > 1:
+        net = data_parallel(model)
+    return cast(nn.Module, torch.compile(net)) if config.compile else net, ddps
+
+
+class _Features(nn.Module):
+    """A net without its classifier."""
+
+    def __init__(self, model: ConvNet) -> None:
+        super().__init__()
+        self.features = model.features
+        self.avgpool = model.avgpool
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.flatten(self.avgpool(self.features(images)), 1)
+
+
+def compress(ddp: DistributedDataParallel, config: TrainSettings, group: dist.ProcessGroup | None) -> None:
+    """Compresses the gradients that a DDP exchanges, as --bf16-gradients and --powersgd-rank say."""
+    hook: Any = default_hooks.allreduce_hook
+    state: Any = group
+    if config.powersgd_rank:
+        state = powerSGD_hook.PowerSGDState(
+            group, matrix_approximation_rank=config.powersgd_rank, start_powerSGD_iter=POWERSGD_START
+        )
+        hook = powerSGD_hook.powerSGD_hook
+    if config.bf16_gradients:
+        # torch has a hook in C++ for fp16 only, whose range the first gradients of a deep net leave.
+        hook = default_hooks.bf16_compress_wrapper(hook) if config.powersgd_rank else default_hooks.bf16_compress_hook
+    if config.powersgd_rank or config.bf16_gradients:
+        ddp.register_comm_hook(state, hook)
 
 
 @torch.no_grad()

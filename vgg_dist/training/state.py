@@ -31,6 +31,8 @@ from vgg_dist.run_folder.digests import check_files, damaged, write_digests
 from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, STATE, refuse_classes
 from vgg_dist.training.objective import CrossEntropy
 from vgg_dist.training.optim import PlateauSchedule, build_optimizer, restore_optimizer
+from vgg_dist.training.parallelism import Worker
+from vgg_dist.training.split_fc import SplitFc
 from vgg_dist.weights.checkpoint import load_tensors, read_description, read_weights
 
 
@@ -52,6 +54,8 @@ class TrainState:
     epoch_sums: list[float] = field(default_factory=lambda: [0.0] * len(CrossEntropy.fields))
     origin: str = ""
     """For people: the checkpoint of --init-from that the run started from; not saved."""
+    split: SplitFc | None = None
+    """How the FC layers are split over workers, once `split_fc` was called. Checkpoints have them whole."""
 
     COUNTERS = ("step", "epoch", "samples", "bad_images", "epoch_sums")
 
@@ -60,18 +64,27 @@ class TrainState:
         """(step, epoch, samples). It differs before and after the validation at the end of an epoch."""
         return self.step, self.epoch, self.samples
 
+    def split_fc(self, worker: Worker) -> None:
+        """Keeps only this worker's part of the FC layers, if `worker` says that several share them. A collective call."""
+        if worker.fc_workers > 1:
+            self.split = SplitFc(self.model, self.optimizer, worker)
+
     def save(self, folder: Path, config: TrainSettings, class_names: list[str]) -> None:
-        """Writes a checkpoint's files into an existing folder."""
+        """Writes a checkpoint's files into an existing folder. The FC layers must be whole."""
         Snapshot(dict(self.model.state_dict()), self._rest()).write(folder, config, class_names)
 
-    def snapshot(self, spare: Snapshot | None = None) -> Snapshot:
+    def snapshot(self, spare: Snapshot | None = None) -> Snapshot | None:
         """A copy of the state, on its device, to be written while training continues.
+
+        If the FC layers are split, it is a collective call, and returns None on all workers but rank 0.
 
         A GPU copies between two steps, without the CPU waiting. The copy takes as much memory as weights and momentum; if
         that is not free, it is made in the CPU's memory at once. On a CPU the memory of `spare`, a snapshot that is already
         written, is reused, because filling fresh memory takes several times as long.
         """
         tensors = dict(self.model.state_dict()), self._rest()
+        if self.split is not None and not self.split.join(tensors[0], tensors[1]["optimizer"]):
+            return None
         if not any(tensor.is_cuda for tensor in tensors[0].values()):
             weights, rest = _copied(tensors, [] if spare is None else _tensors_in([spare.weights, spare.rest]))
             return Snapshot(weights, rest)

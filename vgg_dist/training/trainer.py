@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 
 from pipelines.loading.epoch_plan import Step
@@ -32,7 +31,7 @@ from vgg_dist.metric_names import (
 )
 from vgg_dist.models.precision import apply_precision, choose_kernels, resolve_precision
 from vgg_dist.training.bad_images import describe_bad
-from vgg_dist.training.data import EpochPlans, micro_batches, read_ahead, worker_steps
+from vgg_dist.training.data import EpochPlans, Members, fc_members, micro_batches, read_ahead, worker_steps
 from vgg_dist.training.metrics import MetricSums, reduce_with_one_read
 from vgg_dist.training.objective import CrossEntropy, Objective
 from vgg_dist.training.parallelism import ParallelModel, Worker
@@ -71,6 +70,7 @@ class Trainer:
             choose_kernels(config.deterministic)
         apply_precision(resolve_precision(config.precision, worker.device))
         self.throughput = Throughput(state.model, config, worker)
+        state.split_fc(worker)
         self.parallel_model = ParallelModel(state.model, config, worker)
         self.plans = EpochPlans(config, train_loader.store)
         # Kernels are tuned per shape, so all micro-batches are padded to one; batch norm would count the padding.
@@ -129,7 +129,7 @@ class Trainer:
             self.throughput.restart()
             for step in steps:
                 self.stop.begin()
-                self._train_step(step, batches)
+                self._train_step(step, batches, fc_members(plan, step, config, self.worker))
                 last = step is steps[-1]
                 save = self.log_schedule.checkpoint_due(state.step)
                 if save or self.log_schedule.log_due(state.step) or last:
@@ -141,8 +141,8 @@ class Trainer:
         if self.state.samples and self.worker.rank == 0:
             self.epoch_sums.sums.copy_(torch.tensor(self.state.epoch_sums, dtype=torch.float64))
 
-    def _train_step(self, step: Step, batches: Iterator[Batch]) -> None:
-        """One optimizer step on this worker's micro-batches, which `batches` gives in order."""
+    def _train_step(self, step: Step, batches: Iterator[Batch], members: list[Members]) -> None:
+        """One optimizer step on this worker's micro-batches, which `batches` gives in order; `members`: see `fc_members`."""
         state, worker = self.state, self.worker
         epochs_done = state.epoch + state.samples / self.num_images
         for group in state.optimizer.param_groups:
@@ -152,19 +152,16 @@ class Trainer:
         for k, micro in enumerate(step.micro_batches):
             with self.throughput.data_wait.waiting():
                 batch = next(batches)
-            # For dropout: its masks depend on the place in the run, not on what was computed before.
-            seed = np.random.SeedSequence([self.config.seed, state.step, worker.rank, k]).generate_state(1)
-            torch.manual_seed(int(seed[0]))
             with self.parallel_model.gradient_exchange(last=k == last):
-                self._forward_backward(batch, worker.world_size / step.count)
+                self._forward_backward(batch, members[k], worker.world_size / step.count)
             self.throughput.images += int((micro.index >= 0).sum())
         state.optimizer.step()
         state.step += 1
         state.samples = step.end
 
-    def _forward_backward(self, batch: Batch, weight: float) -> None:
+    def _forward_backward(self, batch: Batch, members: Members, weight: float) -> None:
         """Adds the gradient of `weight` times the summed loss; DDP averages the gradients of all workers."""
-        outputs = self.parallel_model(batch.images)
+        outputs = self.parallel_model(batch.images, members, self.state.step)
         loss_sum = self.objective.loss_sum(outputs, batch)
         (loss_sum * weight).backward()
         self.interval_sums.add(outputs, batch, loss_sum)

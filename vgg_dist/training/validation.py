@@ -19,7 +19,7 @@ from vgg_dist.models.precision import autocast, autocast_dtype
 from vgg_dist.training.bad_images import describe_bad
 from vgg_dist.training.metrics import MetricSums
 from vgg_dist.training.objective import CrossEntropy, Objective
-from vgg_dist.training.parallelism import Worker, share_buffers
+from vgg_dist.training.parallelism import Worker, set_sizes, share_buffers
 from vgg_dist.training.stopping import StopAgreement
 
 _logger = logging.getLogger(__name__)
@@ -43,15 +43,18 @@ def validate(
     stop, objective = stop or StopAgreement(), objective or CrossEntropy()
     share_buffers(model)
     count = len(loader.store)
-    first, last = (count * r // worker.world_size for r in (worker.rank, worker.rank + 1))
+    shares = [range(count * r // worker.world_size, count * (r + 1) // worker.world_size) for r in range(worker.world_size)]
+    pieces = -(-max(map(len, shares)) // config.micro_batch)  # as many on all workers, which may share the FC layers
     sums = MetricSums(objective, worker.device)
     dtype = autocast_dtype(config.precision, worker.device)
-    samples = evaluation_samples(np.arange(first, last), config.val_scale)
     model.eval()
     with torch.no_grad(), _read_ahead(loader.store, worker) as ahead:
-        size = config.micro_batch
-        for batch in loader.batches(_micro_batches(samples, size, 0 if worker.device.type == "cpu" else size, ahead)):
-            stop.check()
+        members = [cut(shares[rank], pieces) for rank in worker.fc_ranks]
+        fill = 0 if worker.device.type == "cpu" else config.micro_batch
+        batches = loader.batches(_micro_batches(cut(shares[worker.rank], pieces), config.val_scale, fill, ahead))
+        for number, batch in enumerate(batches):
+            stop.check() if worker.fc_workers == 1 else stop.begin()
+            set_sizes(model, [max(len(parts[number]), fill, 1) for parts in members])
             with autocast(worker.device, dtype):
                 logits = model(batch.images).float()
             sums.add(logits, batch, objective.loss_sum(logits, batch))
@@ -84,7 +87,14 @@ def _read_ahead(store: SampleStore, worker: Worker) -> AbstractContextManager[Re
     )
 
 
-def _micro_batches(samples: Samples, size: int, fill: int, ahead: ReadAhead) -> Iterator[Samples]:
-    for start in range(0, len(samples), size):
-        ahead.reached(start)
-        yield pad_samples(samples[start : start + size], fill)
+def cut(images: range, pieces: int) -> list[range]:
+    """Consecutive parts, as equal as possible; some are empty if there are fewer images than parts."""
+    cuts = [images.start + len(images) * k // pieces for k in range(pieces + 1)]
+    return [range(*ends) for ends in pairwise(cuts)]
+
+
+def _micro_batches(parts: list[range], scale: int, fill: int, ahead: ReadAhead) -> Iterator[Samples]:
+    """The samples of these images at smallest side `scale`, padded to `fill` and at least to one."""
+    for part in parts:
+        ahead.reached(part.start - parts[0].start)
+        yield pad_samples(evaluation_samples(np.array(part, np.int64), scale), max(fill, 1))

@@ -21,9 +21,6 @@ from vgg_dist.errors import TrainingError
 
 T = TypeVar("T")
 
-# How long workers wait for each other's gradients. After that something hangs, and Ray Train restarts the workers. Long
-# enough for a first step in which one worker compiles what the others have cached.
-GRADIENTS_WAIT_S = 900
 CONNECT_TIMEOUT = timedelta(minutes=5)
 MESSAGE_TIMEOUT = timedelta(days=7)  # a worker that dies ends the wait at once, because its connections break
 

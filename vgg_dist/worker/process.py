@@ -61,6 +61,7 @@ def run_worker(config: TrainSettings) -> dict[str, Any]:
     except TrainingError as error:  # raised by all workers alike
         return {"error": str(error)}
     mark("data and net ready")
+    worker = prepared.worker
     notes = _start_notes(config, prepared, resumed)
     reporter = Reporter(worker, node, exchange, prepared, _report, _checkpoint_store(points, resumed), notes)
     if resumed is not None and resumed.is_unreported:
@@ -102,7 +103,7 @@ def _start_notes(config: TrainSettings, prepared: Prepared, resumed: ResumedFrom
     notes += prepared.passed_over
     if cluster_named():  # otherwise the command has opened the data and printed them
         notes += prepared.remarks
-    notes += prepared.cache_notes
+    notes += prepared.cache_notes + [prepared.layout_note] * bool(prepared.layout_note)
     if resumed is not None:
         notes.append(f"resumes from step {prepared.state.step} (epoch {epoch_of(prepared):.2f})")
     elif prepared.state.origin:

@@ -134,10 +134,12 @@ class Reporter:
 
     def _start_writing(self, state: TrainState) -> None:
         records, self.unsaved = self.unsaved, []
-        if self.worker.rank:
+        if self.worker.rank and state.split is None:
+            return
+        snapshot, self.written_step = state.snapshot(self.spare), state.step
+        if snapshot is None:
             return
         config, class_names, store = self.prepared.config, self.prepared.class_names, self.store
-        snapshot, self.written_step = state.snapshot(self.spare), state.step
         self.spare = snapshot if self.worker.device.type == "cpu" else None
 
         def files(folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipelines.loading.loader import Loader
@@ -21,6 +21,7 @@ from vgg_dist.config import TrainSettings, WorkerSettings
 from vgg_dist.metric_names import Record
 from vgg_dist.run_folder.digests import DamagedCheckpoint
 from vgg_dist.training.data import check_images, open_loaders
+from vgg_dist.training.layout import choose_group
 from vgg_dist.training.memory import default_micro_batch, explained_memory_errors
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import TrainState, build_state
@@ -44,12 +45,14 @@ class Node:
 class Prepared:
     """What the Trainer needs.
 
-    `config` has a --micro-batch. `earlier_records`: those in the checkpoint that the run resumes from. `passed_over`: one
-    line for each damaged checkpoint that was skipped. `remarks`: lines about data that is left out.
-    `cache_notes`: lines about shards that are not in the node's cache.
+    `config` has a --micro-batch, and `worker` says how many workers share the FC layers. `earlier_records`: those in the
+    checkpoint that the run resumes from. `passed_over`: one line for each damaged checkpoint that was skipped. `remarks`:
+    lines about data that is left out. `cache_notes`: lines about shards that are not in the node's cache. `layout_note`: a
+    line about --fc-parallel, or empty.
     """
 
     config: WorkerSettings
+    worker: Worker
     state: TrainState
     train_loader: Loader
     val_loader: Loader
@@ -58,6 +61,7 @@ class Prepared:
     passed_over: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     cache_notes: list[str] = field(default_factory=list)
+    layout_note: str = ""
 
 
 def prepare(
@@ -82,6 +86,9 @@ def prepare(
 
     train, val, fits = exchange.run_on_all(open_data)
     agreed = config.with_micro_batch(min(exchange.gather(fits)))
+    # Nodes may have different numbers of workers, so that each would choose for itself.
+    fc_workers, layout_note = exchange.gather(choose_group(agreed, len(train.class_names), worker))[0]
+    worker = replace(worker, fc_workers=fc_workers)
 
     restored, passed_over = _restore_newest(agreed, worker, exchange, train.class_names, saved, earlier or {})
 
@@ -92,7 +99,8 @@ def prepare(
             said = notes("train", train) + notes("val", val)
             stores = (("train", train), ("val", val)) if config.shuffle == "full" else ()
             cached = [note for split, store in stores if (note := cache_note(split, store))]
-            return Prepared(agreed, restored.state, *loaders, train.class_names, restored.records, passed_over, said, cached)
+            state, records, names = restored.state, restored.records, train.class_names
+            return Prepared(agreed, worker, state, *loaders, names, records, passed_over, said, cached, layout_note)
 
     return exchange.run_on_all(build)
 

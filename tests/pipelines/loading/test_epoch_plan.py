@@ -120,3 +120,16 @@ def test_filling_adds_fillers_behind() -> None:
     assert longer.index.tolist() == [*samples.index.tolist(), -1, -1, -1]
     assert np.array_equal(longer[:5].shift, samples.shift)
     assert len(pad_samples(samples, 5)) == len(pad_samples(samples, 3)) == 5
+
+
+@pytest.mark.parametrize("shards", [None, np.arange(1000) // 10])
+def test_a_worker_knows_what_the_others_have_in_each_micro_batch(shards: np.ndarray | None) -> None:
+    plan = EpochPlan(1000, 3, 5, JITTER, shards)
+    for start, batch, world, micro in itertools.product((0, 990, 37), (64, 9, 5), (4, 7), (3, 100)):
+        of_all = [list(plan.steps(start, batch, rank, world, micro)) for rank in range(world)]
+        for steps in zip(*of_all, strict=True):
+            assert len({len(step.micro_batches) for step in steps}) == 1
+            known = plan.micro_batch_images(steps[0], range(1, 4), world, micro)
+            for step, images in zip(steps[1:4], known, strict=True):
+                for of_step, of_known in zip(step.micro_batches, images, strict=True):
+                    np.testing.assert_array_equal(of_step.index, of_known)

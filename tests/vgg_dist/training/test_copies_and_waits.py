@@ -152,11 +152,13 @@ def run_training(monkeypatch: pytest.MonkeyPatch, config: TrainConfig) -> list[t
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_a_step_copies_nothing_and_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, batch_norm: bool) -> None:
+def test_a_step_copies_the_keys_of_dropout_only_and_waits_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, batch_norm: bool
+) -> None:
     """With accumulation, dropout, momentum and metrics; what logging costs is seen between two steps."""
     settings = {"head": "fc", "global_batch": 16, "micro_batch": 8, "log_every": "2", "max_steps": 4, "epochs": 1}
     config = dataclasses.replace(SMALL, batch_norm=batch_norm, **settings)
     seen = run_training(monkeypatch, config)
-    assert [what for step, what in seen if step == -1] == []
+    assert [what for step, what in seen if step == -1] == [UPLOAD] * 2 * 4  # once for each micro-batch
     assert [what for step, what in seen if step == 2] == [READ, LITERAL, READ]  # drain, counters, all figures at once
     assert [what for step, what in seen if step in (1, 3)] == []

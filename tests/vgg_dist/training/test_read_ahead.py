@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from pipelines.loading.epoch_plan import EpochPlan
@@ -17,7 +16,7 @@ from pipelines.stores.shards import ShardStore
 from vgg_dist.config import TrainConfig, WorkerSettings
 from vgg_dist.training.data import augmentation, micro_batches, read_ahead, worker_steps
 from vgg_dist.training.parallelism import Worker
-from vgg_dist.training.validation import _micro_batches, _read_ahead, evaluation_samples
+from vgg_dist.training.validation import _micro_batches, _read_ahead, cut
 
 CONFIG = TrainConfig(arch="lenet5", global_batch=8, micro_batch=2, shuffle="blocks").resolved()
 
@@ -82,9 +81,9 @@ def test_a_full_shuffle_copies_nothing_ahead(store: ShardStore, asked: list[Any]
 def test_validation_asks_for_the_runs_of_its_nodes_workers(store: ShardStore, asked: list[Any]) -> None:
     read: list[tuple[int, int]] = []
     for rank in (2, 3):
-        first, last = (len(store) * r // 5 for r in (rank, rank + 1))
+        share = range(*(len(store) * r // 5 for r in (rank, rank + 1)))
         recorder = Recorder()
-        for micro in _micro_batches(evaluation_samples(np.arange(first, last), 36), 1, 0, recorder):
+        for micro in _micro_batches(cut(share, len(share)), 36, 0, recorder):
             read += [(recorder.times[-1], index) for index in micro.index.tolist()]
         _read_ahead(store, Worker(rank, 5, local_rank=rank - 2, local_world_size=2))
     for number, (indices, times, part, parts) in enumerate(asked):
