@@ -25,12 +25,15 @@ from vgg_dist.benchmark.scaling.traffic import (
     FIRST_BUCKET,
     Exchange,
     buckets,
+    exchange_of,
     feature_bytes,
     ring_all_reduce,
     sent_bytes,
     state_bytes,
 )
+from vgg_dist.config import TrainConfig
 from vgg_dist.models.build import build_model, macs
+from vgg_dist.training.layout import net_size, traffic
 
 WHY_NOT = why_impossible()
 
@@ -100,10 +103,25 @@ def test_layouts_send_what_their_formulas_say() -> None:
     assert Exchange(rank=4, group=4).gradient(net.fc[2]) == 4 * ((1000 + 1024) * 4 + 250)
 
 
+@pytest.mark.parametrize("group", [1, 2, 4])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_same_bytes_as_the_training_says(group: int, bf16: bool) -> None:
+    config = TrainConfig(arch="E", image_size=64, bf16_gradients=bf16).resolved()
+    said = traffic(
+        net_size(config, 1000), 32, world_size=4, per_node=1, group=group, feature_bytes=4, gradient_bytes=4 - 2 * bf16
+    )
+    exchange = exchange_of({"bf16_gradients": bf16, "fc_parallel": str(group)})
+    assert sent_bytes(describe("E", 64), exchange, 4, 8) == pytest.approx(said.of_worker)
+
+
 def test_shards_take_a_share_of_the_state() -> None:
     net = describe("E", 224)
-    saved = state_bytes(net, Exchange()) - state_bytes(net, Exchange(group=4))
-    assert saved == 3 * 4 * parameters(net.fc) * 3 / 4
+    whole, sharded = (state_bytes(net, Exchange(group=group), workers=4) for group in (1, 4))
+    assert whole == 3 * 4 * parameters(net.layers)
+    assert whole - sharded == 3 * 4 * parameters(net.fc) * 3 / 4
+    # PowerSGD keeps the error of every gradient that is all-reduced; of shards without replicas none is.
+    with_errors = state_bytes(net, Exchange(group=4, rank=4), workers=4)
+    assert with_errors - sharded == 4 * parameters(net.convolutions)
 
 
 # The model
@@ -178,7 +196,7 @@ def test_the_best_groups_are_chosen_among_all() -> None:
     options = ScalingBenchmark()
     cell = next(p for p in predict(options, [64], [25]) if p.layout == "fc" and p.strong)
     alone = Compute(4 / options.gpu_rate / 3, 8 / options.gpu_rate / 3)
-    cluster = Cluster(64, 25e9 / 8, options.gpus_per_node, 100e9, trees=True)
+    cluster = Cluster(64, 25e9 / 8, options.gpus_per_node, 100e9, nccl=True)
     times = {
         group: step(describe("D", 224), Exchange(group=group), alone, 4, cluster, GPU_CONSTANTS).seconds
         for group in (2, 4, 8, 16, 32, 64)

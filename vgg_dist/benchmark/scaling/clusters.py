@@ -61,7 +61,7 @@ def predict(options: ScalingBenchmark, workers: Sequence[int] = WORKERS, gbits: 
             if images < 1:
                 continue
             for rate in gbits:
-                cluster = Cluster(count, rate * 1e9 / 8, options.gpus_per_node, NVLINK, trees=True)
+                cluster = Cluster(count, rate * 1e9 / 8, options.gpus_per_node, NVLINK, nccl=True)
                 found += [_best(layout, cluster, options.gpu_rate, images, rate, strong) for layout in TITLES]
     return found
 

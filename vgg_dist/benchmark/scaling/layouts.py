@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Literal
 
 from vgg_dist.config import Arch, TrainConfig
@@ -31,11 +30,6 @@ def layout_fields(name: str, group: int) -> dict[str, Any]:
     if name.endswith("powersgd"):
         fields["powersgd_rank"] = RANK
     return fields
-
-
-def exists(name: str) -> bool:
-    """Whether trainings can have this layout."""
-    return layout_fields(name, 2).keys() <= {field.name for field in dataclasses.fields(TrainConfig)}
 
 
 def train_config(arch: Arch, image_size: int, global_batch: int, layout: dict[str, Any]) -> TrainConfig:

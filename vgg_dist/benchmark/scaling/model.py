@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from vgg_dist.benchmark.scaling.net import Net
-from vgg_dist.benchmark.scaling.traffic import Exchange, buckets, feature_bytes, ring_all_reduce, state_bytes
+from vgg_dist.benchmark.scaling.traffic import Exchange, buckets, feature_bytes, held_parameters, ring_all_reduce
 
 GATHERS = 3  # a group's exchanges of features in the forward pass: inputs of fc6, outputs of fc7, logits
 POWERSGD_CALLS = 3  # all-reduces of a bucket: both factors of the matrices, and what is not compressed
@@ -65,15 +65,16 @@ class Compute:
 class Cluster:
     """`workers` in nodes of `per_node`; each node has one link, and its workers exchange with each other faster.
 
-    `link`, `local`: bytes/s each way, of a node's link and of a worker to others of its node. `trees`: a collective takes a
-    ring or a double binary tree, whichever is faster, as NCCL since 2.4; without it, always a ring.
+    `link`, `local`: bytes/s each way, of a node's link and of a worker to others of its node. `nccl`: all-reduces take a
+    ring or a double binary tree, whichever is faster, as NCCL's do since 2.4. Without it they take a ring, and PowerSGD
+    waits for each bucket, as on gloo.
     """
 
     workers: int
     link: float
     per_node: int = 1
     local: float = math.inf
-    trees: bool = False
+    nccl: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def step(net: Net, exchange: Exchange, compute: Compute, images: float, cluster:
         start = max(now, busy_until)
         busy_until = start + _all_reduce(bucket.sent, members, bucket.sharded, exchange, cluster, constants)
         now += constants.host_s_per_byte * ring_all_reduce(bucket.sent, members)
-    optimizer = compute.optimizer_s * state_bytes(net, exchange) / state_bytes(net, Exchange())
+        if exchange.rank and not cluster.nccl:
+            now = busy_until
+    optimizer = compute.optimizer_s * held_parameters(net, exchange) / held_parameters(net, Exchange())
     seconds = max(now, busy_until) + optimizer
     return Step(seconds, seconds - compute.step_s)
 
@@ -124,7 +127,7 @@ def _all_reduce(
     carried = max(crossing / (cluster.link * constants.efficiency), inside / cluster.local)
     hop_s = constants.hop_s * (POWERSGD_CALLS if exchange.rank else 1)
     ring = 2 * (members - 1) * hop_s + carried
-    if not cluster.trees:
+    if not cluster.nccl:
         return ring
     # A double binary tree sends each number up and down: 2 where a ring sends 2 (n-1)/n.
     return min(ring, 2 * math.ceil(math.log2(members)) * hop_s + carried * members / (members - 1))
@@ -138,7 +141,7 @@ def _exchange_features(net: Net, exchange: Exchange, images: float, cluster: Clu
     crossing = received * exchange.group / max(1, exchange.group - 1) * (nodes - 1) / nodes
     carried = max(crossing / (cluster.link * constants.efficiency), received / cluster.local)
     hops = exchange.group - 1
-    if cluster.trees:
+    if cluster.nccl:
         hops = math.ceil(math.log2(exchange.group))
     return GATHERS * hops * constants.hop_s + carried + constants.host_s_per_byte * received
 

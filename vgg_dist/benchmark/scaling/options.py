@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from vgg_dist.benchmark.options import check_output
 from vgg_dist.benchmark.scaling.layouts import LayoutName, layout_fields, train_config
@@ -20,7 +20,7 @@ class ScalingBenchmark:
 
     archs: tuple[Net, ...] = ("A", "E")
     """Networks to measure. The model is fitted to the first and checked on the others."""
-    layouts: tuple[LayoutName, ...] = ("ddp", "ddp-bf16")
+    layouts: tuple[LayoutName, ...] = get_args(LayoutName)
     """Layouts to measure, in turn in each round."""
     hosts: int = 2
     """Hosts to measure on: network namespaces of this machine, with one worker each. Needs root."""

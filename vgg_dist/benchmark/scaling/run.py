@@ -22,7 +22,7 @@ from vgg_dist.benchmark.scaling.workers import Workers, workers
 
 ALONE = "alone"
 """In place of a layout: the same steps without the other hosts."""
-WARMUP = 2  # steps: DDP arranges its buckets after the first
+WARMUP = 3  # steps: DDP arranges its buckets after the first, PowerSGD starts with the third
 
 
 def run_scaling(options: ScalingBenchmark) -> None:
@@ -58,7 +58,7 @@ def empty_settings(options: ScalingBenchmark) -> list[Setting]:
             for layout in (ALONE, *options.layouts):
                 exchange = exchange_of(layout_fields(layout, options.hosts))
                 counted = 0.0 if layout == ALONE else sent_bytes(net, exchange, options.hosts, options.images)
-                state = state_bytes(net, exchange)
+                state = state_bytes(net, exchange, options.hosts)
                 found.append(Setting(arch, layout, mbits, counted, state))
     return found
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vgg_dist.benchmark.scaling.net import Layer, Net
+from vgg_dist.training.layout import ring
 
 FP32 = 4
 FIRST_BUCKET = 1 << 20  # DDP closes its first bucket when it has so many bytes, and the others at 25 MiB
@@ -98,7 +99,7 @@ def _buckets_of_ddp(net: Net, exchange: Exchange, positions: Sequence[int], shar
 
 def ring_all_reduce(count: float, members: int) -> float:
     """Bytes that each of `members` sends when `count` bytes are all-reduced on a ring."""
-    return 2 * (members - 1) / members * count
+    return 2 * ring(count, members)
 
 
 def feature_bytes(net: Net, exchange: Exchange, images: float) -> float:
@@ -106,8 +107,7 @@ def feature_bytes(net: Net, exchange: Exchange, images: float) -> float:
 
     `images`: of each worker in a step.
     """
-    total = exchange.group * images * exchange.feature_bytes * net.exchanged_features
-    return (exchange.group - 1) / exchange.group * total
+    return ring(exchange.group * images * exchange.feature_bytes * net.exchanged_features, exchange.group)
 
 
 def sent_bytes(net: Net, exchange: Exchange, workers: int, images: float) -> float:
@@ -121,10 +121,17 @@ def _all_reduced(every: Iterable[Bucket], exchange: Exchange, workers: int) -> f
     return sum(ring_all_reduce(bucket.sent, members[bucket.sharded]) for bucket in every)
 
 
-def state_bytes(net: Net, exchange: Exchange, feedback: bool = False) -> float:
-    """Bytes of parameters, gradients and momentum in each worker.
+def held_parameters(net: Net, exchange: Exchange) -> float:
+    """The parameters that each worker has."""
+    return sum(layer.parameters / (exchange.group if layer.is_fc else 1) for layer in net.layers)
 
-    `feedback`: also the errors that PowerSGD keeps, as large as the gradients.
+
+def state_bytes(net: Net, exchange: Exchange, workers: int) -> float:
+    """Bytes of parameters, gradients and momentum in each worker; with PowerSGD also the errors that it keeps.
+
+    These are as large as the gradients that are all-reduced: not those of FC shards if there is only one group.
     """
-    held = sum(layer.parameters / (exchange.group if layer.is_fc else 1) for layer in net.layers)
-    return held * FP32 * (4 if feedback else 3)
+    errors = 0.0
+    if exchange.rank:
+        errors = sum(bucket.raw for bucket in buckets(net, exchange) if not bucket.sharded or exchange.group < workers)
+    return held_parameters(net, exchange) * FP32 * 3 + errors

@@ -22,12 +22,14 @@ from torch import Tensor, nn
 from vgg_dist.benchmark.scaling.layouts import train_config
 from vgg_dist.benchmark.step import NUM_CLASSES, ResidentLoader
 from vgg_dist.models.specs import MODELS
+from vgg_dist.training import parallelism
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import TrainState, build_state
 from vgg_dist.training.stopping import StopAgreement
 from vgg_dist.training.trainer import Trainer
 
 CPU = torch.device("cpu")
+POWERSGD_START = 2  # steps with whole gradients: the fewest that torch allows, because they take long on slow links
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def state_bytes(batch: Tensor) -> int:
 
 def measure(job: Job, rank: int, world_size: int, link: str) -> Measured:
     """Trains `warmup + steps` steps and returns what the timed ones cost."""
-    worker = Worker(device=CPU) if job.alone else Worker(rank, world_size, CPU)
+    group = int(job.layout.get("fc_parallel", 1))
+    worker = Worker(device=CPU) if job.alone else Worker(rank, world_size, CPU, fc_workers=group)
     config = train_config(job.arch, job.image_size, job.images * worker.world_size, job.layout)
     settings = config.resolved().with_workers(worker.world_size).with_micro_batch(job.images)
     torch.manual_seed(rank)
@@ -160,6 +163,7 @@ def main(rank: str, world_size: str, rendezvous: str, link: str, threads: str) -
     os.dup2(2, 1)  # whatever prints must not come between the answers
     torch.set_num_threads(int(threads))
     os.environ["GLOO_SOCKET_IFNAME"] = link
+    parallelism.POWERSGD_START = POWERSGD_START
     dist.init_process_group("gloo", init_method=f"tcp://{rendezvous}", rank=int(rank), world_size=int(world_size))
     for line in sys.stdin:
         job = Job(**json.loads(line))
