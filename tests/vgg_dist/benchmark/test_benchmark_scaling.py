@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.benchmarks import fails
+from support.paths import ROOT
 
 from vgg_dist.benchmark.__main__ import run
 from vgg_dist.benchmark.scaling.clusters import GPU_CONSTANTS, predict, published
@@ -196,7 +198,7 @@ def test_the_best_groups_are_chosen_among_all() -> None:
     options = ScalingBenchmark()
     cell = next(p for p in predict(options, [64], [25]) if p.layout == "fc" and p.strong)
     alone = Compute(4 / options.gpu_rate / 3, 8 / options.gpu_rate / 3)
-    cluster = Cluster(64, 25e9 / 8, options.gpus_per_node, 100e9, nccl=True)
+    cluster = Cluster(64, 25e9 / 8, options.gpus_per_node, 100e9, trees=True)
     times = {
         group: step(describe("D", 224), Exchange(group=group), alone, 4, cluster, GPU_CONSTANTS).seconds
         for group in (2, 4, 8, 16, 32, 64)
@@ -264,3 +266,19 @@ def test_without_root_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch
     line = fails(capsys, monkeypatch, "scaling", "--archs", "A")
     assert "needs root" in line or "iproute2" in line
     assert "--no-measure" in line
+
+
+# The documentation
+
+
+def test_the_pages_tables_are_those_of_its_results() -> None:
+    spec = importlib.util.spec_from_file_location("docs_scaling", ROOT / "docs" / "scaling.py")
+    assert spec is not None
+    assert spec.loader is not None
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    text = page.PAGE.read_text()
+    assert page.filled(text, json.loads(page.RESULTS.read_text())) == text, (
+        "docs/scaling.md is behind: python docs/scaling.py"
+    )
+    assert sorted(name for _, name, _ in page.MARKED.findall(text)) == sorted(page.TABLES)

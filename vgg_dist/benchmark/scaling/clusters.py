@@ -52,8 +52,13 @@ def compute(rate: float, images: float) -> Compute:
     return Compute(seconds / 3, 2 * seconds / 3)
 
 
-def predict(options: ScalingBenchmark, workers: Sequence[int] = WORKERS, gbits: Sequence[float] = GBITS) -> list[Prediction]:
-    """Every layout on every cluster: so many GPUs, links of so many Gbit/s. Strong scaling where each GPU has an image."""
+def predict(
+    options: ScalingBenchmark, workers: Sequence[int] = WORKERS, gbits: Sequence[float] = GBITS, trees: bool = True
+) -> list[Prediction]:
+    """Every layout on every cluster: so many GPUs, links of so many Gbit/s. Strong scaling where each GPU has an image.
+
+    `trees`: whether all-reduces may take trees (see `model.Cluster`).
+    """
     found = []
     for strong in (False, True):
         for count in workers:
@@ -61,7 +66,7 @@ def predict(options: ScalingBenchmark, workers: Sequence[int] = WORKERS, gbits: 
             if images < 1:
                 continue
             for rate in gbits:
-                cluster = Cluster(count, rate * 1e9 / 8, options.gpus_per_node, NVLINK, nccl=True)
+                cluster = Cluster(count, rate * 1e9 / 8, options.gpus_per_node, NVLINK, trees)
                 found += [_best(layout, cluster, options.gpu_rate, images, rate, strong) for layout in TITLES]
     return found
 

@@ -65,16 +65,17 @@ class Compute:
 class Cluster:
     """`workers` in nodes of `per_node`; each node has one link, and its workers exchange with each other faster.
 
-    `link`, `local`: bytes/s each way, of a node's link and of a worker to others of its node. `nccl`: all-reduces take a
-    ring or a double binary tree, whichever is faster, as NCCL's do since 2.4. Without it they take a ring, and PowerSGD
-    waits for each bucket, as on gloo.
+    `link`, `local`: bytes/s each way, of a node's link and of a worker to others of its node. `trees`: all-reduces take a
+    ring or a double binary tree, whichever is faster, as NCCL's do since 2.4; without it, always a ring. `gloo`: PowerSGD
+    holds the backward pass up until each bucket is averaged.
     """
 
     workers: int
     link: float
     per_node: int = 1
     local: float = math.inf
-    nccl: bool = False
+    trees: bool = False
+    gloo: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def step(net: Net, exchange: Exchange, compute: Compute, images: float, cluster:
         start = max(now, busy_until)
         busy_until = start + _all_reduce(bucket.sent, members, bucket.sharded, exchange, cluster, constants)
         now += constants.host_s_per_byte * ring_all_reduce(bucket.sent, members)
-        if exchange.rank and not cluster.nccl:
+        if exchange.rank and cluster.gloo:
             now = busy_until
     optimizer = compute.optimizer_s * held_parameters(net, exchange) / held_parameters(net, Exchange())
     seconds = max(now, busy_until) + optimizer
@@ -127,7 +128,7 @@ def _all_reduce(
     carried = max(crossing / (cluster.link * constants.efficiency), inside / cluster.local)
     hop_s = constants.hop_s * (POWERSGD_CALLS if exchange.rank else 1)
     ring = 2 * (members - 1) * hop_s + carried
-    if not cluster.nccl:
+    if not cluster.trees:
         return ring
     # A double binary tree sends each number up and down: 2 where a ring sends 2 (n-1)/n.
     return min(ring, 2 * math.ceil(math.log2(members)) * hop_s + carried * members / (members - 1))
@@ -141,7 +142,7 @@ def _exchange_features(net: Net, exchange: Exchange, images: float, cluster: Clu
     crossing = received * exchange.group / max(1, exchange.group - 1) * (nodes - 1) / nodes
     carried = max(crossing / (cluster.link * constants.efficiency), received / cluster.local)
     hops = exchange.group - 1
-    if cluster.nccl:
+    if cluster.trees:
         hops = math.ceil(math.log2(exchange.group))
     return GATHERS * hops * constants.hop_s + carried + constants.host_s_per_byte * received
 

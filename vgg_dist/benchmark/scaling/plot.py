@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vgg_dist.benchmark.scaling.clusters import STRONG_BATCH, predict
+from vgg_dist.benchmark.scaling.clusters import PUBLISHED, STRONG_BATCH, predict
 from vgg_dist.benchmark.scaling.layouts import TITLES
 from vgg_dist.benchmark.scaling.options import ScalingBenchmark
 from vgg_dist.benchmark.scaling.settings import Setting
@@ -49,6 +49,10 @@ def _efficiency(axes: Axes, options: ScalingBenchmark, strong: bool) -> None:
         points = [(p.workers, 100 * p.efficiency) for p in found if p.layout == layout]
         color, line, marker = LOOKS[layout]
         axes.plot(*zip(*points, strict=True), color=color, linestyle=line, marker=marker, markersize=4, label=title)
+    figures = [figure for figure in PUBLISHED if figure.gbits == GBITS and figure.gpu_rate == options.gpu_rate]
+    if figures and not strong and options.gpus_per_node == figures[0].gpus_per_node:
+        points = [(figure.gpus, 100 * figure.measured) for figure in figures]
+        axes.plot(*zip(*points, strict=True), "x", color="black", markersize=7, label=f"{figures[0].who}, published (fp32)")
     axes.set_xscale("log", base=2)
     axes.set_xticks(WORKERS, [str(workers) for workers in WORKERS])
     axes.set_ylim(0, 105)

@@ -69,7 +69,6 @@ def measure_all(options: ScalingBenchmark) -> list[Setting]:
     with hosts(options.hosts) as made, workers(made, options.hosts, options.threads) as started:
         rounds = [setting for _ in range(options.rounds) for setting in settings]
         for setting in Progress(rounds, "measuring", unit="layout"):
-            made.limit(setting.mbits)
             setting.add(measure(options, setting, started))
     return settings
 
@@ -85,7 +84,7 @@ def measure(options: ScalingBenchmark, setting: Setting, started: Workers) -> li
         warmup=WARMUP,
         steps=options.steps,
     )
-    return started.run(job)
+    return started.run(job, setting.mbits)
 
 
 def fit_and_predict(options: ScalingBenchmark, settings: list[Setting]) -> Constants:
@@ -101,24 +100,20 @@ def fit_and_predict(options: ScalingBenchmark, settings: list[Setting]) -> Const
 
 
 def observations(options: ScalingBenchmark, settings: list[Setting]) -> Iterator[tuple[Setting, Observation]]:
-    """Each setting with a network, as the model takes it. A net computes as fast as in all its steps alone."""
+    """Each setting with a network, as the model takes it, with the computing of the steps alone at the same rate.
+
+    These are measured in the same minutes: a machine's speed drifts.
+    """
+    alone = {(setting.arch, setting.mbits): setting.compute() for setting in settings if setting.layout == ALONE}
     for setting in settings:
         if setting.layout == ALONE:
             continue
-        alone = Setting(setting.arch, ALONE, 0.0, 0.0, 0.0)
-        for other in settings:
-            if other.arch == setting.arch and other.layout == ALONE:
-                alone.step_s += other.step_s
-                alone.forward_s += other.forward_s
-                alone.optimizer_s += other.optimizer_s
-        yield (
-            setting,
-            Observation(
-                net=describe(setting.arch, options.image_size),
-                exchange=exchange_of(layout_fields(setting.layout, options.hosts)),
-                compute=alone.compute(),
-                images=options.images,
-                cluster=Cluster(options.hosts, setting.mbits * 1e6 / 8),
-                seconds=median(setting.step_s),
-            ),
+        observation = Observation(
+            net=describe(setting.arch, options.image_size),
+            exchange=exchange_of(layout_fields(setting.layout, options.hosts)),
+            compute=alone[setting.arch, setting.mbits],
+            images=options.images,
+            cluster=Cluster(options.hosts, setting.mbits * 1e6 / 8, gloo=True),
+            seconds=median(setting.step_s),
         )
+        yield setting, observation

@@ -1,7 +1,8 @@
 """One worker process of `benchmark scaling`: trains on a batch of noise, and measures its steps, its bytes and its memory.
 
 `python -m vgg_dist.benchmark.scaling.worker RANK WORLD_SIZE ADDRESS:PORT LINK THREADS` joins a gloo group and reads jobs, a
-line of JSON each (see `Job`). It answers each with a line of JSON, a `Measured`, and ends at the end of its input.
+line of JSON each (see `Job`). After a job's warm-up it writes a line and waits for one, so that the links can be limited
+for the timed steps only. Then it answers with a line of JSON, a `Measured`. It ends at the end of its input.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +73,9 @@ class Finished(Exception):
 class StepClock(StopAgreement):
     """Reads clock and byte counters where each step begins. Passed to the trainer, which calls `begin` there."""
 
-    def __init__(self, job: Job, link: str, state: TrainState, batch: Tensor) -> None:
+    def __init__(self, job: Job, link: str, state: TrainState, batch: Tensor, warmed_up: Callable[[], None]) -> None:
         super().__init__()
+        self.warmed_up = warmed_up
         self.job = job
         self.link = link
         self.batch = batch
@@ -89,6 +92,8 @@ class StepClock(StopAgreement):
 
     def begin(self) -> None:
         """Called by the trainer before each step."""
+        if len(self.starts) == self.job.warmup:
+            self.warmed_up()
         self.starts.append((time.perf_counter(), *link_bytes(self.link)))
         if len(self.starts) > self.job.warmup + self.job.steps:
             self.state_bytes = state_bytes(self.batch)
@@ -132,8 +137,8 @@ def state_bytes(batch: Tensor) -> int:
     return sum(storages.values())
 
 
-def measure(job: Job, rank: int, world_size: int, link: str) -> Measured:
-    """Trains `warmup + steps` steps and returns what the timed ones cost."""
+def measure(job: Job, rank: int, world_size: int, link: str, warmed_up: Callable[[], None]) -> Measured:
+    """Trains `warmup + steps` steps, calls `warmed_up` between them, and returns what the timed ones cost."""
     group = int(job.layout.get("fc_parallel", 1))
     worker = Worker(device=CPU) if job.alone else Worker(rank, world_size, CPU, fc_workers=group)
     config = train_config(job.arch, job.image_size, job.images * worker.world_size, job.layout)
@@ -144,7 +149,7 @@ def measure(job: Job, rank: int, world_size: int, link: str) -> Measured:
     state = build_state(settings, NUM_CLASSES, CPU)
     # One step more than is used, so that the epoch does not end.
     loader = ResidentLoader(images, labels, settings.global_batch * (job.warmup + job.steps + 1))
-    clock = StepClock(job, link, state, loader.images)
+    clock = StepClock(job, link, state, loader.images, warmed_up)
     trainer = Trainer(settings, state, loader, ResidentLoader(images, labels, 10), worker, _ignore, clock)
     try:
         trainer.run()
@@ -165,12 +170,15 @@ def main(rank: str, world_size: str, rendezvous: str, link: str, threads: str) -
     os.environ["GLOO_SOCKET_IFNAME"] = link
     parallelism.POWERSGD_START = POWERSGD_START
     dist.init_process_group("gloo", init_method=f"tcp://{rendezvous}", rank=int(rank), world_size=int(world_size))
-    for line in sys.stdin:
-        job = Job(**json.loads(line))
-        measured = measure(job, int(rank), int(world_size), link)
+
+    def warmed_up() -> None:
+        print("warm", file=answers, flush=True)
+        sys.stdin.readline()
+
+    while line := sys.stdin.readline():
+        measured = measure(Job(**json.loads(line)), int(rank), int(world_size), link, warmed_up)
         gc.collect()
-        answers.write(json.dumps(asdict(measured)) + "\n")
-        answers.flush()
+        print(json.dumps(asdict(measured)), file=answers, flush=True)
     dist.destroy_process_group()
 
 

@@ -16,6 +16,7 @@ from vgg_dist.benchmark.scaling.hosts import LINK, Hosts, address
 from vgg_dist.benchmark.scaling.worker import Job, Measured
 
 PORT = 29500  # of the group's rendezvous; the hosts' network has no other processes
+WARMUP_MBITS = 10_000.0
 WORKER = "vgg_dist.benchmark.scaling.worker"
 
 
@@ -23,6 +24,7 @@ class Workers:
     """A worker process on each of `count` hosts, with so many threads each."""
 
     def __init__(self, hosts: Hosts, count: int, threads: int) -> None:
+        self._hosts = hosts
         self._errors: list[IO[bytes]] = []
         self._processes: list[subprocess.Popen[str]] = []
         env = os.environ | {"OMP_NUM_THREADS": str(threads)}
@@ -36,22 +38,34 @@ class Workers:
                 )
             )
 
-    def run(self, job: Job) -> list[Measured]:
-        """Runs a job on all workers. ValueError, with the last line of a worker's errors, if one fails."""
-        with contextlib.suppress(BrokenPipeError):  # a worker has ended: its answer is missing below
+    def run(self, job: Job, mbits: float) -> list[Measured]:
+        """Runs a job on all workers, the timed steps over links of `mbits` Mbit/s.
+
+        ValueError, with the last line of a worker's errors, if one fails.
+        """
+        self._hosts.limit(WARMUP_MBITS)
+        self._tell(json.dumps(asdict(job)))
+        self._answers()
+        self._hosts.limit(mbits)
+        self._tell("go")
+        return [Measured(**json.loads(line)) for line in self._answers()]
+
+    def _tell(self, line: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # a worker has ended: its answer will be missing
             for process in self._processes:
                 assert process.stdin is not None
-                process.stdin.write(json.dumps(asdict(job)) + "\n")
+                process.stdin.write(f"{line}\n")
                 process.stdin.flush()
-        return [self._answer(rank) for rank in range(len(self._processes))]
 
-    def _answer(self, rank: int) -> Measured:
-        output = self._processes[rank].stdout
-        assert output is not None
-        line = output.readline()
-        if not line:
-            raise ValueError(f"scaling: worker {rank} ended: {self._last_error(rank)}")
-        return Measured(**json.loads(line))
+    def _answers(self) -> list[str]:
+        """A line of each worker."""
+        lines = []
+        for rank, process in enumerate(self._processes):
+            assert process.stdout is not None
+            lines.append(process.stdout.readline())
+            if not lines[-1]:
+                raise ValueError(f"scaling: worker {rank} ended: {self._last_error(rank)}")
+        return lines
 
     def _last_error(self, rank: int) -> str:
         self._errors[rank].seek(0)
