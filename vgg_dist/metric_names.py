@@ -16,10 +16,13 @@ TRAIN_LOSS, TRAIN_TOP1_ERROR, TRAIN_TOP5_ERROR = "train/loss", "train/top1_error
 VAL_LOSS, VAL_TOP1_ERROR, VAL_TOP5_ERROR = "val/loss", "val/top1_error", "val/top5_error"
 VAL_BAD_IMAGES, EPOCH_BAD_IMAGES = "val/bad_images", "epoch/bad_images"
 IMAGES_PER_SECOND = "images_per_second"
-DATA_WAIT_SHARE = "data_wait_share"
+DATA_WAIT_SHARE, NETWORK_WAIT_SHARE = "data_wait_share", "network_wait_share"
 MODEL_FLOPS_UTILIZATION = "model_flops_utilization"
 LOADER_IMAGES_PER_SECOND, STEP_IMAGES_PER_SECOND = "loader_images_per_second", "step_images_per_second"
 WORLD_SIZE, MICRO_BATCH = "world_size", "micro_batch"
+# A worker's own seconds in each step, without waiting for others: of the slowest one, whose rank is given, and the median.
+STEP_SECONDS_SLOWEST, STEP_SECONDS_MEDIAN = "step_seconds/slowest", "step_seconds/median"
+SLOWEST_WORKER = "slowest_worker"
 
 TRAIN, EPOCH_TRAIN, VAL, BEST = "train/", "epoch/train_", "val/", "best/"  # prefixes
 

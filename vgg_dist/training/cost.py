@@ -21,6 +21,7 @@ from vgg_dist.models.precision import (
 )
 from vgg_dist.models.specs import MODELS
 from vgg_dist.training.memory import default_micro_batch
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
 
 
@@ -31,7 +32,7 @@ def describe_training(config: TrainSettings, images: tuple[int, int], num_classe
     total = min(steps * config.epochs, config.max_steps or math.inf)
     workers = config.num_workers or max(1, torch.cuda.device_count())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    micro_batch = config.micro_batch or default_micro_batch(config, num_classes, device, workers)
+    micro_batch = config.micro_batch or default_micro_batch(config, num_classes, Worker(0, workers, device))
     rate = measure_rate(config, num_classes) * workers
     hours = min(total * config.global_batch, config.epochs * num_train) / rate / 3600
     return "\n".join([
@@ -79,7 +80,7 @@ def device_name() -> str:
 def measure_rate(config: TrainSettings, num_classes: int, steps: int = 2) -> float:
     """Images/s of training steps of this net on this machine's GPU, or its CPU: forward, backward, optimizer."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batch = min(config.micro_batch or default_micro_batch(config, num_classes, device, 1), config.global_batch)
+    batch = min(config.micro_batch or default_micro_batch(config, num_classes, Worker(device=device)), config.global_batch)
     batch = batch if device.type == "cuda" else min(8, batch)
     state = build_state(replace(config, init_from=None), num_classes, device)
     precision = resolve_precision(config.precision, device)

@@ -26,6 +26,7 @@ from torch.nn.functional import linear, pad
 
 from vgg_dist.models.dropout import KeyedDropout
 from vgg_dist.training.collectives import GRADIENTS_WAIT_S, all_gather, start_reduce_scatter
+from vgg_dist.training.network_wait import NetworkWait
 
 CUT_DIMENSIONS = ({"weight": 0, "bias": 0}, {"weight": 1, "bias": 0}, {"weight": 1, "bias": 0})
 """Along which dimension the parameters of fc6, fc7 and fc8 are split: fc6 by its outputs, the others by their inputs."""
@@ -43,6 +44,8 @@ class FcGroup:
     process_group: dist.ProcessGroup
     replicas: dist.ProcessGroup | None
     """The workers with the same part, one of each group; None if there is one group only."""
+    network_wait: NetworkWait
+    """Measures how long the device waits for the group."""
 
     def cut(self, tensor: Tensor, dimension: int) -> Tensor:
         """This worker's part of a tensor: a copy."""
@@ -69,7 +72,7 @@ def _lengths(length: int, parts: int) -> list[int]:
     return [length // parts + (k < length % parts) for k in range(parts)]
 
 
-def make_group(size: int, rank: int, world_size: int) -> FcGroup:
+def make_group(size: int, rank: int, world_size: int, network_wait: NetworkWait) -> FcGroup:
     """The group of `size` consecutive workers that this one is in. A collective call of all workers."""
     number, place = divmod(rank, size)
     timeout = timedelta(seconds=GRADIENTS_WAIT_S)
@@ -79,7 +82,7 @@ def make_group(size: int, rank: int, world_size: int) -> FcGroup:
 
     groups = process_groups([range(first, first + size) for first in range(0, world_size, size)])
     same_part = process_groups([range(part, world_size, size) for part in range(size if size < world_size else 0)])
-    return FcGroup(number, place, size, groups[number], same_part[place] if same_part else None)
+    return FcGroup(number, place, size, groups[number], same_part[place] if same_part else None, network_wait)
 
 
 class _GatherLinear(torch.autograd.Function):
@@ -91,7 +94,7 @@ class _GatherLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, group: FcGroup) -> Tensor:
-        gathered = all_gather(inputs, group.process_group)
+        gathered = all_gather(inputs, group.process_group, group.network_wait)
         ctx.save_for_backward(gathered, weight)
         ctx.group = group
         return linear(gathered, weight, bias)
@@ -99,7 +102,7 @@ class _GatherLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         gathered, weight = ctx.saved_tensors
-        pending = start_reduce_scatter(gradient @ weight, ctx.group.process_group)
+        pending = start_reduce_scatter(gradient @ weight, ctx.group.process_group, ctx.group.network_wait)
         of_weight, of_bias = gradient.t() @ gathered, gradient.sum(0)  # while the inputs' gradients travel
         return pending.wait() * ctx.group.size, of_weight, of_bias, None
 
@@ -111,11 +114,11 @@ class _SplitUnits(torch.autograd.Function):
     def forward(ctx: Any, partial: Tensor, group: FcGroup) -> Tensor:
         ctx.group = group
         pieces = partial.unflatten(1, (group.size, -1)).transpose(0, 1)
-        return start_reduce_scatter(pieces.flatten(0, 1), group.process_group).wait()
+        return start_reduce_scatter(pieces.flatten(0, 1), group.process_group, group.network_wait).wait()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        gathered = all_gather(gradient, ctx.group.process_group)
+        gathered = all_gather(gradient, ctx.group.process_group, ctx.group.network_wait)
         return gathered.unflatten(0, (ctx.group.size, -1)).transpose(0, 1).flatten(1), None
 
 
@@ -125,12 +128,12 @@ class _SplitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, partial: Tensor, group: FcGroup) -> Tensor:
         ctx.group = group
-        return start_reduce_scatter(partial, group.process_group).wait()
+        return start_reduce_scatter(partial, group.process_group, group.network_wait).wait()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         # The division makes the gradients of all FC parameters means over the group; see _GatherLinear.
-        return all_gather(gradient, ctx.group.process_group) / ctx.group.size, None
+        return all_gather(gradient, ctx.group.process_group, ctx.group.network_wait) / ctx.group.size, None
 
 
 class _ShardedLinear(nn.Module):

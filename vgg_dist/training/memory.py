@@ -18,6 +18,7 @@ from vgg_dist.errors import TrainingError
 from vgg_dist.models.build import build_model
 from vgg_dist.models.precision import autocast, autocast_dtype
 from vgg_dist.models.specs import MODELS
+from vgg_dist.training.parallelism import Worker
 
 MAX_IMAGES = 256  # per micro-batch: more do not make a GPU faster
 CPU_IMAGES = 64
@@ -47,22 +48,33 @@ class Footprint:
         return int(usable // (self.image + INPUT_COPIES * self.input))
 
 
-def footprint(config: TrainSettings, num_classes: int, dtype: torch.dtype | None) -> Footprint:
-    """The footprint of a training with autocast to `dtype`; None: fp32."""
-    return _footprint(config.arch, config.batch_norm, config.head, config.image_size, num_classes, dtype)
+def footprint(config: TrainSettings, num_classes: int, dtype: torch.dtype | None, fc_workers: int = 1) -> Footprint:
+    """The footprint of a training with autocast to `dtype` (None: fp32), on rank 0.
+
+    `fc_workers`: how many workers share the FC layers.
+    """
+    return _footprint(config.arch, config.batch_norm, config.head, config.image_size, num_classes, dtype, fc_workers)
 
 
 @cache
-def _footprint(arch: str, batch_norm: bool, head: str, size: int, num_classes: int, dtype: torch.dtype | None) -> Footprint:
+def _footprint(
+    arch: str, batch_norm: bool, head: str, size: int, num_classes: int, dtype: torch.dtype | None, fc_workers: int
+) -> Footprint:
     with FakeTensorMode():  # tracks shapes and dtypes without allocating
         model = build_model(arch, num_classes=num_classes, batch_norm=batch_norm, head=head, image_size=size)
         images = torch.empty(3, MODELS[arch].in_channels, size, size)
         two, three = (saved_bytes(model, images[:count].clone(), dtype) for count in (2, 3))
+        features = model.features(images[:1]).numel()
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    # Weights, gradients (DDP's buckets share their memory) and momentum; the snapshot of weights and momentum that a
-    # checkpoint is written from; and in autocast's dtype, copies of the weights and of the gradients that are sent.
-    copies = 5 * weights + (0 if dtype is None else 2 * weights * dtype.itemsize // 4)
-    return Footprint(three - two, images[0].nbytes, copies)
+    fc = sum(parameter.nbytes for parameter in model.classifier.parameters())
+    own = weights - fc + fc // fc_workers
+    # Weights, gradients (DDP's buckets share their memory) and momentum; in autocast's dtype, copies of the weights and of
+    # the gradients that are sent; and the snapshot of weights and momentum that a checkpoint is written from, for which FC
+    # layers that are split are put together.
+    copies = 3 * own + (0 if dtype is None else 2 * own * dtype.itemsize // 4)
+    copies += 2 * weights + (2 * fc if fc_workers > 1 else 0)
+    of_others = (fc_workers - 1) * features * (4 if dtype is None else dtype.itemsize)  # gathered for fc6
+    return Footprint(three - two + of_others, images[0].nbytes, copies)
 
 
 def saved_bytes(model: nn.Module, images: Tensor, dtype: torch.dtype | None) -> int:
@@ -81,12 +93,14 @@ def saved_bytes(model: nn.Module, images: Tensor, dtype: torch.dtype | None) -> 
     return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in own)
 
 
-def fitting_micro_batch(config: TrainSettings, num_classes: int, total_bytes: int, dtype: torch.dtype | None) -> int:
+def fitting_micro_batch(
+    config: TrainSettings, num_classes: int, total_bytes: int, dtype: torch.dtype | None, fc_workers: int = 1
+) -> int:
     """The largest micro-batch, up to 256, for a GPU with `total_bytes` of memory; 0 if none fits.
 
     Rounded down to a multiple of 32, or if it is smaller of 8, or to a power of two.
     """
-    images = min(MAX_IMAGES, footprint(config, num_classes, dtype).images(total_bytes))
+    images = min(MAX_IMAGES, footprint(config, num_classes, dtype, fc_workers).images(total_bytes))
     return _rounded_down(images)
 
 
@@ -97,13 +111,14 @@ def _rounded_down(images: int) -> int:
     return 0
 
 
-def default_micro_batch(config: TrainSettings, num_classes: int, device: torch.device, world_size: int) -> int:
+def default_micro_batch(config: TrainSettings, num_classes: int, worker: Worker) -> int:
     """The micro-batch that fits this worker, if --micro-batch is not given. Other workers may have other GPUs."""
     fits = CPU_IMAGES
-    if device.type == "cuda":
-        dtype = autocast_dtype(config.precision, device)
-        fits = max(1, fitting_micro_batch(config, num_classes, torch.cuda.mem_get_info(device)[1], dtype))
-    return min(fits, largest_share(config, world_size))
+    if worker.device.type == "cuda":
+        dtype = autocast_dtype(config.precision, worker.device)
+        total = torch.cuda.mem_get_info(worker.device)[1]
+        fits = max(1, fitting_micro_batch(config, num_classes, total, dtype, worker.fc_workers))
+    return min(fits, largest_share(config, worker.world_size))
 
 
 def largest_share(config: TrainSettings, world_size: int) -> int:
@@ -112,18 +127,16 @@ def largest_share(config: TrainSettings, world_size: int) -> int:
 
 
 @contextmanager
-def explained_memory_errors(
-    config: TrainSettings, num_classes: int, device: torch.device, world_size: int
-) -> Iterator[None]:
+def explained_memory_errors(config: TrainSettings, num_classes: int, worker: Worker) -> Iterator[None]:
     """Turns an out-of-memory error into a TrainingError that says how many images would fit."""
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        dtype = autocast_dtype(config.precision, device)
-        at_once = min(config.micro_batch or MAX_IMAGES, largest_share(config, world_size))
-        line = describe_shortage(config, num_classes, dtype, at_once, *_memory(device))
+        dtype = autocast_dtype(config.precision, worker.device)
+        at_once = min(config.micro_batch or MAX_IMAGES, largest_share(config, worker.world_size))
+        line = describe_shortage(config, num_classes, dtype, at_once, *_memory(worker.device), worker.fc_workers)
         raise TrainingError(line) from None
 
 
@@ -142,10 +155,17 @@ def _memory(device: torch.device) -> tuple[str, int, int]:
 
 
 def describe_shortage(
-    config: TrainSettings, num_classes: int, dtype: torch.dtype | None, at_once: int, kind: str, total: int, others: int
+    config: TrainSettings,
+    num_classes: int,
+    dtype: torch.dtype | None,
+    at_once: int,
+    kind: str,
+    total: int,
+    others: int,
+    fc_workers: int = 1,
 ) -> str:
     """One line for a training that ran out of memory with `at_once` images; `kind`, `total`, `others`: see `_memory`."""
-    foot = footprint(config, num_classes, dtype)
+    foot = footprint(config, num_classes, dtype, fc_workers)
     precision = "fp32" if dtype is None else "bf16"
     taken = f"; other processes or the decoder use {others / 2**30:.0f} GB" if others > RESERVED_BYTES else ""
     fit = foot.images(total - others if taken else total)

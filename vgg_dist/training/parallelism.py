@@ -22,6 +22,7 @@ from vgg_dist.models.dropout import set_keys
 from vgg_dist.models.precision import autocast, autocast_dtype, memory_format
 from vgg_dist.models.vgg import ConvNet
 from vgg_dist.training.fc_parallel import FcGroup, ShardedClassifier
+from vgg_dist.training.network_wait import NetworkWait
 
 # The argument's name since torch 2.15, and before.
 _NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -64,13 +65,17 @@ class ParallelModel:
     How it is parallelised is decided here only. Its FC layers must have been split already (`TrainState.split_fc`).
     """
 
-    def __init__(self, model: nn.Module, config: TrainSettings, worker: Worker) -> None:
+    def __init__(self, model: nn.Module, config: TrainSettings, worker: Worker, network_wait: NetworkWait) -> None:
         self.model = model
         self.seed = config.seed
         self.device = worker.device
         self.dtype = autocast_dtype(config.precision, worker.device)
         self.memory_format = memory_format(self.dtype, worker.device)
         self.net, self.ddps = wrap(model.train(), config, worker.world_size)
+        self.network_wait = network_wait
+        if self.ddps:  # the first layer's gradient is the last one: what follows is waiting for those of other workers
+            first = next(model.parameters())
+            first.register_post_accumulate_grad_hook(lambda parameter: network_wait.begin())
 
     def __call__(self, images: Tensor, members: Sequence[NDArray[np.int64]], step: int) -> Tensor:
         """Float images (N, C, H, W) to logits (N, num_classes), under autocast.
@@ -82,6 +87,11 @@ class ParallelModel:
         set_keys(self.model.modules(), padded(members), self.seed, step, self.device)
         with autocast(self.device, self.dtype):
             return self.net(images.contiguous(memory_format=self.memory_format))
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of a loss, and waits for those of other workers where `gradient_exchange` says so."""
+        loss.backward()
+        self.network_wait.end()
 
     def gradient_exchange(self, last: bool) -> AbstractContextManager[Any]:
         """Around the forward and backward pass of a micro-batch: workers exchange gradients in the last one of a step."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vgg_dist.training.fc_parallel import ShardedClassifier, make_group
+from vgg_dist.training.network_wait import NetworkWait
 from vgg_dist.training.parallelism import Worker
 
 PREFIX = "classifier."
@@ -17,8 +18,8 @@ MOMENTUM = "momentum_buffer"
 class SplitFc:
     """Replaces a net's FC layers, and their momentum in the optimizer, by this worker's part. A collective call."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, worker: Worker) -> None:
-        self.group = make_group(worker.fc_workers, worker.rank, worker.world_size)
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, worker: Worker, wait: NetworkWait) -> None:
+        self.group = make_group(worker.fc_workers, worker.rank, worker.world_size, wait)
         whole = cast(nn.Sequential, model.classifier)
         self.parameters = [name for name, _ in model.named_parameters()]  # in the optimizer's order
         self.classifier = ShardedClassifier(whole, self.group)

@@ -29,6 +29,7 @@ from vgg_dist.models.warm_start import init_from_shallower
 from vgg_dist.run_folder.choice import local_checkpoint
 from vgg_dist.run_folder.digests import check_files, damaged, write_digests
 from vgg_dist.run_folder.names import CONFIG, MODEL, RECORDS, STATE, refuse_classes
+from vgg_dist.training.network_wait import NetworkWait
 from vgg_dist.training.objective import CrossEntropy
 from vgg_dist.training.optim import PlateauSchedule, build_optimizer, restore_optimizer
 from vgg_dist.training.parallelism import Worker
@@ -64,10 +65,10 @@ class TrainState:
         """(step, epoch, samples). It differs before and after the validation at the end of an epoch."""
         return self.step, self.epoch, self.samples
 
-    def split_fc(self, worker: Worker) -> None:
+    def split_fc(self, worker: Worker, network_wait: NetworkWait) -> None:
         """Keeps only this worker's part of the FC layers, if `worker` says that several share them. A collective call."""
         if worker.fc_workers > 1:
-            self.split = SplitFc(self.model, self.optimizer, worker)
+            self.split = SplitFc(self.model, self.optimizer, worker, network_wait)
 
     def save(self, folder: Path, config: TrainSettings, class_names: list[str]) -> None:
         """Writes a checkpoint's files into an existing folder. The FC layers must be whole."""

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import torch
@@ -24,10 +25,15 @@ from vgg_dist.metric_names import (
     IMAGES_PER_SECOND,
     LOADER_IMAGES_PER_SECOND,
     MODEL_FLOPS_UTILIZATION,
+    NETWORK_WAIT_SHARE,
+    SLOWEST_WORKER,
     STEP_IMAGES_PER_SECOND,
+    STEP_SECONDS_MEDIAN,
+    STEP_SECONDS_SLOWEST,
 )
 from vgg_dist.models.build import macs
 from vgg_dist.models.precision import matmul_peak, resolve_precision
+from vgg_dist.training.network_wait import NetworkWait, timing_event
 from vgg_dist.training.parallelism import Worker
 
 LOADER_TRIAL_S = 3.0
@@ -38,11 +44,13 @@ TUNED_AFTER_LOGS = 4  # by then kernels are tuned: this log compares the rates o
 class Throughput:
     """The clock of this worker between two logs, and what the clocks of all workers say."""
 
-    def __init__(self, model: nn.Module, config: TrainSettings, worker: Worker) -> None:
-        self.world_size = worker.world_size
+    def __init__(self, model: nn.Module, config: TrainSettings, worker: Worker, network_wait: NetworkWait) -> None:
+        """`model`: with whole FC layers."""
+        self.rank, self.world_size = worker.rank, worker.world_size
         self.flops_per_image = 6.0 * macs(model, config.image_size)  # forward, and twice that backward
         self.peak = matmul_peak(worker.device, resolve_precision(config.precision, worker.device)) * worker.world_size
         self.data_wait = DataWait(worker.device)
+        self.network_wait = network_wait
         self.loader_rate: float | None = None if worker.device.type == "cuda" else 0.0
         """Images/s of this worker's loader alone; None: still to be measured, 0: not measured (on a CPU)."""
         self.logs = 0
@@ -52,28 +60,40 @@ class Throughput:
         """Starts the clock, after a log or a pause."""
         self.start, self.images = time.perf_counter(), 0
         self.data_wait.take()
+        self.network_wait.take()
 
     def counters(self) -> list[float]:
-        """This worker's images, seconds waited for data, seconds, and loader's images/s: to be summed over all workers.
+        """This worker's images, seconds, seconds waited for data and for the network, and loader's images/s.
 
-        On a GPU its queue must have been drained.
+        Then, by rank, the seconds without those for the network: of this worker, and 0 for the others. All are to be summed
+        over all workers. On a GPU its queue must have been drained.
         """
-        elapsed = time.perf_counter() - self.start
-        return [self.images, self.data_wait.take(), elapsed, self.loader_rate or 0.0]
+        elapsed, network = time.perf_counter() - self.start, self.network_wait.take()
+        own = [0.0] * self.world_size
+        own[self.rank] = elapsed - network
+        return [self.images, elapsed, self.data_wait.take(), network, self.loader_rate or 0.0, *own]
 
-    def metrics(self, counters: Sequence[float]) -> dict[str, float]:
-        """The rates since the last log, from the counters summed over all workers.
+    def metrics(self, counters: Sequence[float], steps: int) -> dict[str, float]:
+        """The rates since the last log, `steps` steps ago, from the counters summed over all workers.
 
         The rates of the loader alone and of the steps without waiting, which show what limits a training, are in one log
         only.
         """
-        images, waited, seconds, loader_rate = counters
+        images, seconds, waited, network, loader_rate, *own = counters
         rate = images * self.world_size / seconds
         metrics = {
             IMAGES_PER_SECOND: rate,
             DATA_WAIT_SHARE: waited / seconds,
             MODEL_FLOPS_UTILIZATION: rate * self.flops_per_image / self.peak,
         }
+        if self.world_size > 1:
+            slowest = max(range(self.world_size), key=own.__getitem__)
+            metrics |= {
+                NETWORK_WAIT_SHARE: network / seconds,
+                STEP_SECONDS_MEDIAN: median(own) / steps,
+                STEP_SECONDS_SLOWEST: own[slowest] / steps,
+                SLOWEST_WORKER: float(slowest),
+            }
         self.logs += 1
         if self.logs == TUNED_AFTER_LOGS and loader_rate:
             metrics |= {
@@ -88,14 +108,10 @@ class Throughput:
             self.loader_rate = measure_loader(loader, steps)
 
 
-def _timing_event() -> Any:
-    return torch.cuda.Event(enable_timing=True)
-
-
 class DataWait:
     """Seconds for which the device was idle because a batch was not ready."""
 
-    def __init__(self, device: torch.device, event: Callable[[], Any] = _timing_event) -> None:
+    def __init__(self, device: torch.device, event: Callable[[], Any] = timing_event) -> None:
         self._event = event if device.type == "cuda" else None
         self._seconds = 0.0
         self._gaps: list[tuple[float, Any, Any]] = []

@@ -33,6 +33,7 @@ from vgg_dist.models.precision import apply_precision, choose_kernels, resolve_p
 from vgg_dist.training.bad_images import describe_bad
 from vgg_dist.training.data import EpochPlans, Members, fc_members, micro_batches, read_ahead, worker_steps
 from vgg_dist.training.metrics import MetricSums, reduce_with_one_read
+from vgg_dist.training.network_wait import NetworkWait
 from vgg_dist.training.objective import CrossEntropy, Objective
 from vgg_dist.training.parallelism import ParallelModel, Worker
 from vgg_dist.training.state import TrainState
@@ -69,9 +70,10 @@ class Trainer:
         if worker.device.type == "cuda":
             choose_kernels(config.deterministic)
         apply_precision(resolve_precision(config.precision, worker.device))
-        self.throughput = Throughput(state.model, config, worker)
-        state.split_fc(worker)
-        self.parallel_model = ParallelModel(state.model, config, worker)
+        network_wait = NetworkWait(worker.device)
+        self.throughput = Throughput(state.model, config, worker, network_wait)
+        state.split_fc(worker, network_wait)
+        self.parallel_model = ParallelModel(state.model, config, worker, network_wait)
         self.plans = EpochPlans(config, train_loader.store)
         # Kernels are tuned per shape, so all micro-batches are padded to one; batch norm would count the padding.
         self.one_shape = worker.device.type != "cpu" and not config.batch_norm
@@ -163,7 +165,7 @@ class Trainer:
         """Adds the gradient of `weight` times the summed loss; DDP averages the gradients of all workers."""
         outputs = self.parallel_model(batch.images, members, self.state.step)
         loss_sum = self.objective.loss_sum(outputs, batch)
-        (loss_sum * weight).backward()
+        self.parallel_model.backward(loss_sum * weight)
         self.interval_sums.add(outputs, batch, loss_sum)
         failed = torch.where(torch.isfinite(loss_sum.detach()), math.inf, self.state.step + 1.0)
         self.bad_step = torch.minimum(self.bad_step, failed)
@@ -176,10 +178,11 @@ class Trainer:
         local = [*self.throughput.counters(), since_save]
         sums, (*counters, since_save), bad_step = reduce_with_one_read(self.interval_sums.sums, local, self.bad_step)
         self._check_finite(bad_step)
-        images, _, seconds, _ = counters
+        images, seconds, *_ = counters
         self._count_bad_images(int(images - sums[-1]))
         self.epoch_sums.sums += self.interval_sums.sums
-        metrics = prefixed(TRAIN, self.objective.means(sums)) | self.throughput.metrics(counters)
+        steps = state.step - self.logged_step
+        metrics = prefixed(TRAIN, self.objective.means(sums)) | self.throughput.metrics(counters, steps)
         metrics |= {
             LR: self._lr(),
             EPOCH: self._epochs_trained(),
@@ -187,8 +190,7 @@ class Trainer:
             MICRO_BATCH: float(self.config.micro_batch),
         }
         self.interval_sums = MetricSums(self.objective, self.worker.device)
-        seconds_per_step = seconds / self.worker.world_size / (state.step - self.logged_step)
-        due = self.log_schedule.logged(state.step, seconds_per_step, since_save)
+        due = self.log_schedule.logged(state.step, seconds / self.worker.world_size / steps, since_save)
         self.logged_step = state.step
         if (save or due) and not last:
             self._save(metrics)

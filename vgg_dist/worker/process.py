@@ -66,7 +66,7 @@ def run_worker(config: TrainSettings) -> dict[str, Any]:
     reporter = Reporter(worker, node, exchange, prepared, _report, _checkpoint_store(points, resumed), notes)
     if resumed is not None and resumed.is_unreported:
         reporter.unreported = Checkpoint(resumed.path, points.run.filesystem)
-    memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker.device, worker.world_size)
+    memory = explained_memory_errors(prepared.config, len(prepared.class_names), worker)
     try:
         with memory, stop.watching(training_key(config.name)):
             return train(prepared, worker, reporter, stop)

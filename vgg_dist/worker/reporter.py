@@ -23,6 +23,7 @@ from vgg_dist.training.trainer import Trainer
 from vgg_dist.worker.background_writer import BackgroundWriter
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.setup import Node, Prepared
+from vgg_dist.worker.slow_worker import SlowWorker
 
 REPORT_EVERY_S = 5.0  # a report is a barrier: all workers wait for each other and for the controller
 
@@ -64,6 +65,7 @@ class Reporter:
         self.unreported: Any = None
         """The checkpoint that the run resumed from, if Ray Train does not know it yet."""
         one_node = node.workers == worker.world_size
+        self.slow_worker = SlowWorker(exchange.gather(socket.gethostname()))
         self.sampler = SystemSampler(None if one_node else socket.gethostname()) if node.rank == 0 else None
 
     def __call__(self, metrics: dict[str, float], save: bool) -> None:
@@ -72,6 +74,8 @@ class Reporter:
         mark("first step done")
         metrics = without_trivial_top5(metrics, len(self.prepared.class_names))
         self.validation |= validation_metrics(metrics)
+        if note := self.slow_worker.note(metrics):
+            self.notes.append(note)
         if metrics:
             record: Record = {"step": self.trainer.state.step, "time": time.time(), "metrics": metrics}
             self.records.append(record)

@@ -79,21 +79,18 @@ def prepare(
     is used.
     """
 
-    def open_data() -> tuple[SampleStore, SampleStore, int]:
-        train, val = _open_data(config, worker, node)
-        fits = default_micro_batch(config, len(train.class_names), worker.device, worker.world_size)
-        return train, val, config.micro_batch or fits
-
-    train, val, fits = exchange.run_on_all(open_data)
-    agreed = config.with_micro_batch(min(exchange.gather(fits)))
-    # Nodes may have different numbers of workers, so that each would choose for itself.
-    fc_workers, layout_note = exchange.gather(choose_group(agreed, len(train.class_names), worker))[0]
+    train, val = exchange.run_on_all(lambda: _open_data(config, worker, node))
+    num_classes = len(train.class_names)
+    # Rank 0 decides, as nodes may have different numbers of workers.
+    fc_workers, layout_note = exchange.gather(exchange.run_on_all(lambda: choose_group(config, num_classes, worker)))[0]
     worker = replace(worker, fc_workers=fc_workers)
+    fits = exchange.run_on_all(lambda: config.micro_batch or default_micro_batch(config, num_classes, worker))
+    agreed = config.with_micro_batch(min(exchange.gather(fits)))
 
     restored, passed_over = _restore_newest(agreed, worker, exchange, train.class_names, saved, earlier or {})
 
     def build() -> Prepared:
-        with explained_memory_errors(agreed, len(train.class_names), worker.device, worker.world_size):
+        with explained_memory_errors(agreed, num_classes, worker):
             assert restored.state is not None
             loaders = open_loaders(agreed, worker, train, val)
             said = notes("train", train) + notes("val", val)
@@ -146,7 +143,7 @@ def _restore_newest(
     passed_over: list[str] = []
 
     def restore() -> _Restored:
-        with explained_memory_errors(config, len(class_names), worker.device, worker.world_size):
+        with explained_memory_errors(config, len(class_names), worker):
             return _restore(config, worker, class_names, folders[0], last=len(folders) == 1)
 
     while True:

@@ -14,7 +14,8 @@ from support.manifests.objects import ROOT, Object, find, name_of
 PROJECT_METRICS = {
     f"ray_vgg_dist_{name}"
     for name in (
-        "step", "epoch", "train_loss", "images_per_second", "data_wait_share", "model_flops_utilization", "world_size",
+        "step", "epoch", "train_loss", "images_per_second", "data_wait_share", "network_wait_share", "step_seconds_slowest",
+        "step_seconds_median", "slowest_worker", "model_flops_utilization", "world_size",
         "val_top1_error", "val_top5_error", "report_time_seconds", "running", "non_finite", "worker_failures", "bad_images",
     )
 }  # fmt: skip

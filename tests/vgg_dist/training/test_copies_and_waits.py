@@ -130,7 +130,10 @@ def run_training(monkeypatch: pytest.MonkeyPatch, config: TrainConfig) -> list[t
     store = Images([b""] * 64)
     preprocessing = Preprocessing(32, MEAN, (1.0, 1.0, 1.0))
     loader = Resident(store, preprocessing, 1, GPU)
-    log = [0.0] * 4, [1.0, 0.0, 0.0, 16.0, 16.0, 0.1, 1.0, 0.0, 0.0, np.inf]  # the drain; sums, counters, no bad step
+    log = (
+        [0.0] * 4,
+        [1.0, 0.0, 0.0, 16.0, 16.0, 1.0, 0.1, 0.0, 0.0, 1.0, 0.0, np.inf],
+    )  # the drain; sums, counters, no bad step
     validation = "vgg_dist.training.trainer.validate"
     monkeypatch.setattr(validation, lambda *_, **__: {"loss": 1.0, "top1_error": 1.0, "top5_error": 1.0})
     seen = []

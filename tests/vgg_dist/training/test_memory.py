@@ -19,6 +19,7 @@ from vgg_dist.training.memory import (
     footprint,
     saved_bytes,
 )
+from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
 
 E = TrainConfig(arch="E").resolved()
@@ -63,6 +64,16 @@ def test_the_papers_deepest_net_takes_45_mb_an_image_and_75_with_batch_norm() ->
     assert 3 * weights < small.fixed < 7 * weights
 
 
+def test_workers_that_share_the_fc_layers_need_less() -> None:
+    """Of E, weights, gradients and momentum of the FC layers are 3 x 495 MB; those of four workers have a quarter each."""
+    whole, shared = footprint(E, 1000, None), footprint(E, 1000, None, 4)
+    fc = 4 * 123_642_856
+    assert whole.fixed == 5 * 4 * 143_667_240
+    assert whole.fixed - shared.fixed == 3 * (fc - fc // 4) - 2 * fc  # rank 0 puts weights and momentum together
+    assert shared.image - whole.image == 3 * 512 * 7 * 7 * 4
+    assert footprint(E, 1000, torch.bfloat16, 4).image - footprint(E, 1000, torch.bfloat16).image == 3 * 512 * 7 * 7 * 2
+
+
 @pytest.mark.parametrize(
     ("gigabytes", "batch_norm", "fits"),
     [(79, False, 256), (79, True, 256), (15, False, 128), (7.6, False, 8), (4, False, 0)],
@@ -84,8 +95,8 @@ def test_fitting_sizes_are_round_and_grow_with_the_memory() -> None:
 
 
 def test_the_default_is_no_more_than_a_workers_share_of_a_step() -> None:
-    assert default_micro_batch(replace(E, global_batch=512), 1000, CPU, 1) == 64
-    assert default_micro_batch(replace(E, global_batch=256), 1000, CPU, 5) == 52
+    assert default_micro_batch(replace(E, global_batch=512), 1000, Worker()) == 64
+    assert default_micro_batch(replace(E, global_batch=256), 1000, Worker(world_size=5)) == 52
 
 
 def test_running_out_says_what_would_fit() -> None:
@@ -115,13 +126,13 @@ def test_errors_of_too_little_memory_are_explained(error: Exception) -> None:
     config = replace(E, micro_batch=16)
     with (
         pytest.raises(TrainingError, match=r"^--micro-batch 16: out of memory .* E at 224 pixels"),
-        explained_memory_errors(config, 1000, CPU, 1),
+        explained_memory_errors(config, 1000, Worker()),
     ):
         raise error
 
 
 def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="assert triggered"), explained_memory_errors(E, 1000, CPU, 1):
+    with pytest.raises(RuntimeError, match="assert triggered"), explained_memory_errors(E, 1000, Worker()):
         raise RuntimeError("CUDA error: device-side assert triggered")
 
 
@@ -152,7 +163,7 @@ def test_on_a_gpu_running_out_names_its_memory() -> None:
     device = torch.device("cuda", 0)
     with (
         pytest.raises(TrainingError, match=r"--micro-batch 128: out of GPU memory \(\d+ GB"),
-        explained_memory_errors(replace(E, micro_batch=128), 1000, device, 1),
+        explained_memory_errors(replace(E, micro_batch=128), 1000, Worker(device=device)),
     ):
         torch.empty(1 << 44, device=device)
-    assert 0 < default_micro_batch(E, 1000, device, 1) <= 256
+    assert 0 < default_micro_batch(E, 1000, Worker(device=device)) <= 256

@@ -11,6 +11,7 @@ from support.trainings import SMALL
 
 from vgg_dist.config.base import Interval
 from vgg_dist.models.build import macs
+from vgg_dist.training.network_wait import NetworkWait
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
 from vgg_dist.training.throughput import DataWait, LogSchedule, Throughput
@@ -129,9 +130,12 @@ def test_an_interval_that_is_none_is_refused(text: str) -> None:
 def test_rates_are_those_of_all_workers_together() -> None:
     """Two workers, ten seconds each, 100 images each; the comparison with the loader comes in the fourth log only."""
     model = build_state(SMALL, 10, torch.device("cpu")).model
-    throughput = Throughput(model, SMALL, Worker(0, 2))
-    logs = [throughput.metrics([200, 2.0, 20.0, 50.0]) for _ in range(5)]
+    throughput = Throughput(model, SMALL, Worker(0, 2), NetworkWait(torch.device("cpu")))
+    logs = [throughput.metrics([200, 20.0, 2.0, 5.0, 50.0, 6.0, 9.0], 4) for _ in range(5)]
     for metrics in logs:
+        assert metrics["network_wait_share"] == pytest.approx(0.25)
+        assert (metrics["step_seconds/slowest"], metrics["step_seconds/median"]) == (9 / 4, 7.5 / 4)
+        assert metrics["slowest_worker"] == 1
         assert metrics["images_per_second"] == pytest.approx(20.0)
         assert metrics["data_wait_share"] == pytest.approx(0.1)
         flops = 20.0 * 6 * macs(model, 32)
