@@ -232,7 +232,7 @@ def test_a_real_run_sends_the_counted_bytes(tmp_path: Path, capsys: pytest.Captu
     for setting in settings[1:]:
         assert setting["sent"] == pytest.approx(setting["counted_bytes"], rel=0.05), setting["layout"]
         assert setting["received"] == pytest.approx(setting["counted_bytes"], rel=0.05), setting["layout"]
-        assert setting["state"] == pytest.approx(setting["counted_state"], rel=0.05), setting["layout"]
+        assert setting["state"] == pytest.approx(setting["counted_state"], rel=0.01), setting["layout"]
         # The link is limited: however fast the machine is, a step takes as long as its bytes.
         assert min(setting["step_s"]) > 0.8 * setting["counted_bytes"] * 8 / 2000e6
     assert settings[0]["sent"] < 0.01 * settings[1]["sent"]
@@ -246,6 +246,7 @@ def test_a_real_run_sends_the_counted_bytes(tmp_path: Path, capsys: pytest.Captu
     ("arguments", "said"),
     [
         (["--hosts", "1"], "--hosts 1"),
+        (["--hosts", "3", "--global-batch", "63"], "--hosts 3: --layouts fc"),
         (["--global-batch", "63"], "--global-batch 63: must be a multiple of --hosts 2"),
         (["--mbits", "0"], "--mbits 0: must be more than 0"),
         (["--archs"], "--archs"),

@@ -64,6 +64,8 @@ class ScalingBenchmark:
                     raise ValueError(f"{flag(name)} {value:g}: must be more than 0")
         if self.global_batch < 1 or self.global_batch % self.hosts:
             raise ValueError(f"--global-batch {self.global_batch}: must be a multiple of --hosts {self.hosts}")
+        if any(layout.startswith("fc") for layout in self.layouts) and 4096 % self.hosts:
+            raise ValueError(f"--hosts {self.hosts}: --layouts fc... splits 4,096 units over them; allowed: a power of two")
         for arch in self.archs:
             for layout in self.layouts:
                 config = train_config(arch, self.image_size, self.global_batch, layout_fields(layout, self.hosts))

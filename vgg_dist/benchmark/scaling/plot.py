@@ -77,5 +77,5 @@ def _steps(axes: Axes, settings: Sequence[Setting]) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("measured step, s")
     axes.set_ylabel("modelled step, s")
-    axes.set_title("filled: fitted; open: held out", fontsize=10)
+    axes.set_title("steps on the hosts (filled: fitted; open: held out)", fontsize=10)
     axes.grid(alpha=0.3)

@@ -144,12 +144,13 @@ def measure(job: Job, rank: int, world_size: int, link: str, warmed_up: Callable
     config = train_config(job.arch, job.image_size, job.images * worker.world_size, job.layout)
     settings = config.resolved().with_workers(worker.world_size).with_micro_batch(job.images)
     torch.manual_seed(rank)
-    images = 64 * torch.randn(job.images, MODELS[job.arch].in_channels, job.image_size, job.image_size)
+    shape = job.images, MODELS[job.arch].in_channels, job.image_size, job.image_size
+    images = (64 * torch.randn(shape)).contiguous(memory_format=torch.channels_last)  # which the loaders share
     labels = torch.randint(NUM_CLASSES, (job.images,))
     state = build_state(settings, NUM_CLASSES, CPU)
     # One step more than is used, so that the epoch does not end.
     loader = ResidentLoader(images, labels, settings.global_batch * (job.warmup + job.steps + 1))
-    clock = StepClock(job, link, state, loader.images, warmed_up)
+    clock = StepClock(job, link, state, images, warmed_up)
     trainer = Trainer(settings, state, loader, ResidentLoader(images, labels, 10), worker, _ignore, clock)
     try:
         trainer.run()
