@@ -22,6 +22,7 @@ from vgg_dist.benchmark.scaling.options import ScalingBenchmark
 from vgg_dist.config import EvalConfig, ReproduceConfig, ScaleRange, TrainCommand, TrainFlags, TuneConfig
 from vgg_dist.config.groups import field_docs, grouped
 from vgg_dist.config.visualize import Pictures
+from vgg_dist.config.worker_range import WorkerRange
 from vgg_dist.export import ExportConfig
 from vgg_dist.report import ReportConfig
 from vgg_dist.runs import RunsConfig
@@ -82,7 +83,7 @@ def options(settings: Any) -> dict[str, list[Option]]:
     for title, members in groups.items():
         for field in members:
             hint = _plain(hints[field.name])
-            if field.name in shared or (dataclasses.is_dataclass(hint) and hint is not ScaleRange):
+            if field.name in shared or (dataclasses.is_dataclass(hint) and hint not in (ScaleRange, WorkerRange)):
                 continue  # flags of another command, which its own page has
             found.setdefault(title, []).append(_of_field(field, hints[field.name], texts.get(field.name, "")))
     return found
@@ -130,7 +131,8 @@ def _takes(hint: Any) -> str:
         return f"{count}{_takes(items[0])}{' ...' if items[-1] is Ellipsis else ''}"
     if get_origin(hint) is list:
         return f"{_takes(get_args(hint)[0])} ..."
-    words = {bool: "", str: "text", int: "whole number", float: "number", Path: "path", ScaleRange: "`256` or `256-512`"}
+    words = {bool: "", str: "text", int: "whole number", float: "number", Path: "path"}
+    words |= {ScaleRange: "`256` or `256-512`", WorkerRange: "range, such as `2:8`"}
     return words.get(hint, hint.__name__)
 
 

@@ -9,6 +9,7 @@ import os
 
 from pipelines.paths import is_remote
 from vgg_dist.config import EvalConfig, TrainSettings, TuneConfig, flag
+from vgg_dist.config.worker_range import NumWorkers, WorkerRange
 from vgg_dist.ray_cluster.address import cluster_named
 from vgg_dist.ray_cluster.nodes import check_cluster
 from vgg_dist.run_folder.choice import find_checkpoints
@@ -55,12 +56,15 @@ def check_evaluation(config: EvalConfig) -> None:
     check_place(config.storage_path, config.tracking_uri, config.num_workers)
 
 
-def check_place(storage_path: str, tracking_uri: str | None, num_workers: int | None) -> None:
+def check_place(storage_path: str, tracking_uri: str | None, num_workers: NumWorkers | None) -> None:
     """ValueError, one line, for storage that cannot be written, or a cluster or tracking server that does not answer.
 
     Also for more workers than fit on this machine, where Ray is to be started here.
     """
     uri = resolve_tracking_uri(tracking_uri, storage_path)
     check_storage(storage_path)
-    check_cluster(num_workers)
+    if isinstance(num_workers, WorkerRange):
+        check_cluster(num_workers.least, num_workers.most)
+    else:
+        check_cluster(num_workers)
     check_store(uri, make=False)

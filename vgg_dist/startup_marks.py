@@ -1,8 +1,8 @@
 """Records when each phase of a training's start was over, for `python -m vgg_dist.benchmark startup`.
 
-The training calls `mark` at the end of a phase. That appends a JSON line to the file that the environment variable
-VGG_DIST_PHASES names, and is a no-op without it. Workers inherit the variable: from the command where it starts Ray, on a
-cluster because the command passes it on (`ray_cluster.start`).
+The training calls `mark` at the end of a phase; phases may overlap. That appends a JSON line to the file that the
+environment variable VGG_DIST_PHASES names, and is a no-op without it. Workers inherit the variable: from the command where
+it starts Ray, on a cluster because the command passes it on (`ray_cluster.start`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ Phase = Literal[
     "worker imports done",
     "data and net ready",
     "first step done",
+    "training done",
 ]
 PHASES: tuple[str, ...] = get_args(Phase)
+ON_RAY = "Ray up", "controller up", "workers up"  # not in a training of one worker in the command's process
 
 
 def mark(phase: Phase) -> None:

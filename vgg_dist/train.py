@@ -16,8 +16,6 @@ Every run has its settings in its folder, as config.yaml. They train another run
 
 from __future__ import annotations
 
-import sys
-
 from pipelines.cli import run_command
 from pipelines.loading.shard_order import check_shuffle
 from pipelines.signals import end_with
@@ -25,8 +23,9 @@ from pipelines.stores.open import open_splits
 from vgg_dist.config import TrainCommand, TrainConfig, TrainSettings
 from vgg_dist.config.command_line import parse_resuming
 from vgg_dist.config.suggestions import suggestions
+from vgg_dist.config.worker_range import WorkerRange
 from vgg_dist.errors import TrainingError
-from vgg_dist.launch.ending import stoppable_runs
+from vgg_dist.launch.ending import leave, stoppable_runs
 from vgg_dist.launch.open_data import open_data_here
 from vgg_dist.run_folder.outcome import find_run
 from vgg_dist.startup_marks import mark
@@ -43,7 +42,7 @@ def main(prog: str = "python -m vgg_dist.train") -> None:
         stopping=stoppable_runs,
         errors=(ValueError, TrainingError),
     )
-    sys.exit(status)
+    leave(status)
 
 
 def train_or_plan(config: TrainCommand) -> None:
@@ -81,12 +80,24 @@ def train(config: TrainConfig) -> dict[str, float]:
     # Imported here, so that neither --help nor the message of a mistake waits for torch and Ray Train.
     from vgg_dist.preflight import check_training
 
-    check_training(config, class_names)
+    earlier = check_training(config, class_names)
+    if (earlier is None or not earlier.is_all(config)) and (resources := _resources_here(config)) is not None:
+        from vgg_dist.launch import in_process
+
+        mark("imports done")
+        return in_process.run_training(config, resources, earlier)
     from vgg_dist.launch.driver import run_training
 
     mark("imports done")
-
     return run_training(config, class_names=class_names)
+
+
+def _resources_here(config: TrainSettings) -> dict[str, float] | None:
+    """What the only worker has that trains in this process; None where the training needs Ray."""
+    from vgg_dist.ray_cluster.nodes import only_worker_here
+
+    # A range is for a cluster whose nodes join and leave.
+    return None if isinstance(config.num_workers, WorkerRange) else only_worker_here(config.num_workers)
 
 
 if __name__ == "__main__":

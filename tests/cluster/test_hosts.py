@@ -116,20 +116,6 @@ def test_a_worker_process_is_killed(cluster: Cluster, undisturbed: Left) -> None
     assert left(cluster, "killed") == undisturbed
 
 
-def test_a_worker_host_is_cut_off(cluster: Cluster, undisturbed: Left) -> None:
-    lost = cluster.workers[1]
-
-    def cut() -> None:
-        cluster.network.cut(lost)
-        wait_for(lambda: cluster.nodes() == 2)
-        cluster.network.mend(lost)
-        cluster.stop_ray(lost)
-        cluster.start_ray(lost)
-
-    train(cluster, "cut", cut)
-    assert left(cluster, "cut") == undisturbed
-
-
 def test_mlflow_is_away_for_a_minute(cluster: Cluster, undisturbed: Left) -> None:
     def stop() -> None:
         cluster.head.run("pkill", "-KILL", "-f", "mlflow")

@@ -182,6 +182,9 @@ def test_a_job_goes_on_without_a_worker_and_without_its_head(applied: Applied) -
     assert job.workers[0] is not worker
     before = applied.step()
     applied.until(lambda: applied.step() > before)
+    until, _, since = job.submitter.logs().partition("resumes from step ")
+    assert f"node {worker.host.address} is to be taken away in" in until, "the pod's SIGTERM has reached the training"
+    assert int(re.split(r"\D", since)[0]) == max(map(int, re.findall(r"step +(\d+)  epoch", until))), "no step is lost"
 
     head, old = job.head, set(job.workers)
     head.delete()

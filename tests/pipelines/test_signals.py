@@ -210,6 +210,35 @@ def steps(storage: Path, name: str, metric: str) -> list[int]:
     return [step for (step,) in query(storage, sql)]  # type: ignore[misc]
 
 
+@pytest.mark.slow
+def test_a_training_in_the_commands_process_told_to_stop(start: Start, tmp_path: Path) -> None:
+    """Before it trains; in a step, with the whole process group; and in a validation."""
+    flags = ["-m", "vgg_dist.train", *FLAGS, "--lr", "0.001", "--storage-path", str(tmp_path), "--name", "first"]
+    env = {"RAY_ADDRESS": "local"}
+    early = start(*flags, env=env)
+    early.await_line("vgg_dist.train: starting")
+    early.send(signal.SIGTERM)
+    assert early.ended(signal.SIGTERM).endswith(" before it trained; the same command with --name first resumes it")
+    assert query(tmp_path, "select name, status from runs") == [("first", "KILLED")]
+
+    first = start(*flags, env=env)
+    first.await_line(r"step +\d+ ")
+    first.send(signal.SIGINT, group=True)
+    last = first.ended(signal.SIGINT)
+    stopped = int(re.search(r"at step (\d+), checkpoint written; the same command with --name first resumes it", last)[1])  # type: ignore[index]
+    assert steps(tmp_path, "first", "train/loss") == list(range(1, stopped + 1))
+
+    second = start(*flags, env=env)
+    second.await_line(rf"resumes from step {stopped} \(epoch ")
+    validated = int(second.await_line(r"step +(\d+)  validation")[1])
+    second.send(signal.SIGTERM)
+    again = int(re.search(r"at step (\d+), checkpoint written", second.ended(signal.SIGTERM))[1])  # type: ignore[index]
+    assert again >= validated > 0
+    assert steps(tmp_path, "first", "train/loss") == list(range(1, again + 1))
+    assert query(tmp_path, "select name, status from runs") == [("first", "KILLED")]
+    assert (tmp_path / "first" / f"checkpoint-{again:09}" / "config.json").exists()
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_training_told_to_stop_saves_what_it_has_trained(cluster: dict[str, str], start: Start, tmp_path: Path) -> None:

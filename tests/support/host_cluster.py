@@ -35,7 +35,7 @@ on_hosts = [
 
 
 class Cluster:
-    """Three hosts: the head with all services, and two that train."""
+    """The head with all services, and the hosts that train."""
 
     def __init__(self, network: hosts.Network) -> None:
         self.network = network
@@ -109,12 +109,12 @@ class Cluster:
         put = f"import s3fs; s3fs.S3FileSystem().put('{folder}', '{url}', recursive=True)"
         self.head.run(sys.executable, "-c", put, env=self.env)
 
-    def start_ray(self, host: hosts.Host, **env: str) -> None:
+    def start_ray(self, host: hosts.Host, cpus: int = 1, **env: str) -> None:
         flags = ["--disable-usage-stats", "--node-ip-address", host.address]
         if host is self.head:
             flags += ["--head", "--num-cpus", "0", "--port", "6379", "--dashboard-host", "0.0.0.0"]
         else:
-            flags += ["--num-cpus", "1", "--address", f"{self.head.address}:6379"]
+            flags += ["--num-cpus", str(cpus), "--address", f"{self.head.address}:6379"]
         own = {"VGG_DIST_CACHE": str(host.folder / "cache")}
         host.run(str(BIN / "ray"), "start", *flags, env=self.env | own | env)
 
@@ -176,11 +176,11 @@ class Cluster:
 
 
 @contextmanager
-def opened() -> Iterator[Cluster]:
-    """Three hosts for the while, on which nothing runs yet."""
+def opened(count: int = 3) -> Iterator[Cluster]:
+    """So many hosts for the while, on which nothing runs yet."""
     with tempfile.TemporaryDirectory(prefix="vgg-hosts-", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)  # PostgreSQL does not run as root
-        with hosts.network(3, Path(folder)) as network:
+        with hosts.network(count, Path(folder)) as network:
             cluster = Cluster(network)
             try:
                 yield cluster

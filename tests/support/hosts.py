@@ -113,10 +113,6 @@ class Network:
         """Nothing goes to or from the host any more."""
         self._at_switch(f"ip link set {_port(host)} down")
 
-    def mend(self, host: Host) -> None:
-        """It does again."""
-        self._at_switch(f"ip link set {_port(host)} up")
-
     def slow(self, host: Host, megabits: int) -> None:
         """So many a second to the host, and from it."""
         shape = f"root tbf rate {megabits}mbit burst 256kb latency 400ms"

@@ -90,10 +90,9 @@ def train(folder: Path, name: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "vgg_dist.train", *flags.split(), "--storage-path", str(folder), "--name", name, *more]
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_training_through_ray_that_is_killed_and_resumed_ends_with_the_undisturbed_runs_weights(tmp_path: Path) -> None:
+def test_a_training_that_is_killed_and_resumed_ends_with_the_undisturbed_runs_weights(tmp_path: Path) -> None:
     env = os.environ | {"VGG_DIST_CACHE": str(tmp_path / "cache")}
     subprocess.run(train(tmp_path, "whole"), cwd=ROOT, env=env, check=True, capture_output=True)
     checkpoints = tmp_path / "killed"

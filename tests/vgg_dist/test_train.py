@@ -17,7 +17,7 @@ import pytest
 import ray
 import safetensors.torch
 import torch
-from conftest import Outcome, driver
+from conftest import Outcome, driver, kill_once
 from support.paths import ROOT, SUPPORT
 from support.terminal import run_in_terminal, screen
 
@@ -127,8 +127,13 @@ def logged(storage: Path, name: str) -> dict[str, list[int]]:
     return steps
 
 
-def kill_in_mid_epoch(flags: list[str], env: dict[str, str], run_folder: Path) -> None:
-    """Starts a training, and SIGKILLs its controller, workers and driver the moment a checkpoint within an epoch is there.
+def last_whole(run_folder: Path) -> int:
+    """The step of the last whole checkpoint; 0 without one."""
+    return max((int(path.parent.name[11:20]) for path in run_folder.glob("checkpoint-*/config.json")), default=0)
+
+
+def kill_in_mid_epoch(flags: list[str], env: dict[str, str], run_folder: Path, begun: int = 0) -> None:
+    """Starts a training, and SIGKILLs its controller, workers and driver once a checkpoint after step `begun` is there.
 
     The controller has not heard of that checkpoint then, nor of the steps before it.
     """
@@ -137,7 +142,7 @@ def kill_in_mid_epoch(flags: list[str], env: dict[str, str], run_folder: Path) -
     with output.open("w") as file:
         process = subprocess.Popen(command(*flags), env=os.environ | env, cwd=ROOT, stdout=file, stderr=file)
     deadline = time.monotonic() + 400
-    while not any((path / "config.json").exists() for path in run_folder.glob("checkpoint-*")):
+    while last_whole(run_folder) <= begun:
         assert process.poll() is None, output.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -254,6 +259,30 @@ def test_killed_in_mid_epoch_and_resumed(
     if num_workers == 2:
         ours, whole = weights(storage / "killed"), weights(undisturbed / "whole")
         assert all(torch.equal(ours[key], whole[key]) for key in whole)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_goes_on_a_cluster_and_back_without_a_difference(cluster: dict[str, str], tmp_path: Path) -> None:
+    """Begun without Ray and killed, resumed on a cluster and killed, ended without Ray; beside it a run that was not."""
+    local = {"RAY_ADDRESS": "local", "OMP_NUM_THREADS": "1"}
+    flags = [*SMALL, "--data", "synthetic:train=240,val=30,size=40", "--checkpoint-every", "2", "--num-workers", "1"]
+    flags += ["--storage-path", str(tmp_path)]
+    moved = tmp_path / "moved"
+    kill_once(command(*flags, "--name", "moved"), lambda: last_whole(moved), tmp_path / "log", local)
+    begun = last_whole(moved)
+    assert not (moved / "checkpoint_manager_snapshot.json").exists()
+    kill_in_mid_epoch([*flags, "--name", "moved"], driver(cluster), moved, begun)
+    assert (moved / "checkpoint_manager_snapshot.json").exists()
+    for name in "moved", "stayed":
+        done = run(*flags, "--name", name, env=local)
+        assert done.returncode == 0, done.stderr
+    ours, others = weights(moved), weights(tmp_path / "stayed")
+    assert all(torch.equal(ours[key], others[key]) for key in others)
+    steps = logged(tmp_path, "moved")
+    assert (steps["train/loss"], steps["val/loss"]) == (list(range(1, 31)), [15, 30])
+    folders = [sorted(path.name for path in (tmp_path / name).glob("checkpoint-*")) for name in ("moved", "stayed")]
+    assert len(folders[0]) == len(folders[1]) == 2, folders
 
 
 @pytest.mark.ray

@@ -1,4 +1,4 @@
-"""`benchmark startup`: seconds from the command `python -m vgg_dist.train` to its first optimizer step, by phase.
+"""`benchmark startup`: seconds from the command `python -m vgg_dist.train` to its first step and to its end, by phase.
 
 The training records the end of each phase (see vgg_dist.startup_marks). It is compared with a plain torch script without Ray
 and MLflow: imports, the same net, one step on a batch of noise.
@@ -20,7 +20,7 @@ from pipelines.secrets import masked
 from vgg_dist.benchmark.options import StartupBenchmark
 from vgg_dist.benchmark.report import describe_machine, machine_line, table, write_json
 from vgg_dist.config import TrainConfig
-from vgg_dist.startup_marks import PHASES, VARIABLE, read_marks
+from vgg_dist.startup_marks import ON_RAY, PHASES, VARIABLE, read_marks
 
 EXIT = "command done"
 Times = dict[str, float]
@@ -95,17 +95,22 @@ def time_phases(command: list[str], folder: Path) -> Times:
 
 def report(options: StartupBenchmark, trainings: list[Times], scripts: list[Times]) -> str:
     """The table of results, and the settings and machine."""
-    rows = []
+    on_ray = any(ON_RAY[0] in times for times in trainings)
+    rows: list[list[str]] = []
+    missing: list[str] = []
+    middles: dict[str, float] = {}
+    for phase in (*(phase for phase in PHASES if on_ray or phase not in ON_RAY), EXIT):
+        if seconds := [times[phase] for times in trainings if phase in times]:
+            middles[phase] = median(seconds)
+        else:
+            missing.append(phase)
     before = 0.0
-    for phase in (*PHASES, EXIT):
-        plain = f"{median(times[phase] for times in scripts):.1f}" if all(phase in times for times in scripts) else ""
+    for phase, middle in sorted(middles.items(), key=lambda item: item[1]):
         seconds = [times[phase] for times in trainings if phase in times]
-        if not seconds:
-            rows.append([phase, "not recorded", "", "", "", plain])
-            continue
-        middle = median(seconds)
+        plain = f"{median(times[phase] for times in scripts):.1f}" if all(phase in times for times in scripts) else ""
         rows.append([phase, *(f"{value:.1f}" for value in (middle, min(seconds), max(seconds), middle - before)), plain])
         before = middle
+    rows += [[phase, "not recorded", "", "", "", ""] for phase in missing]
     headings = ["phase", "seconds", "min", "max", "of which here", "plain script"]
     text = (
         f"{table(headings, rows)}\n"
@@ -113,6 +118,6 @@ def report(options: StartupBenchmark, trainings: list[Times], scripts: list[Time
         "Plain script: torch alone, the same net, one step.\n"
         f"python -m vgg_dist.train {masked(' '.join(options.train_flags()))}\n{machine_line(describe_machine())}"
     )
-    if "workers up" not in trainings[0]:
+    if on_ray and "workers up" not in trainings[0]:
         text += "\nPhases of the workers are missing: they ran on other nodes, or on a Ray cluster that was already running."
     return text

@@ -14,6 +14,7 @@ from pipelines.secrets import MASK, masked
 from pipelines.stores.quarantine import find_list
 from vgg_dist.config.names import flag, with_current_names
 from vgg_dist.config.scale_range import ScaleRange
+from vgg_dist.config.worker_range import WorkerRange
 
 
 class Config:
@@ -49,15 +50,19 @@ class Config:
 
 
 def _field_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by the present names of the fields, with lists as tuples, and the numbers of a scale as a ScaleRange."""
+    """Values by the present names of the fields, with lists as tuples, and scales and ranges of workers as what they are."""
     fields = {name: tuple(v) if isinstance(v, list) else v for name, v in with_current_names(values).items()}
     if isinstance(scale := fields.get("train_scale"), tuple):
         fields["train_scale"] = ScaleRange.of(scale)
+    if isinstance(workers := fields.get("num_workers"), str):
+        fields["num_workers"] = WorkerRange.parse(workers)
     return fields
 
 
 def _json_value(value: Any) -> Any:
-    """A field's value as JSON holds it: a scale is two numbers, as in the files of earlier versions."""
+    """A field's value as JSON holds it: a scale is two numbers, as in earlier versions, and a range of workers its text."""
+    if isinstance(value, WorkerRange):
+        return str(value)
     return value.ends if isinstance(value, ScaleRange) else value
 
 

@@ -1,6 +1,7 @@
 """Bounds of settings, written beside the fields as `Annotated[int, AtLeast(1)]`, and the check that reads them there.
 
-NaN is refused by every bound. None (a default that is found out later) is inside all of them.
+NaN is refused by every bound. None (a default that is found out later) is inside all of them. What is no number, such as a
+`WorkerRange`, checks itself.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def check_bounds(settings: Any) -> None:
         found = getattr(settings, field)
         for value in found if isinstance(found, tuple) else (found,):
             for bound in bounds:
-                if value is not None and not bound.allows(value):
+                if isinstance(value, (int, float)) and not bound.allows(value):
                     raise ValueError(f"{flag(field)} {value}: must be {bound}")
 
 

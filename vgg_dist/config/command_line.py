@@ -22,6 +22,7 @@ from vgg_dist.config.names import flag, with_current_names
 from vgg_dist.config.resume import MUST_STAY, refuse_changes, value_text
 from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train_flags import TrainFlags
+from vgg_dist.config.worker_range import WorkerRange
 
 THE_NET = "arch", "batch_norm", "head", "image_size"
 """Compared first: if one of these differs, other checks would name the wrong flag."""
@@ -116,6 +117,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and all(_fits(item, kinds[0]) for item in value)
     if hint is ScaleRange:
         return isinstance(value, list) and len(value) in (1, 2) and all(type(item) is int for item in value)
+    if hint is WorkerRange:
+        return isinstance(value, str)
     if hint is float:
         return type(value) in (int, float)
     return type(value) is hint

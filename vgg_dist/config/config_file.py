@@ -5,7 +5,8 @@ Keys are names of flags, with or without dashes: `global-batch`, `global_batch` 
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args, get_origin
+import re
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from pipelines.paths import absolute
 from pipelines.secrets import MASK, masked
@@ -15,6 +16,7 @@ from vgg_dist.config.groups import alternatives, field_types, grouped
 from vgg_dist.config.names import RENAMED, known_arch
 from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.suggestions import hint_for_choice, hint_for_key
+from vgg_dist.config.worker_range import WorkerRange
 
 CONFIG_FILE = "config.yaml"
 
@@ -60,7 +62,7 @@ def _read_mapping(file: str) -> dict[Any, Any]:
 
     try:
         content = read_file(absolute(file))
-        found = None if content is None else yaml.safe_load(content)
+        found = None if content is None else yaml.load(content, _loader())
     except OSError as error:
         raise ValueError(f"--config {file}: cannot be read: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -70,6 +72,20 @@ def _read_mapping(file: str) -> dict[Any, Any]:
     if found is not None and not isinstance(found, dict):
         raise ValueError(f"--config {file}: must have a line such as `lr: 0.01` for each setting")
     return found or {}
+
+
+def _loader() -> Any:
+    """YAML's safe loader, for which 2:8 is text. In YAML 1.1 it is 128: a number of minutes and seconds."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers: ClassVar = {
+            first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
+    return Loader
 
 
 def converted(value: Any, hint: Any) -> Any:
@@ -99,6 +115,8 @@ def _converted_to(value: Any, kind: Any) -> Any:
             if isinstance(value, list)
             else ScaleRange.parse(str(value))
         )
+    if kind is WorkerRange:
+        return WorkerRange.parse(str(value))
     if (kind is bool and isinstance(value, bool)) or (kind is int and is_number and isinstance(value, int)):
         return value
     if kind is float and (is_number or isinstance(value, str)):
@@ -123,6 +141,7 @@ def _hint_for_value(value: Any, hint: Any) -> str:
             words.append({
                 bool: "true or false", int: "a whole number", float: "a number", str: "text",
                 ScaleRange: "a number of pixels, such as 256, or a range, such as 256-512",
+                WorkerRange: "a range, such as 2:8, of which the first number is at least 1 and not more than the second",
             }[kind])  # fmt: skip
     return " or ".join(words)
 
@@ -149,4 +168,6 @@ def to_yaml(config: Config, command: str) -> str:
 def _yaml_value(value: Any) -> Any:
     if isinstance(value, ScaleRange):
         return value.low if value.is_fixed else str(value)
+    if isinstance(value, WorkerRange):
+        return str(value)
     return list(masked(value)) if isinstance(value, tuple) else masked(value)

@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vgg_dist.config.scale_range import ScaleRange
+from vgg_dist.config.worker_range import WorkerRange
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "what is run": ("study", "dry_run", "only", "seeds", "through", "scales", "from_shallow", "epochs_scale"),
@@ -74,10 +75,10 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 
 def value_name(hint: Any) -> str:
     """What stands for a value of this type in --help, such as N, or {fc,gap,linear}."""
-    [kind] = [each for each in alternatives(hint) if each is not type(None)]
+    *_, kind = [each for each in alternatives(hint) if each is not type(None)]
     if get_origin(kind) is Literal:
         return f"{{{','.join(map(str, get_args(kind)))}}}"
     if get_origin(kind) is tuple:
         items = get_args(kind)
         return f"{value_name(items[0])} ..." if items[-1] is Ellipsis else " ".join(map(value_name, items))
-    return {int: "N", float: "X", ScaleRange: "PX|LOW-HIGH"}.get(kind, "TEXT")
+    return {int: "N", float: "X", ScaleRange: "PX|LOW-HIGH", WorkerRange: "N|MIN:MAX"}.get(kind, "TEXT")

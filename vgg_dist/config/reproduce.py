@@ -17,6 +17,7 @@ from vgg_dist.config.scale_range import OptionalScaleFlag, ScaleRange
 from vgg_dist.config.train import TrainConfig, TrainSettings
 from vgg_dist.config.train_flags import Arch, TrainFlags
 from vgg_dist.config.tune import PAPER_SCALES
+from vgg_dist.config.worker_range import fixed_workers
 from vgg_dist.models.specs import MODELS
 
 Study = Literal["paper", "small", "ablations"]
@@ -73,6 +74,7 @@ class ReproduceConfig(TrainFlags):
     def resolved(self) -> ReproduceConfig:
         """With absolute paths and the default scales. ValueError, one line that names the flag, for a value not allowed."""
         check_bounds(self)
+        fixed_workers(self.num_workers)
         self._check_study()
         config = dataclasses.replace(
             self,

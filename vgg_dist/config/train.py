@@ -10,6 +10,7 @@ from vgg_dist.config.base import Interval, check_name
 from vgg_dist.config.bounds import at_least, check_bounds
 from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train_flags import TrainFlags
+from vgg_dist.config.worker_range import WorkerRange, most_workers
 from vgg_dist.models.specs import MODELS, ModelSpec
 
 
@@ -51,7 +52,9 @@ class TrainSettings(TrainConfig):
     name: str = dataclasses.field()
 
     def with_workers(self, num_workers: int) -> TrainSettings:
-        """With the number of workers that the cluster gave. ValueError if that is more than a step has images."""
+        """With the number of workers that the cluster gave; a range stays. ValueError if a step has fewer images."""
+        if isinstance(self.num_workers, WorkerRange):
+            return self
         settings = dataclasses.replace(self, num_workers=num_workers)
         settings.check()
         return settings
@@ -71,7 +74,7 @@ class TrainSettings(TrainConfig):
         check_bounds(self)
         for field in ("log_every", "checkpoint_every"):
             Interval.parse(field, getattr(self, field))
-        if self.num_workers and self.num_workers > self.global_batch:
+        if self.num_workers and most_workers(self.num_workers) > self.global_batch:
             raise ValueError(
                 f"--num-workers {self.num_workers}: at most --global-batch {self.global_batch}, one image a worker and step"
             )
@@ -103,6 +106,8 @@ class TrainSettings(TrainConfig):
         if any(width % group for width in spec.fc_widths):
             widths = " and ".join(map(str, sorted(set(spec.fc_widths))))
             raise ValueError(f"--fc-parallel {group}: must divide the {widths} outputs of the FC layers of {self.arch}")
+        if isinstance(self.num_workers, WorkerRange):
+            raise ValueError(f"--fc-parallel {group}: --num-workers {self.num_workers} is a range; allowed: off, auto")
         if self.num_workers and self.num_workers % group:
             raise ValueError(f"--fc-parallel {group}: must divide --num-workers {self.num_workers}")
 

@@ -15,6 +15,7 @@ from vgg_dist.config.base import Config, data_location, quarantine_list
 from vgg_dist.config.bounds import AtLeast, LessThan, MoreThan
 from vgg_dist.config.names import flag
 from vgg_dist.config.scale_range import OptionalScaleFlag
+from vgg_dist.config.worker_range import OptionalNumWorkers
 
 Arch = Literal["A", "A-LRN", "B", "B-5x5", "C", "D", "E", "lenet5", "alexnet", "zfnet"]
 
@@ -111,8 +112,9 @@ class TrainFlags(Config, ABC):
     """Split the fully connected layers over groups of N workers, which then exchange features instead of most of the
     gradients; off; or auto, the N with the fewest bytes on the network. The net trains the same."""
 
-    num_workers: Annotated[int | None, AtLeast(1)] = None
-    """Training processes. Default: one for each GPU of the cluster, or one if it has none."""
+    num_workers: OptionalNumWorkers = None
+    """Training processes: a number; or a range, such as 2:8, within which they follow the nodes that join and leave the
+    cluster. Default: one for each GPU of the cluster, or one if it has none."""
     max_failures: Annotated[int, AtLeast(0)] = 3
     """How often the run is restarted from its last checkpoint after a worker has failed."""
     checkpoint_every: str = "10m"

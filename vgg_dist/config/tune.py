@@ -14,6 +14,7 @@ from vgg_dist.config.names import flag
 from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train import TrainConfig, TrainSettings
 from vgg_dist.config.train_flags import TrainFlags
+from vgg_dist.config.worker_range import fixed_workers
 from vgg_dist.models.specs import MODELS
 
 PAPER_SCALES = ScaleRange(256, 256), ScaleRange(384, 384), ScaleRange(256, 512)  # at 224 pixels
@@ -83,7 +84,7 @@ class TuneConfig(TrainFlags):
             self,
             search_train_scale=scales,
             name=f"tune-{self.arch.lower()}-{time.strftime('%Y%m%d-%H%M%S')}" if self.name is None else self.name,
-            num_workers=self.num_workers or 1,
+            num_workers=fixed_workers(self.num_workers) or 1,
             **self.located(),
         )
         config._check_search()

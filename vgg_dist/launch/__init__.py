@@ -1,1 +1,1 @@
-"""Launches trainings with Ray Train: progress on the terminal, MLflow, Prometheus, signals, and the outcome."""
+"""Launches trainings, with Ray Train or without: progress on the terminal, MLflow, Prometheus, signals, and the outcome."""

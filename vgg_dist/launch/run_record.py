@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from ray.train import Checkpoint
-
 from vgg_dist.config import TrainSettings
 from vgg_dist.config.base import origin_name
 from vgg_dist.errors import Interrupted, TrainingError
-from vgg_dist.launch.controller import SERVER_WAIT_S
+from vgg_dist.launch.reports import SERVER_WAIT_S
+from vgg_dist.run_folder.folder import RunFolder
+from vgg_dist.storage import local_files
 from vgg_dist.tracking import (
     TrackedRun,
     Tracker,
@@ -56,16 +54,19 @@ def send_last_metrics(run: TrackedRun, error: BaseException) -> None:
     Tracker(run).close(STOP_WAIT_S if isinstance(error, Interrupted) else SERVER_WAIT_S)
 
 
-def keep_model(run: TrackedRun, config: TrainSettings, checkpoint: Checkpoint, step: int) -> None:
-    """Logs the last checkpoint as a model in MLflow: the net whose errors are the last val/... there."""
+def keep_model(run: TrackedRun, config: TrainSettings, checkpoint: str, step: int) -> None:
+    """Logs the last checkpoint as a model in MLflow: the net whose errors are the last val/... there.
+
+    `checkpoint`: its path in the filesystem of the run's folder.
+    """
     import torch
 
     from vgg_dist.models.build import build_model
     from vgg_dist.models.specs import MODELS
     from vgg_dist.weights.checkpoint import read_description, read_weights
 
-    with checkpoint.as_directory() as folder:
-        _, class_names = read_description(Path(folder))
+    with local_files(RunFolder(run.folder).filesystem, checkpoint) as folder:
+        _, class_names = read_description(folder)
         model = build_model(
             config.arch,
             num_classes=len(class_names),
@@ -73,6 +74,6 @@ def keep_model(run: TrackedRun, config: TrainSettings, checkpoint: Checkpoint, s
             head=config.head,
             image_size=config.image_size,
         )
-        model.load_state_dict(read_weights(Path(folder)))
+        model.load_state_dict(read_weights(folder))
     size = config.image_size
     log_model(run, model.eval(), torch.zeros(1, MODELS[config.arch].in_channels, size, size), step)

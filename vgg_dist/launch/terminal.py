@@ -4,7 +4,7 @@
     step     63  validation: loss 1.021  top-1 error 35.20 %  top-5 error 1.00 %
     step    110  epoch 1.74/3  loss 0.913  412 images/s  lr 0.003  0:12 left         <- rewritten in place
 
-The lines come from the job's other processes (`ray_cluster.job_lines`).
+On Ray the lines come from the job's other processes (`ray_cluster.job_lines`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from typing import Any
 
 from pipelines import signals
 from vgg_dist.launch.progress_lines import wrapped
-from vgg_dist.ray_cluster.job_lines import Line, LineReader
-from vgg_dist.ray_cluster.job_messages import JobMessages
+from vgg_dist.ray_cluster.job_lines import Line, LineReader, Store
 
 POLL_S = 0.5
 END_S = 5.0  # how long the end of a command waits for a look that is under way
@@ -89,16 +88,16 @@ def _rich_live() -> Any:
 
 
 @contextlib.contextmanager
-def shown_lines() -> Iterator[None]:
-    """Meanwhile shows the lines of all runs of this Ray job; all that were sent are shown when it ends.
+def shown_lines(store: Store, poll_s: float = POLL_S) -> Iterator[None]:
+    """Meanwhile shows the lines of all runs that are put into `store`; all that were sent are shown when it ends.
 
-    For the command's own process, connected to Ray.
+    For the command's own process. `store`: the messages of its Ray job, or of itself alone.
     """
     display, over = Display(), threading.Event()
-    reader = LineReader(JobMessages(), display.show)
+    reader = LineReader(store, display.show)
 
     def read() -> None:
-        while not over.wait(POLL_S):
+        while not over.wait(poll_s):
             with contextlib.suppress(Exception):  # Ray's head may be away, and come back
                 reader.read()
 

@@ -62,8 +62,8 @@ def max_concurrent_groups(num_workers: int) -> int:
     return max(1, max(inventory.total, inventory.expected) // num_workers)
 
 
-def check_cluster(num_workers: int | None) -> None:
-    """Checks what can be checked without starting Ray.
+def check_cluster(num_workers: int | None, most: int | None = None) -> None:
+    """Checks what can be checked without starting Ray. `most`: the largest number of workers, for a range.
 
     ValueError, one line, if the named cluster does not answer; or, where Ray is to be started on this machine, if that has
     no room for this many workers.
@@ -72,7 +72,7 @@ def check_cluster(num_workers: int | None) -> None:
         return
     inventory = _inventory_of([_this_machine()], None)
     if inventory.room(1) < num_workers:
-        raise ValueError(f"--num-workers {num_workers}: {inventory.describe()}")
+        raise ValueError(f"--num-workers {_range_text(num_workers, most)}: {inventory.describe()}")
 
 
 def _this_machine() -> dict[str, float]:
@@ -121,12 +121,17 @@ def _wait_limit() -> float:
     return _setting("VGG_DIST_WAIT_S", 0.0 if is_on_this_machine() else WAIT_S)
 
 
-def worker_resources(num_workers: int | None) -> list[dict[str, float]]:
+def _range_text(least: int, most: int | None) -> str:
+    return str(least) if most is None else f"{least}:{most}"
+
+
+def worker_resources(num_workers: int | None, most: int | None = None) -> list[dict[str, float]]:
     """What each of `num_workers` workers reserves: a GPU if there are any, and an equal share of the CPUs.
 
-    Without `num_workers` there are as many workers as GPUs, at least VGG_DIST_GPUS, or one if there are none. Waits until
-    all fit, and prints a line now and then: never fewer workers, and none on CPUs where GPUs are expected. ValueError if the
-    cluster will never have the room, or has not after the time to wait.
+    With `most` there are more of them if they fit, `most` at most. Without `num_workers` there are as many workers as GPUs,
+    at least VGG_DIST_GPUS, or one if there are none. Waits until all fit, and prints a line now and then: never fewer
+    workers, and none on CPUs where GPUs are expected. ValueError if the cluster will never have the room, or has not after
+    the time to wait.
     """
     limit, begun, asked = _wait_limit(), time.monotonic(), False
     say_at = 0.0
@@ -135,6 +140,8 @@ def worker_resources(num_workers: int | None) -> list[dict[str, float]]:
             inventory = _inventory()
             many = max(inventory.total, inventory.expected, 1) if inventory.kind == "GPU" else 1
             wanted = num_workers or many
+            if most is not None:
+                wanted = max(wanted, min(most, inventory.room(1)))
             if cpus := inventory.cpus_for(wanted):
                 return [{"CPU": float(cpus)} | ({"GPU": 1.0} if inventory.kind == "GPU" else {})] * wanted
             waited = time.monotonic() - begun
@@ -142,7 +149,7 @@ def worker_resources(num_workers: int | None) -> list[dict[str, float]]:
             if too_many or waited >= limit:
                 what = "--num-workers" if num_workers or not inventory.expected else "VGG_DIST_GPUS"
                 after = f" after {waited:.0f} s (VGG_DIST_WAIT_S)" if waited and not too_many else ""
-                raise ValueError(f"{what} {wanted}: {inventory.describe()}{after}")
+                raise ValueError(f"{what} {_range_text(wanted, most)}: {inventory.describe()}{after}")
             if not asked:
                 _ask_autoscaler(inventory.kind, wanted)
                 asked = True
@@ -167,3 +174,17 @@ def describe_workers(resources: list[dict[str, float]]) -> str:
     """For messages, such as "2 workers of 1 CPU, 1 GPU"."""
     each = ", ".join(f"{amount:.0f} {kind}" for kind, amount in resources[0].items())
     return f"{len(resources)} worker{'s' * (len(resources) > 1)} of {each}"
+
+
+def only_worker_here(num_workers: int | None) -> dict[str, float] | None:
+    """What the worker of a training has that needs no Ray: the only one, on this machine. None for any other training.
+
+    ValueError, one line, if a cluster is named that does not answer.
+    """
+    if ray.is_initialized() or find_cluster() is not None or _setting("VGG_DIST_GPUS", 0):
+        return None
+    here = _this_machine()
+    gpus = int(here["GPU"])
+    if (num_workers or max(gpus, 1)) != 1:
+        return None
+    return {"CPU": here["CPU"]} | ({"GPU": 1.0} if gpus else {})

@@ -20,7 +20,7 @@ HIDDEN = re.compile(
     r"|: (Future|Deprecation|PendingDeprecation)Warning: "
     r"|^\[W\d{3,4} [\d:. ]+\S+\] "  # torch's from C++, such as of a host without a name
     r"|core_worker\.cc:\d+: Actor with class name: "  # of Ray's own actors: that they would not outlive their creator
-    r"|^Detected that the Ray Train controller actor "  # which the command says itself
+    r"|^Detected that the Ray Train controller actor |^PreemptionWatcher: "  # which the command says itself
     r"|__ray_tqdm_magic_token__"
 )
 # Ray's remarks on a process that it lost: the command says that itself, in one line.

@@ -8,6 +8,7 @@ from typing import Literal
 from pipelines import signals
 from pipelines.paths import join
 from vgg_dist.config import EvalConfig, ReproduceConfig
+from vgg_dist.config.worker_range import fixed_workers
 from vgg_dist.evaluation.run import evaluate
 from vgg_dist.paper import AnyView, single_scale
 from vgg_dist.preflight import check_evaluation
@@ -84,7 +85,7 @@ def evaluation_config(
         views=views,
         storage_path=config.folder,
         name="evaluation",
-        num_workers=config.num_workers,
+        num_workers=fixed_workers(config.num_workers),
         precision=config.precision,
         loader_threads=config.loader_threads,
         max_pixels=config.max_pixels,

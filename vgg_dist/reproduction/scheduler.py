@@ -12,9 +12,10 @@ import ray
 
 from pipelines import signals
 from vgg_dist.config import ReproduceConfig, TrainSettings
+from vgg_dist.config.worker_range import fixed_workers
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY, LaunchOptions, run_training
-from vgg_dist.launch.ray_train import LEAVING_S, POLL_S, resumes, stop_signal
+from vgg_dist.launch.follow import LEAVING_S, POLL_S, resumes, stop_signal
 from vgg_dist.launch.run_record import open_training
 from vgg_dist.launch.terminal import shown_lines
 from vgg_dist.ray_cluster.job_messages import JobMessages
@@ -42,7 +43,7 @@ def run_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) ->
     """
     print("vgg_dist.reproduce: starting Ray", flush=True)
     start_ray()
-    with watched_cluster("vgg_dist.reproduce", partial(finish_run, parent, "FAILED")), shown_lines():
+    with watched_cluster("vgg_dist.reproduce", partial(finish_run, parent, "FAILED")), shown_lines(JobMessages()):
         _Scheduler(config, runs, parent).run()
 
 
@@ -51,8 +52,9 @@ class _Scheduler:
 
     def __init__(self, config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRun) -> None:
         self.config, self.parent, self.num_runs = config, parent, len(runs)
-        self.at_once = max_concurrent_groups(config.num_workers) if config.num_workers else 1
-        resources = worker_resources(None if config.num_workers is None else config.num_workers * self.at_once)
+        workers = fixed_workers(config.num_workers)
+        self.at_once = max_concurrent_groups(workers) if workers else 1
+        resources = worker_resources(None if workers is None else workers * self.at_once)
         self.resources = resources[: len(resources) // self.at_once]
         # The driver of each run is a Ray task that only waits for Ray Train, so it reserves no CPU. Where its node is lost,
         # Ray starts the task again, and the training resumes.

@@ -11,7 +11,6 @@ folder, the best one up to that step. These are usually two copies, often of the
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from vgg_dist.metric_names import validation_errors, validation_metrics, without_trivial_top5
-from vgg_dist.run_folder.checkpoints import whole_checkpoints
+from vgg_dist.run_folder.checkpoints import remove_checkpoint, whole_checkpoints
 from vgg_dist.run_folder.digests import is_intact
 from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.run_folder.names import CONFIG, DIGESTS, MODEL, RECORDS, checkpoint_name, step_of
@@ -57,7 +56,7 @@ def begin_best(run: RunFolder, restored: str | None, epoch: int) -> None:
     start = step_of(restored) if restored else 0
     for name in _names(filesystem, run.best):
         if step_of(name) > start:
-            _remove(filesystem, run.best_checkpoint(name))
+            remove_checkpoint(filesystem, run.best_checkpoint(name))
     if restored is None:
         return
     unknown = epoch - (_validated(filesystem, run.checkpoint(restored)) is not None)
@@ -82,7 +81,7 @@ def keep_best(run: RunFolder, name: str) -> None:
         _copy(filesystem, run.checkpoint(name), run.best_checkpoint(checkpoint_name(step_of(name))))
     for copy in copies:
         if copy not in needed:
-            _remove(filesystem, copy.path)
+            remove_checkpoint(filesystem, copy.path)
 
 
 def best_copies(run: RunFolder) -> list[Validated]:
@@ -164,9 +163,3 @@ def _link(source: Path, folder: Path) -> None:
             os.link(source / name, folder / name)
         except OSError:  # a file system without links
             shutil.copyfile(source / name, folder / name)
-
-
-def _remove(filesystem: fs.FileSystem, path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        filesystem.delete_file(f"{path}/{CONFIG}")  # first, so that a kill leaves nothing that looks whole
-    filesystem.delete_dir(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,13 @@ def unused_name(run: RunFolder, name: str) -> str:
                 pass
         name += "-again"
     return name
+
+
+def remove_checkpoint(filesystem: fs.FileSystem, path: str) -> None:
+    """Removes a checkpoint, or a copy in best/; also one that is not whole. OSError where the storage refuses."""
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_file(f"{path}/{CONFIG}")  # first, so that a kill leaves nothing that looks whole
+    filesystem.delete_dir(path)
 
 
 def _is_whole(filesystem: fs.FileSystem, path: str) -> bool:

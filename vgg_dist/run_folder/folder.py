@@ -4,13 +4,14 @@
 |---|---|
 | settings.json | the settings that the run was last started with; `--name` alone resumes with them |
 | config.yaml | the same settings, for people and for `--config` |
-| checkpoint-000000189/ | a checkpoint, named by its step; Ray Train keeps the last two (see `names` for its files) |
+| checkpoint-000000189/ | a checkpoint, named by its step; the last two are kept (see `names` for its files) |
 | best/checkpoint-000000126/ | the best checkpoint by validation error, without its optimizer state (see `best`) |
 | best/since.json | the step before which validations are unknown, if an older version began the run |
 | outcome.json | how the run ended: step, metrics, last and best checkpoint, settings; there once it has finished |
+| hangs/20261127-071855/worker-0.txt | the stacks of each worker when one of them hung, by time |
 | mlflow_training.txt | the random token by which the run is found again in MLflow |
 | mlflow_backlog.jsonl | metric records that MLflow has not accepted yet; there while its server is away |
-| checkpoint_manager_snapshot.json | Ray Train's own list of the checkpoints that were reported to it |
+| checkpoint_manager_snapshot.json | Ray Train's own list of the checkpoints reported to it, where it runs on Ray |
 | .unfinished/ | a checkpoint that is being written, on a local disk |
 
 A search has a folder of the same kind with search.json, search.html and tune/ (Ray Tune's state), a reproduction one with
@@ -31,6 +32,7 @@ from vgg_dist.storage import open_storage
 SETTINGS, OUTCOME = "settings.json", "outcome.json"
 TOKEN, BACKLOG = "mlflow_training.txt", "mlflow_backlog.jsonl"
 SINCE = "since.json"
+RAY_LIST = "checkpoint_manager_snapshot.json"
 
 
 class RunFolder:
@@ -74,6 +76,11 @@ class RunFolder:
     def mlflow_backlog(self) -> str:
         """URL of mlflow_backlog.jsonl."""
         return join(self.url, BACKLOG)
+
+    @property
+    def ray_list(self) -> str:
+        """URL of checkpoint_manager_snapshot.json."""
+        return join(self.url, RAY_LIST)
 
     @cached_property
     def _storage(self) -> tuple[fs.FileSystem, str]:

@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from vgg_dist.config import TrainSettings
+from vgg_dist.config.worker_range import most_workers
 from vgg_dist.models.build import build_model, macs
 from vgg_dist.models.precision import (
     apply_precision,
@@ -30,7 +31,7 @@ def describe_training(config: TrainSettings, images: tuple[int, int], num_classe
     num_train, num_val = images
     steps = math.ceil(num_train / config.global_batch)
     total = min(steps * config.epochs, config.max_steps or math.inf)
-    workers = config.num_workers or max(1, torch.cuda.device_count())
+    workers = most_workers(config.num_workers or max(1, torch.cuda.device_count()))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     micro_batch = config.micro_batch or default_micro_batch(config, num_classes, Worker(0, workers, device))
     rate = measure_rate(config, num_classes) * workers

@@ -1,6 +1,9 @@
-"""Makes all workers of a training stop at the same point, after a step or within a validation, when the command is stopped.
+"""Makes all workers of a training stop at the same point, after a step or within a validation.
 
-The stop request is a message that a thread of each worker polls once a second, so it costs no time in a step. Collective
+They stop for good when the command is told to stop. They leave, and another group takes over, when a node joins or is to be
+taken away.
+
+The request is a message that a thread of each worker polls once a second, so it costs no time in a step. Collective
 work (a step, the reduction of a validation's sums) starts with `begin`, which counts it. A worker that sees the request
 begins nothing new and publishes its count. All workers then finish the work up to the largest count, and stop. In work that
 is not collective (the batches of a validation) a worker calls `check` and may stop at once.
@@ -14,8 +17,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 STOP_REQUEST = "stop"
+STOP, LEAVE = "stop", "leave"
 POLL_S = 1.0
 ANSWERS_POLL_S = 0.05
+
+
+def leave_key(group: str) -> str:
+    """The key of the request that a group of workers leaves: its training goes on in another group."""
+    return f"leave/{group}"
 
 
 def training_key(name: str) -> str:
@@ -53,7 +62,10 @@ class StopAgreement:
         self.world_size = world_size
         self.poll_s = poll_s
         self._lock = threading.Lock()
-        self._requested = False
+        self._requested = ""
+        """STOP or LEAVE, once this worker has seen a request."""
+        self.leaves = False
+        """When AllStop is raised: whether the training goes on in another group."""
         self._begun = 0
         self._last = 0
         self._agreed = threading.Event()
@@ -95,22 +107,31 @@ class StopAgreement:
                 if not announced:
                     self._messages.put(key, self.group)
                     announced = True
-                if self._requested or self._messages.get(STOP_REQUEST) is not None:
-                    self._answer()
+                if request := self._requested or self._request():
+                    self._answer(request)
             except Exception:  # Ray's head may be unreachable for a while; training continues
                 pass
             if self._over.wait(ANSWERS_POLL_S if self._requested else self.poll_s):
                 return
 
-    def _answer(self) -> None:
-        """Publishes this worker's count, and computes the largest one once all workers have published theirs."""
+    def _request(self) -> str:
+        if self._messages.get(STOP_REQUEST) is not None:
+            return STOP
+        return LEAVE if self._messages.get(leave_key(self.group)) is not None else ""
+
+    def _answer(self, request: str) -> None:
+        """Publishes this worker's count, and computes the largest one once all workers have published theirs.
+
+        They have seen different requests if both came within the same second: then they stop.
+        """
         with self._lock:
-            self._requested = True
-        self._messages.put(self._key(self.rank), str(self._begun))
+            self._requested = request
+        self._messages.put(self._key(self.rank), f"{self._begun} {request}")
         answers = [self._messages.get(self._key(rank)) for rank in range(self.world_size)]
-        known = [int(answer) for answer in answers if answer is not None]
+        known = [answer.split() for answer in answers if answer is not None]
         if len(known) == self.world_size:
-            self._last = max(known)
+            self._last = max(int(begun) for begun, _ in known)
+            self.leaves = all(seen == LEAVE for _, seen in known)
             self._agreed.set()
 
     @property

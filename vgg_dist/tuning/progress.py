@@ -15,7 +15,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from pipelines import signals
 from vgg_dist.config import TrainSettings, TuneConfig
-from vgg_dist.launch.ray_train import CLOSING_S, stop_signal
+from vgg_dist.launch.follow import CLOSING_S, stop_signal
 from vgg_dist.launch.run_record import open_training
 from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.tracking import TrackedRun, finish_run, read_runs

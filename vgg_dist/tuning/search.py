@@ -28,11 +28,13 @@ from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialSchedule
 from pipelines import signals
 from pipelines.paths import join
 from vgg_dist.config import TrainSettings, TuneConfig
+from vgg_dist.config.worker_range import fixed_workers
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY
-from vgg_dist.launch.ray_train import resumes
+from vgg_dist.launch.follow import resumes
 from vgg_dist.launch.terminal import shown_lines
 from vgg_dist.preflight import check_search
+from vgg_dist.ray_cluster.job_messages import JobMessages
 from vgg_dist.ray_cluster.lost_ray import watched_cluster
 from vgg_dist.ray_cluster.nodes import describe_workers, max_concurrent_groups, worker_resources
 from vgg_dist.ray_cluster.start import start_ray
@@ -75,7 +77,7 @@ def run_search(config: TuneConfig) -> SearchResult:
     print("vgg_dist.tune: starting Ray", flush=True)
     start_ray()
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
-    workers = config.num_workers or 1
+    workers = fixed_workers(config.num_workers) or 1
     at_once = min(config.max_concurrent_trials or max_concurrent_groups(workers), config.num_trials())
     resources = worker_resources(workers * at_once)[:workers]
     keep_settings(config.folder, config, SEARCH)
@@ -85,7 +87,7 @@ def run_search(config: TuneConfig) -> SearchResult:
     with signals.holding():
         run = open_run(uri, config.experiment, config.storage_path, str(config.name), config.to_dict(), tags)
         with recorded(run):
-            with watched_cluster("vgg_dist.tune", partial(finish_run, run, "FAILED")), shown_lines():
+            with watched_cluster("vgg_dist.tune", partial(finish_run, run, "FAILED")), shown_lines(JobMessages()):
                 found = _tuner(config, run, resources, at_once).fit()
             if signum := signals.caught():
                 raise Interrupted(signals.name_of(signum), f"; {resumes(config.name)}, each trial from its last checkpoint")

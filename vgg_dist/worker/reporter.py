@@ -7,6 +7,7 @@ lost or logged twice.
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Callable
@@ -58,12 +59,12 @@ class Reporter:
         self.unsaved: list[Record] = []
         """The records since the last checkpoint; the next one will contain them."""
         self.validation: dict[str, float] = {}
-        self.last_report = time.monotonic()
+        self.last_report = -math.inf  # the first step is shown at once
         self.writer: BackgroundWriter[Any] = BackgroundWriter()  # used on rank 0 only
         self.written_step = 0
         self.spare: Snapshot | None = None
-        self.unreported: Any = None
-        """The checkpoint that the run resumed from, if Ray Train does not know it yet."""
+        self.unreported: list[Any] = []
+        """Checkpoints of earlier starts that were never reported: the one that the run resumed from is the last of them."""
         one_node = node.workers == worker.world_size
         self.slow_worker = SlowWorker(exchange.gather(socket.gethostname()))
         self.sampler = SystemSampler(None if one_node else socket.gethostname()) if node.rank == 0 else None
@@ -86,17 +87,18 @@ class Reporter:
             self._report(self.writer.take())
 
     def catch_up(self) -> None:
-        """On resume, reports the records in the checkpoint, and the checkpoint itself if it was never reported.
+        """On resume, reports the records in the checkpoint, and the checkpoints that were never reported.
 
         A kill may have come before either was reported. Records that MLflow has already are not sent again (see `Outbox`).
         """
         earlier = self.prepared.earlier_records
         for record in earlier:
             self.validation |= without_trivial_top5(validation_metrics(record["metrics"]), len(self.prepared.class_names))
-        if earlier or self.unreported is not None:
-            checkpoint = None if self.worker.rank else self.unreported
-            self.send({"records": [], "earlier": earlier, "system": {}, "done": False, "notes": self.notes}, checkpoint)
-            self.notes = []
+        # All records in the first report: with the last one older checkpoints are removed, and the records in them.
+        for checkpoint in self.unreported or ([None] if earlier else []):
+            written = None if self.worker.rank else checkpoint
+            self.send({"records": [], "earlier": earlier, "system": {}, "done": False, "notes": self.notes}, written)
+            earlier, self.notes = [], []
 
     def close(self) -> None:
         """Waits for the checkpoint that is being written, and reports what is left. All workers call it at the end."""

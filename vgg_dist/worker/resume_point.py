@@ -56,6 +56,18 @@ class ResumedFrom:
         """Whether Ray Train's list lacks it."""
         return self.number < self.points.unreported
 
+    def unreported(self) -> list[str]:
+        """The paths of the checkpoints to report at the start, in that order; none if this one was reported.
+
+        All that Ray Train's list lacks, so that none is left in the folder for good: first damaged ones, which go first, and
+        this one last.
+        """
+        if not self.is_unreported:
+            return []
+        names = self.points.names[: self.points.unreported]
+        newer, older = names[: self.number], names[self.number + 1 :]
+        return [self.points.run.checkpoint(name) for name in [*reversed(newer), *reversed(older), self.name]]
+
     def unreported_records(self) -> list[Record]:
         """The records in the unreported checkpoints before it, in order; damaged ones are skipped."""
         records: list[Record] = []

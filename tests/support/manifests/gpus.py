@@ -128,6 +128,7 @@ def worker_faults(job: Object) -> Iterator[str]:
     room = pods * (worker_gpus(cluster) or cpus)
     words = shlex.split(job["spec"]["entrypoint"])
     config: Any = parsed(COMMANDS[words[2].removeprefix("vgg_dist.")], tuple(words[3:]))
-    wanted = (config.num_workers or 1) * (getattr(config, "max_concurrent_trials", None) or 1)
+    workers = getattr(config.num_workers, "least", config.num_workers)
+    wanted = (workers or 1) * (getattr(config, "max_concurrent_trials", None) or 1)
     if wanted > room:
         yield f"{wanted} workers at once; at most {pods} pods have room for {room}"

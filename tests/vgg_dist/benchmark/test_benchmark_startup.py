@@ -59,15 +59,24 @@ def test_marks_of_several_processes(tmp_path: Path) -> None:
 
 
 def test_phases_are_seconds_from_the_command(tmp_path: Path) -> None:
-    script = "from vgg_dist.startup_marks import mark\nmark('Python started')\nmark('imports done')"
+    script = "from vgg_dist.startup_marks import mark\nmark('Python started')\nmark('Ray up')"
     start = time.perf_counter()
     times = time_phases([sys.executable, "-c", script], tmp_path)
     elapsed = time.perf_counter() - start
-    assert list(times) == ["Python started", "imports done", "command done"]
-    assert 0 < times["Python started"] <= times["imports done"] <= times["command done"] <= elapsed
+    assert list(times) == ["Python started", "Ray up", "command done"]
+    assert 0 < times["Python started"] <= times["Ray up"] <= times["command done"] <= elapsed
     text = report(StartupBenchmark(repeats=1), [times], [times])
     assert "not recorded" in text
     assert "Phases of the workers are missing" in text
+
+
+def test_a_training_without_ray_has_its_own_phases_in_their_order() -> None:
+    times = {phase: float(when) for when, phase in enumerate(phases.PHASES) if phase not in phases.ON_RAY}
+    times |= {"MLflow run open": 7.5, "command done": 20.0}
+    text = report(StartupBenchmark(repeats=1), [times], [{"imports done": 1.0}])
+    rows = [line.split("  ")[0] for line in text.splitlines()[2:]]
+    assert [row for row in rows if row in times] == sorted(times, key=times.__getitem__)
+    assert not any(phase in text for phase in (*phases.ON_RAY, "not recorded", "are missing"))
 
 
 def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
@@ -76,7 +85,7 @@ def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_startup_of_a_real_training(
+def test_startup_of_a_real_training_on_ray(
     cluster: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in driver(cluster).items():

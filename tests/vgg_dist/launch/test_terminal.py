@@ -10,7 +10,6 @@ import pytest
 from support.job_store import Store
 from support.terminal import run_in_terminal, screen
 
-from vgg_dist.launch import terminal
 from vgg_dist.launch.terminal import Display, shown_lines
 from vgg_dist.ray_cluster.job_lines import Line, put_lines
 
@@ -73,13 +72,11 @@ os._exit(7)
 
 
 def test_the_last_lines_are_shown_before_the_command_goes_on(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     store = Store(failures=1)  # Ray's head is away for the first of them
-    monkeypatch.setattr(terminal, "JobMessages", lambda: store)
-    monkeypatch.setattr(terminal, "POLL_S", 0.01)
 
-    @shown_lines()
+    @shown_lines(store, poll_s=0.01)
     def train() -> None:
         with contextlib.suppress(ConnectionError):
             put_lines(store, "first", [Line("first")])

@@ -144,3 +144,17 @@ def test_what_is_no_time_to_wait_is_refused(joins: type[Cluster], monkeypatch: p
     joins((0, CPU_NODE))
     with pytest.raises(ValueError, match=f"^VGG_DIST_WAIT_S {value}: must be a number, 0 or more$"):
         nodes.worker_resources(1)
+
+
+def test_a_range_waits_for_the_least_and_takes_what_is_there(joins: type[Cluster]) -> None:
+    cluster = joins((0, HEAD), (20, GPU_NODE), (50, GPU_NODE), (300, GPU_NODE))
+    assert nodes.worker_resources(3, 8) == [{"CPU": 8.0, "GPU": 1.0}] * 4
+    assert 50 <= cluster.now < 60
+    assert nodes.worker_resources(1, 2) == [{"CPU": 16.0, "GPU": 1.0}] * 2
+
+
+def test_a_range_above_the_cluster_is_one_line(joins: type[Cluster], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS")
+    joins((0, CPU_NODE))
+    with pytest.raises(ValueError, match=r"^--num-workers 5:9: the cluster has room for 4 workers [(]4 CPUs on 1 nodes[)]$"):
+        nodes.worker_resources(5, 9)

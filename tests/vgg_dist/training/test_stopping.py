@@ -15,7 +15,7 @@ from support.reported_trainings import SMALL, Training, checkpoint, same, steps
 
 from vgg_dist.config import TrainConfig
 from vgg_dist.run_folder.folder import RunFolder
-from vgg_dist.training.stopping import STOP_REQUEST, AllStop, StopAgreement
+from vgg_dist.training.stopping import STOP_REQUEST, AllStop, StopAgreement, leave_key
 from vgg_dist.weights.checkpoint import read_weights
 from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.resume_point import ResumedFrom, find_resume_points
@@ -76,13 +76,14 @@ class Group:
             self.barrier.wait()  # as a checkpoint has collectives, too
             ended.append("checkpoint")
 
-    def run(self) -> None:
+    def run(self, *requests: str) -> None:
         busy = [[self.draw.uniform(0, 0.003) for _ in range(4)] for _ in self.agreements]
         workers = [threading.Thread(target=self.work, args=(rank, each)) for rank, each in enumerate(busy)]
         for worker in workers:
             worker.start()
         time.sleep(self.draw.uniform(0, 0.1))
-        dict.__setitem__(self.board, STOP_REQUEST, "SIGTERM")
+        for request in requests or (STOP_REQUEST,):
+            dict.__setitem__(self.board, request, "SIGTERM")
         for worker in workers:
             worker.join(30)
 
@@ -99,6 +100,25 @@ def test_all_workers_stop_at_the_same_place() -> None:
         assert group.board["training"] == "group"
         places.add(first[-2].split()[0] if len(first) > 1 else "start")
     assert {"step", "validation"} & places  # not all before they began
+
+
+@pytest.mark.slow
+def test_all_workers_leave_at_the_same_place_unless_the_command_is_stopped() -> None:
+    left = set()
+    for seed in range(40):
+        group = Group(size=seed % 4 + 1, seed=seed)
+        requests = [leave_key("group"), STOP_REQUEST] if seed % 2 else [leave_key("group")]
+        group.run(*requests)
+        assert all(ended == group.ended[0] for ended in group.ended), seed
+        leaves = {agreement.leaves for agreement in group.agreements}
+        assert len(leaves) == 1, "none waits for workers that have stopped for good"
+        assert leaves == {True} or seed % 2
+        left |= {(seed % 2, *leaves)}
+    assert (1, False) in left
+
+    other = Group(size=2, seed=1)
+    other.run(leave_key("another group"), STOP_REQUEST)
+    assert not any(agreement.leaves for agreement in other.agreements)
 
 
 class Stopping(StopAgreement):
@@ -224,5 +244,9 @@ def test_checkpoints_that_were_never_reported_are_gone_on_from(tmp_path: Path) -
     assert steps(newest.unreported_records()) == [3, 4, 5]
     assert steps(damaged_newest.unreported_records()) == [3, 4]
     assert known.unreported_records() == []
+    # In the order of their reports; the two reported last are kept, the damaged one is the first to go.
+    assert newest.unreported() == [str(checkpoint(tmp_path, step)) for step in (4, 5, 6)]
+    assert damaged_newest.unreported() == [str(checkpoint(tmp_path, step)) for step in (6, 4, 5)]
+    assert known.unreported() == []
     assert newest.path == str(checkpoint(tmp_path, 6))
     assert find_resume_points(Exchange(), RunFolder(str(tmp_path / "none")), None).names == []
