@@ -18,6 +18,7 @@ import cluster.__main__
 import cluster.local
 from pipelines import prepare
 from vgg_dist.benchmark import options as benchmark
+from vgg_dist.benchmark.scaling.options import ScalingBenchmark
 from vgg_dist.config import EvalConfig, ReproduceConfig, ScaleRange, TrainCommand, TrainFlags, TuneConfig
 from vgg_dist.config.groups import field_docs, grouped
 from vgg_dist.config.visualize import Pictures
@@ -44,6 +45,7 @@ SETTINGS: dict[str, Any] = {
     "benchmark checkpoint": benchmark.CheckpointBenchmark,
     "benchmark evaluation": benchmark.EvaluationBenchmark,
     "benchmark cache": benchmark.CacheBenchmark,
+    "benchmark scaling": ScalingBenchmark,
     "benchmark startup": benchmark.StartupBenchmark,
     "cluster up": cluster.local.Up,
     "cluster doctor": cluster.__main__.Doctor,

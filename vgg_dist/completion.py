@@ -10,7 +10,7 @@ import tyro
 
 import cluster.__main__
 from pipelines import prepare
-from vgg_dist.benchmark.options import Benchmark
+from vgg_dist.benchmark.subcommands import Benchmark
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainCommand, TuneConfig
 from vgg_dist.config.visualize import Pictures
 from vgg_dist.export import ExportConfig

@@ -1,4 +1,4 @@
-"""The command line: `python -m vgg_dist.benchmark loader|segments|step|checkpoint|evaluation|cache|startup`."""
+"""The command line: `python -m vgg_dist.benchmark loader|segments|step|...|scaling`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import vgg_dist.benchmark
 from pipelines.cli import run_command
 from pipelines.signals import stoppable
 from vgg_dist.benchmark.options import (
-    Benchmark,
     CacheBenchmark,
     CheckpointBenchmark,
     EvaluationBenchmark,
@@ -19,6 +18,8 @@ from vgg_dist.benchmark.options import (
     SegmentsBenchmark,
     StepBenchmark,
 )
+from vgg_dist.benchmark.scaling.options import ScalingBenchmark
+from vgg_dist.benchmark.subcommands import Benchmark
 from vgg_dist.config.suggestions import suggestions
 
 
@@ -65,6 +66,10 @@ def run(options: Benchmark) -> None:
         from vgg_dist.benchmark.cache import run_cache
 
         run_cache(options)
+    elif isinstance(options, ScalingBenchmark):
+        from vgg_dist.benchmark.scaling.run import run_scaling
+
+        run_scaling(options)
     else:
         from vgg_dist.benchmark.startup import run_startup
 

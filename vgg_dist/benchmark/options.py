@@ -296,14 +296,3 @@ class CacheBenchmark:
     def cache_sizes(self, data_bytes: int) -> dict[str, int]:
         """Bytes of each of `caches`. Raises ValueError, one line, for no size."""
         return {text: data_bytes if text == "all" else parse_size(text, "--caches") for text in self.caches}
-
-
-Benchmark = (
-    Annotated[LoaderBenchmark, tyro.conf.subcommand("loader")]
-    | Annotated[SegmentsBenchmark, tyro.conf.subcommand("segments")]
-    | Annotated[StepBenchmark, tyro.conf.subcommand("step")]
-    | Annotated[CheckpointBenchmark, tyro.conf.subcommand("checkpoint")]
-    | Annotated[EvaluationBenchmark, tyro.conf.subcommand("evaluation")]
-    | Annotated[CacheBenchmark, tyro.conf.subcommand("cache")]
-    | Annotated[StartupBenchmark, tyro.conf.subcommand("startup")]
-)

@@ -74,9 +74,11 @@ def versions() -> dict[str, str]:
 
 def write_json(file: Path, settings: Any, figures: dict[str, Any]) -> None:
     """Writes `settings` (a dataclass), `figures`, the machine and the versions to a JSON file."""
+    # The files that were asked for are left out: where they are is no part of the result.
+    chosen = {name: None if isinstance(value, Path) else value for name, value in dataclasses.asdict(settings).items()}
     record = {
         "benchmark": type(settings).__name__.removesuffix("Benchmark").lower(),
-        "settings": masked(dataclasses.asdict(settings)) | {"json": None},
+        "settings": masked(chosen),
         "machine": describe_machine(),
         "versions": versions(),
         **figures,

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -45,20 +45,26 @@ class Process(NamedTuple):
 
 
 def dump_and_end(processes: Sequence[Process], end: Sequence[Process]) -> list[str]:
-    """The stacks of the processes; then those in `end`, which are among them, are killed, also where they are stopped.
+    """The stacks of the processes; then those in `end` are killed, also where they are stopped.
 
-    In place of a stack, why it could not be read.
+    In place of a stack, why it could not be read. All are read first: the death of one would end what the others wait for.
     """
-    task = ray.remote(num_cpus=0, max_retries=0)(_on_node)
+    found = _on_nodes(_dump_all, processes)
+    _on_nodes(_end_all, end)
+    return [found[process.node_id].get(process.pid, found[process.node_id].get(0, "")) for process in processes]
+
+
+def _on_nodes(work: Callable[[list[int]], dict[int, str]], processes: Sequence[Process]) -> dict[str, dict[int, str]]:
+    """What `work` returns on each node of the processes, for the pids there, by the node's id."""
+    task = ray.remote(num_cpus=0, max_retries=0)(work)
     refs = {}
     for node in dict.fromkeys(process.node_id for process in processes):
-        pids = [process.pid for process in processes if process.node_id == node]
-        to_end = [process.pid for process in end if process.node_id == node]
         there = NodeAffinitySchedulingStrategy(node, soft=False)
-        refs[node] = task.options(scheduling_strategy=there).remote(pids, to_end)
-    ray.wait(list(refs.values()), num_returns=len(refs), timeout=WAIT_S)
-    found = {node: _result(ref) for node, ref in refs.items()}
-    return [found[process.node_id].get(process.pid, found[process.node_id].get(0, "")) for process in processes]
+        pids = [process.pid for process in processes if process.node_id == node]
+        refs[node] = task.options(scheduling_strategy=there).remote(pids)
+    if refs:
+        ray.wait(list(refs.values()), num_returns=len(refs), timeout=WAIT_S)
+    return {node: _result(ref) for node, ref in refs.items()}
 
 
 def _result(ref: ray.ObjectRef) -> dict[int, str]:
@@ -68,13 +74,16 @@ def _result(ref: ray.ObjectRef) -> dict[int, str]:
         return {0: f"no answer from the node: {what_failed(error)}\n"}
 
 
-def _on_node(pids: list[int], end: list[int]) -> dict[int, str]:
+def _dump_all(pids: list[int]) -> dict[int, str]:
     with ThreadPoolExecutor(len(pids)) as pool:
-        stacks = dict(zip(pids, pool.map(dump, pids), strict=True))
-    for pid in end:
+        return dict(zip(pids, pool.map(dump, pids), strict=True))
+
+
+def _end_all(pids: list[int]) -> dict[int, str]:
+    for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    return stacks
+    return {}
 
 
 def dump(pid: int) -> str:

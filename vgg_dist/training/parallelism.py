@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -161,12 +162,24 @@ def compress(ddp: DistributedDataParallel, config: TrainSettings, group: dist.Pr
         state = powerSGD_hook.PowerSGDState(
             group, matrix_approximation_rank=config.powersgd_rank, start_powerSGD_iter=POWERSGD_START
         )
-        hook = powerSGD_hook.powerSGD_hook
+        hook = _powersgd
     if config.bf16_gradients:
         # torch has a hook in C++ for fp16 only, whose range the first gradients of a deep net leave.
         hook = default_hooks.bf16_compress_wrapper(hook) if config.powersgd_rank else default_hooks.bf16_compress_hook
     if config.powersgd_rank or config.bf16_gradients:
         ddp.register_comm_hook(state, hook)
+
+
+@functools.wraps(powerSGD_hook.powerSGD_hook)  # DDP looks at the signature
+def _powersgd(state: powerSGD_hook.PowerSGDState, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """torch's hook, which on gloo finishes each bucket before the next.
+
+    It starts all-reduces in callbacks. On gloo, workers would start those of several buckets in different orders, and hang.
+    """
+    reduced = powerSGD_hook.powerSGD_hook(state, bucket)
+    if dist.get_backend(state.process_group) == "gloo":
+        reduced.wait()
+    return reduced
 
 
 @torch.no_grad()
