@@ -20,7 +20,7 @@ SMALL = """
     --arch A --head linear --image-size 32 --data synthetic:train=320,val=16,size=40 --global-batch 16 --micro-batch 4
     --lr 0.00001 --precision fp32 --log-every 1 --checkpoint-every 1000 --name run
 """.split()  # noqa: SIM905
-HANG_S = 10
+HANG_S = 30  # a busy machine may take its time
 RESUMED = r"resumes from step (\d+) .* on (\d) workers"
 Curves = dict[str, dict[int, float]]
 
@@ -31,9 +31,7 @@ def cluster() -> Iterator[Cluster]:
     with opened(3) as cluster:
         cluster.env["MLFLOW_TRACKING_URI"] = f"sqlite:///{cluster.head.folder}/mlflow.db"
         cluster.env["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(HANG_S)
-        # A node that is cut off is dead after 12 s, not 65.
-        cluster.env |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000"}
-        cluster.env["RAY_health_check_failure_threshold"] = "3"
+        cluster.env["RAY_health_check_timeout_ms"] = "4000"  # a node that is cut off is dead after 35 s, not 65
         for host in cluster.network.hosts:
             cluster.start_ray(host, cpus=2)
         yield cluster
@@ -105,9 +103,10 @@ def test_a_training_follows_its_nodes(cluster: Cluster, tmp_path: Path) -> None:
     log.until(f"step +{grown + 2} ")
     cluster.network.cut(third)
     log.until("lost node .*: goes on with the other nodes, which is not counted by --max-failures")
-    resumed, workers, _ = log.resumed(3)
+    resumed, workers, before = log.resumed(3)
     assert workers == 2
-    assert resumed >= grown
+    assert grown <= resumed <= before
+    log.until(f"step +{before + 2} ")
     cluster.head.run("pkill", "-TERM", "-f", "^python -m vgg_dist.train")
     job.wait(300)
     steps = int(log.until(r"stopped by SIGTERM at step (\d+), checkpoint written")[0])
