@@ -219,7 +219,6 @@ def test_a_training_in_the_commands_process_told_to_stop(start: Start, tmp_path:
     early.await_line("vgg_dist.train: starting")
     early.send(signal.SIGTERM)
     assert early.ended(signal.SIGTERM).endswith(" before it trained; the same command with --name first resumes it")
-    assert query(tmp_path, "select name, status from runs") == [("first", "KILLED")]
 
     first = start(*flags, env=env)
     first.await_line(r"step +\d+ ")

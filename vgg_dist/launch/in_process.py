@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.failures import what_failed
 from vgg_dist.config import TrainSettings
 from vgg_dist.errors import Interrupted, TrainingError
-from vgg_dist.launch.follow import Started, check_value, follow, stop_signal
+from vgg_dist.launch.follow import BEFORE, Started, check_value, follow, raise_if_stopped, resumes
 from vgg_dist.launch.launch import Launch, Trained, run_launch
 from vgg_dist.launch.open_record import begin_opening, opened
 from vgg_dist.launch.reports import Reports
@@ -31,7 +31,7 @@ from vgg_dist.run_folder.outcome import Earlier
 from vgg_dist.startup_marks import mark
 from vgg_dist.storage import remove_file
 from vgg_dist.tracking import TrackedRun
-from vgg_dist.tracking.connection import connect
+from vgg_dist.tracking.connection import connect, warn_on_failure
 from vgg_dist.training.stopping import training_key
 
 if TYPE_CHECKING:
@@ -60,18 +60,22 @@ class _Launch(Launch):
 
     def connect(self) -> None:
         """There is nothing to connect to."""
-        self.say("starting")
         os.environ.setdefault("OMP_NUM_THREADS", str(int(self.resources["CPU"])))  # as Ray does; read when torch is imported
         # What a user can do nothing about; on Ray, `worker_output` leaves it out.
         warnings.filterwarnings("ignore", module=rf"({LIBRARIES})\.")
         self.config = self.config.with_workers(1)
 
     def open_record(self) -> TrackedRun:
-        """Opens the MLflow run in another process. Meanwhile this one imports torch, and opens data and net."""
+        """Opens the MLflow run in another process. Meanwhile this one imports torch, and opens data and net.
+
+        Interrupted where the command was told to stop.
+        """
+        self.say("starting")
         process = begin_opening(self.config)
         self.training = Started(self._train)
         try:
-            run = opened(process, self.config, meanwhile=lambda: stop_signal(self.messages))
+            how = BEFORE + resumes(self.config.name)
+            run = opened(process, self.config, check=lambda: raise_if_stopped(self.messages, how))
             self.reports.set_result(Reports(run, self.config, LineSender(self.config.name, lambda: self.messages)))
         except BaseException as error:
             self.reports.set_exception(error)
@@ -98,6 +102,8 @@ class _Launch(Launch):
     def send_last_metrics(self, run: TrackedRun, error: BaseException) -> None:
         """By the training's own tracker if it is still open: another one would send the same."""
         reports = self.reports.result()
+        with warn_on_failure("MLflow"):
+            connect(run.tracking_uri)  # its import may take longer than the wait that follows
         if reports.is_closed:
             super().send_last_metrics(run, error)
         else:

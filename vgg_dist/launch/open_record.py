@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from vgg_dist.config import TrainSettings
 from vgg_dist.launch.run_record import open_training
-from vgg_dist.tracking import TrackedRun
+from vgg_dist.tracking import TrackedRun, finish_run
 
 POLL_S = 0.1
 
@@ -39,16 +40,20 @@ def begin_opening(config: TrainSettings) -> subprocess.Popen[bytes]:
     return process
 
 
-def opened(process: subprocess.Popen[bytes], config: TrainSettings, meanwhile: Callable[[], object]) -> TrackedRun:
+def opened(process: subprocess.Popen[bytes], config: TrainSettings, check: Callable[[], None]) -> TrackedRun:
     """The run that the process has opened. If it has failed, opens it here, which raises what `open_training` raises.
 
-    `meanwhile` is called now and then until the process has ended.
+    `check` is called now and then. If it raises, the process goes on alone and leaves the run KILLED, or does not open it.
     """
     while True:
         with suppress(subprocess.TimeoutExpired):
             written, _ = process.communicate(timeout=POLL_S)
             break
-        meanwhile()
+        try:
+            check()
+        except BaseException:
+            process.terminate()
+            raise
     lines = written.splitlines()
     if process.returncode == 0 and lines:
         return TrackedRun(**json.loads(lines[-1]))
@@ -57,6 +62,10 @@ def opened(process: subprocess.Popen[bytes], config: TrainSettings, meanwhile: C
 
 def main() -> None:
     """In the process of its own."""
+    given_up: list[int] = []
+    signal.signal(signal.SIGTERM, lambda signum, frame: given_up.append(signum))
     run = open_training(TrainSettings.from_dict(json.load(sys.stdin)))
+    if given_up:
+        finish_run(run, "KILLED", quick=True)
     print(json.dumps(dataclasses.asdict(run)), flush=True)
     os._exit(0)  # nothing here needs Python's own shutdown, which takes a while with mlflow
