@@ -14,7 +14,7 @@ from support.paths import ROOT
 
 import cluster.__main__
 from pipelines import prepare
-from vgg_dist.benchmark.options import Benchmark
+from vgg_dist.benchmark.subcommands import Benchmark
 from vgg_dist.cli import SUBCOMMANDS
 from vgg_dist.config import EvalConfig, ReproduceConfig, TrainCommand, TuneConfig
 from vgg_dist.config.arguments import read_arguments
