@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from vgg_dist.config import TrainSettings
 from vgg_dist.config.worker_range import most_workers
-from vgg_dist.models.build import build_model, macs
+from vgg_dist.models.build import macs
 from vgg_dist.models.precision import (
     apply_precision,
     autocast,
@@ -21,6 +21,7 @@ from vgg_dist.models.precision import (
     resolve_precision,
 )
 from vgg_dist.models.specs import MODELS
+from vgg_dist.training.layout import net_on_meta
 from vgg_dist.training.memory import default_micro_batch
 from vgg_dist.training.parallelism import Worker
 from vgg_dist.training.state import build_state
@@ -62,14 +63,7 @@ def describe_net(config: TrainSettings, num_classes: int) -> str:
 
 def net_size(config: TrainSettings, num_classes: int) -> tuple[int, int]:
     """A net's parameters, and the multiply-accumulates of its forward pass of one image."""
-    with torch.device("meta"):
-        model = build_model(
-            config.arch,
-            num_classes=num_classes,
-            batch_norm=config.batch_norm,
-            head=config.head,
-            image_size=config.image_size,
-        )
+    model = net_on_meta(config, num_classes)
     return sum(parameter.numel() for parameter in model.parameters()), macs(model, config.image_size)
 
 

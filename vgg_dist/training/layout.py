@@ -17,6 +17,7 @@ from vgg_dist.config import TrainSettings
 from vgg_dist.models.build import build_model
 from vgg_dist.models.precision import autocast_dtype
 from vgg_dist.models.specs import MODELS
+from vgg_dist.models.vgg import ConvNet
 from vgg_dist.training.parallelism import Worker
 
 
@@ -40,16 +41,21 @@ class Traffic:
     """By each node to others."""
 
 
-def net_size(config: TrainSettings, num_classes: int) -> NetSize:
-    """The sizes of a net with an fc head."""
+def net_on_meta(config: TrainSettings, num_classes: int) -> ConvNet:
+    """The net of a training with shapes only, on torch's meta device."""
     with torch.device("meta"):
-        model = build_model(
+        return build_model(
             config.arch,
             num_classes=num_classes,
             batch_norm=config.batch_norm,
             head=config.head,
             image_size=config.image_size,
         )
+
+
+def net_size(config: TrainSettings, num_classes: int) -> NetSize:
+    """The sizes of a net with an fc head."""
+    model = net_on_meta(config, num_classes)
     first, hidden, last = (layer for layer in model.classifier.children() if isinstance(layer, nn.Linear))
     convolutions = sum(parameter.numel() for parameter in model.features.parameters())
     fc = sum(parameter.numel() for parameter in model.classifier.parameters())
