@@ -129,11 +129,12 @@ def others(results: dict[str, Any]) -> str:
 
 
 PLOTTED = ScalingBenchmark(gpus_per_node=4)
+TODAY = ScalingBenchmark(gpu_rate=2000.0, gpu_precision="bf16", gpus_per_node=8)
 CLUSTERS = {
     "P100, 4 a node, as Horovod's": PLOTTED,
     "P100, 1 a node": ScalingBenchmark(gpus_per_node=1),
     "V100, 8 a node": ScalingBenchmark(gpu_rate=229.0, gpus_per_node=8),
-    "a GPU with 2,000 images/s, 8 a node": ScalingBenchmark(gpu_rate=2000.0, gpus_per_node=8),
+    "a GPU with 2,000 images/s in bf16, 8 a node": TODAY,
 }
 
 
@@ -166,12 +167,22 @@ def strong(results: dict[str, Any]) -> str:
     return table(["64 GPUs, 4 images each", "Gbit/s a node", *TITLES.values()], rows)
 
 
+def nodes(results: dict[str, Any]) -> str:
+    """Strong scaling of fast GPUs over a few nodes."""
+    rows = []
+    for count, gbits in ((1, None), (2, 100), (2, 400), (4, 100), (4, 400), (8, 100), (8, 400)):
+        found = predict(TODAY, [8 * count], [gbits or 100])
+        rows.append([str(count), f"{256 // (8 * count)}", str(gbits or ""), *(_cell(each) for each in found if each.strong)])
+    return table(["nodes", "images a GPU", "Gbit/s a node", *TITLES.values()], rows)
+
+
 def _cell(prediction: Prediction) -> str:
     return f"{100 * prediction.efficiency:.0f} %" + (f" ({prediction.group})" if prediction.group > 1 else "")
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    function.__name__: function for function in (measured, summary, alone, errors, memory, others, weak, sizes, strong)
+    function.__name__: function
+    for function in (measured, summary, alone, errors, memory, others, weak, sizes, strong, nodes)
 }
 
 

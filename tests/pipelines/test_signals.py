@@ -210,6 +210,33 @@ def steps(storage: Path, name: str, metric: str) -> list[int]:
     return [step for (step,) in query(storage, sql)]  # type: ignore[misc]
 
 
+def stop_in_a_step(command: Command, signum: int, storage: Path) -> int:
+    """Sends a signal to the whole process group of the run `first`; the step that it stopped at."""
+    command.await_line(r"step +\d+ ")
+    command.send(signum, group=True)
+    last = command.ended(signum)
+    stopped = int(re.search(r"at step (\d+), checkpoint written; the same command with --name first resumes it", last)[1])  # type: ignore[index]
+    check_stopped(storage, stopped)
+    return stopped
+
+
+def stop_in_a_validation(command: Command, resumed: int, storage: Path) -> None:
+    """The run `first` resumes, and is told to stop while it validates."""
+    command.await_line(rf"resumes from step {resumed} \(epoch ")
+    validated = int(command.await_line(r"step +(\d+)  validation")[1])
+    command.send(signal.SIGTERM)
+    stopped = int(re.search(r"at step (\d+), checkpoint written", command.ended(signal.SIGTERM))[1])  # type: ignore[index]
+    assert stopped >= validated > 0
+    check_stopped(storage, stopped)
+
+
+def check_stopped(storage: Path, stopped: int) -> None:
+    """MLflow has each step of the run `first` once, and that it was killed; its checkpoint is there."""
+    assert steps(storage, "first", "train/loss") == list(range(1, stopped + 1))
+    assert query(storage, "select name, status from runs") == [("first", "KILLED")]
+    assert (storage / "first" / f"checkpoint-{stopped:09}" / "config.json").exists()
+
+
 @pytest.mark.slow
 def test_a_training_in_the_commands_process_told_to_stop(start: Start, tmp_path: Path) -> None:
     """Before it trains; in a step, with the whole process group; and in a validation."""
@@ -219,59 +246,18 @@ def test_a_training_in_the_commands_process_told_to_stop(start: Start, tmp_path:
     early.await_line("vgg_dist.train: starting")
     early.send(signal.SIGTERM)
     assert early.ended(signal.SIGTERM).endswith(" before it trained; the same command with --name first resumes it")
-
-    first = start(*flags, env=env)
-    first.await_line(r"step +\d+ ")
-    first.send(signal.SIGINT, group=True)
-    last = first.ended(signal.SIGINT)
-    stopped = int(re.search(r"at step (\d+), checkpoint written; the same command with --name first resumes it", last)[1])  # type: ignore[index]
-    assert steps(tmp_path, "first", "train/loss") == list(range(1, stopped + 1))
-
-    second = start(*flags, env=env)
-    second.await_line(rf"resumes from step {stopped} \(epoch ")
-    validated = int(second.await_line(r"step +(\d+)  validation")[1])
-    second.send(signal.SIGTERM)
-    again = int(re.search(r"at step (\d+), checkpoint written", second.ended(signal.SIGTERM))[1])  # type: ignore[index]
-    assert again >= validated > 0
-    assert steps(tmp_path, "first", "train/loss") == list(range(1, again + 1))
-    assert query(tmp_path, "select name, status from runs") == [("first", "KILLED")]
-    assert (tmp_path / "first" / f"checkpoint-{again:09}" / "config.json").exists()
+    stopped = stop_in_a_step(start(*flags, env=env), signal.SIGINT, tmp_path)
+    stop_in_a_validation(start(*flags, env=env), stopped, tmp_path)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_training_told_to_stop_saves_what_it_has_trained(cluster: dict[str, str], start: Start, tmp_path: Path) -> None:
     """First on a Ray of its own, by a signal to the whole process group in a step; then on a cluster, in a validation."""
-    flags = [
-        "-m",
-        "vgg_dist.train",
-        *FLAGS,
-        "--lr",
-        "0.001",
-        "--num-workers",
-        "2",
-        "--storage-path",
-        str(tmp_path),
-        "--name",
-        "first",
-    ]
-    first = start(*flags)
-    first.await_line(r"step +\d+ ")
-    first.send(signal.SIGHUP, group=True)
-    last = first.ended(signal.SIGHUP)
-    stopped = int(re.search(r"at step (\d+), checkpoint written; the same command with --name first resumes it", last)[1])  # type: ignore[index]
-    assert query(tmp_path, "select name, status from runs") == [("first", "KILLED")]
-    assert steps(tmp_path, "first", "train/loss") == list(range(1, stopped + 1))
-
-    second = start(*flags, env=driver(cluster))
-    second.await_line(rf"resumes from step {stopped} \(epoch ")
-    validated = int(second.await_line(r"step +(\d+)  validation")[1])
-    second.send(signal.SIGTERM)
-    again = int(re.search(r"at step (\d+), checkpoint written", second.ended(signal.SIGTERM))[1])  # type: ignore[index]
-    assert again >= validated > 0
-    assert steps(tmp_path, "first", "train/loss") == list(range(1, again + 1))
-    assert query(tmp_path, "select name, status from runs") == [("first", "KILLED")]
-    assert (tmp_path / "first" / f"checkpoint-{again:09}" / "config.json").exists()
+    flags = ["-m", "vgg_dist.train", *FLAGS, "--lr", "0.001", "--storage-path", str(tmp_path), "--name", "first"]
+    flags += ["--num-workers", "2"]
+    stopped = stop_in_a_step(start(*flags), signal.SIGHUP, tmp_path)
+    stop_in_a_validation(start(*flags, env=driver(cluster)), stopped, tmp_path)
 
 
 @pytest.mark.ray

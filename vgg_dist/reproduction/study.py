@@ -23,7 +23,7 @@ from vgg_dist.run_folder.names import RECORDS
 from vgg_dist.run_folder.outcome import read_earlier
 from vgg_dist.storage import read_file, replace_file
 from vgg_dist.tracking import TrackedRun, log_report, ui_hint
-from vgg_dist.training.cost import net_size
+from vgg_dist.training.cost import parameters_and_macs
 
 SHOWN = (
     "data", "epochs", "max_steps", "global_batch", "lr", "warmup_epochs", "patience", "lr_drops", "momentum", "weight_decay",
@@ -93,7 +93,7 @@ def collect(
 
 def studied_net(variant: Variant, config: TrainSettings, trainings: Sequence[Training], num_classes: int) -> StudiedNet:
     """A net of the study, with its size and cost."""
-    parameters, image_macs = net_size(config, num_classes)
+    parameters, image_macs = parameters_and_macs(config, num_classes)
     kind: Kind = "batch norm" if config.batch_norm else "earlier" if config.arch.islower() else "vgg"
     return StudiedNet(
         name=variant.name,

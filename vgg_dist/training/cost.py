@@ -52,7 +52,7 @@ def describe_training(config: TrainSettings, images: tuple[int, int], num_classe
 
 def describe_net(config: TrainSettings, num_classes: int) -> str:
     """Such as `D with batch norm, 138,365,992 parameters, 15.47 GMACs an image of 224 pixels`."""
-    parameters, image_macs = net_size(config, num_classes)
+    parameters, image_macs = parameters_and_macs(config, num_classes)
     twin = " with batch norm" if config.batch_norm else ""
     head = "" if config.head == "fc" else f", head {config.head}"
     return (
@@ -61,7 +61,7 @@ def describe_net(config: TrainSettings, num_classes: int) -> str:
     )
 
 
-def net_size(config: TrainSettings, num_classes: int) -> tuple[int, int]:
+def parameters_and_macs(config: TrainSettings, num_classes: int) -> tuple[int, int]:
     """A net's parameters, and the multiply-accumulates of its forward pass of one image."""
     model = net_on_meta(config, num_classes)
     return sum(parameter.numel() for parameter in model.parameters()), macs(model, config.image_size)

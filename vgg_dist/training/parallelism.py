@@ -28,6 +28,7 @@ from vgg_dist.training.network_wait import NetworkWait
 _NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
 _SYNC_BUFFERS = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in _NAMES)
 
+BUCKET_MB: int | None = None  # of DDP's buckets, MiB; None: 25, and 1 for the first. Measured in docs/scaling.md
 POWERSGD_START = 10  # steps with whole gradients at the start; torch needs two, in which DDP orders its buckets
 
 
@@ -125,7 +126,7 @@ def wrap(model: nn.Module, config: TrainSettings, world_size: int) -> tuple[nn.M
 
     def data_parallel(module: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
         options: dict[str, Any] = {"gradient_as_bucket_view": True, _SYNC_BUFFERS: False}
-        ddp = DistributedDataParallel(module, process_group=group, **options)
+        ddp = DistributedDataParallel(module, process_group=group, bucket_cap_mb=BUCKET_MB, **options)
         compress(ddp, config, group)
         ddps.append(ddp)
         return ddp

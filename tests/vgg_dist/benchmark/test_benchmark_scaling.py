@@ -19,11 +19,11 @@ from support.paths import ROOT
 from vgg_dist.benchmark.__main__ import run
 from vgg_dist.benchmark.scaling.clusters import GPU_CONSTANTS, predict, published
 from vgg_dist.benchmark.scaling.hosts import PREFIX, why_impossible
+from vgg_dist.benchmark.scaling.layouts import DDP_BUCKET_MB
 from vgg_dist.benchmark.scaling.model import Cluster, Compute, Constants, Observation, fit, step
 from vgg_dist.benchmark.scaling.net import Layer, Net, describe, parameters
 from vgg_dist.benchmark.scaling.options import ScalingBenchmark
 from vgg_dist.benchmark.scaling.traffic import (
-    BUCKET,
     FIRST_BUCKET,
     Exchange,
     buckets,
@@ -80,14 +80,17 @@ def test_the_net_is_described_as_it_is_built(arch: str, image_size: int) -> None
     assert parameters(net.fc) == sum(parameter.numel() for parameter in model.classifier.parameters())
 
 
-@pytest.mark.parametrize(("arch", "image_size"), [("A", 64), ("D", 224), ("E", 64)])
-def test_buckets_are_those_of_ddp(arch: str, image_size: int) -> None:
+@pytest.mark.parametrize(
+    ("arch", "image_size", "bucket_mb"), [("A", 64, 25), ("D", 224, 25), ("E", 64, 25), ("E", 64, 1), ("D", 64, 40)]
+)
+def test_buckets_are_those_of_ddp(arch: str, image_size: int, bucket_mb: int) -> None:
     with torch.device("meta"):
         model = build_model(arch, image_size=image_size)
     reverse = [torch.empty(parameter.shape, device="meta") for parameter in reversed(list(model.parameters()))]
-    groups, _ = dist._compute_bucket_assignment_by_size(reverse, [FIRST_BUCKET, BUCKET])
+    sizes = [FIRST_BUCKET if bucket_mb == DDP_BUCKET_MB else bucket_mb << 20, bucket_mb << 20]
+    groups, _ = dist._compute_bucket_assignment_by_size(reverse, sizes)
     theirs = [sum(reverse[k].numel() * 4 for k in group) for group in groups]
-    ours = [bucket.raw for bucket in buckets(describe(arch, image_size), Exchange())]
+    ours = [bucket.raw for bucket in buckets(describe(arch, image_size), Exchange(bucket_mb=bucket_mb))]
     assert ours == theirs
 
 
@@ -218,6 +221,7 @@ def test_a_real_run_sends_the_counted_bytes(tmp_path: Path, capsys: pytest.Captu
         archs=("A",),
         layouts=layouts,
         mbits=(2000.0,),
+        bucket_mb=(25, 100),
         image_size=32,
         global_batch=4,
         steps=2,
@@ -228,7 +232,9 @@ def test_a_real_run_sends_the_counted_bytes(tmp_path: Path, capsys: pytest.Captu
     options.check()
     run(options)
     settings = json.loads((tmp_path / "scaling.json").read_text())["settings_measured"]
-    assert [setting["layout"] for setting in settings] == ["alone", *layouts]
+    cases = [(layout, bucket) for layout in layouts for bucket in (25, 100)]
+    assert [(setting["layout"], setting["bucket_mb"]) for setting in settings] == [("alone", 25), *cases]
+    assert [setting["fitted"] for setting in settings[1:]] == [bucket == 25 for _, bucket in cases]
     for setting in settings[1:]:
         assert setting["sent"] == pytest.approx(setting["counted_bytes"], rel=0.05), setting["layout"]
         assert setting["received"] == pytest.approx(setting["counted_bytes"], rel=0.05), setting["layout"]
@@ -249,6 +255,7 @@ def test_a_real_run_sends_the_counted_bytes(tmp_path: Path, capsys: pytest.Captu
         (["--hosts", "3", "--global-batch", "63"], "--hosts 3: --layouts fc"),
         (["--global-batch", "63"], "--global-batch 63: must be a multiple of --hosts 2"),
         (["--mbits", "0"], "--mbits 0: must be more than 0"),
+        (["--bucket-mb", "0"], "--bucket-mb 0: must be at least 1"),
         (["--archs"], "--archs"),
         (["--gpu-rate", "-1"], "--gpu-rate -1: must be more than 0"),
         (["--image-size", "16"], "--image-size 16"),

@@ -6,7 +6,7 @@ in the published figures: the images of each GPU stay the same. Strong scaling: 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vgg_dist.benchmark.scaling.layouts import TITLES, layout_fields
@@ -17,6 +17,7 @@ from vgg_dist.benchmark.scaling.traffic import Exchange, exchange_of
 
 WORKERS = 8, 64, 512
 GBITS = 25, 100, 400
+FEATURE_BYTES = {"fp32": 4, "bf16": 2}
 STRONG_BATCH = 256  # the paper's
 FC_GROUPS = [2**power for power in range(1, 10)]
 NVLINK = 100e9  # bytes/s each way of a GPU to the others of its node
@@ -67,26 +68,30 @@ def predict(
                 continue
             for rate in gbits:
                 cluster = Cluster(count, rate * 1e9 / 8, options.gpus_per_node, NVLINK, trees)
-                found += [_best(layout, cluster, options.gpu_rate, images, rate, strong) for layout in TITLES]
+                alone = compute(options.gpu_rate, images)
+                for layout in TITLES:
+                    seconds, group = _best(_exchanges(layout, count, options), alone, images, cluster)
+                    efficiency = alone.step_s / seconds
+                    found.append(Prediction(layout, count, rate, images, group, seconds, efficiency, strong))
     return found
 
 
-def _best(layout: str, cluster: Cluster, rate: float, images: float, gbits: float, strong: bool) -> Prediction:
-    alone = compute(rate, images)
-    seconds, group = min(
+def _best(exchanges: Iterable[Exchange], alone: Compute, images: float, cluster: Cluster) -> tuple[float, int]:
+    """Seconds of the shortest step, and its group."""
+    return min(
         (step(describe("D", 224), exchange, alone, images, cluster, GPU_CONSTANTS).seconds, exchange.group)
-        for exchange in _exchanges(layout, cluster.workers)
+        for exchange in exchanges
     )
-    return Prediction(layout, cluster.workers, gbits, images, group, seconds, alone.step_s / seconds, strong)
 
 
-def _exchanges(layout: str, workers: int) -> Iterator[Exchange]:
+def _exchanges(layout: str, workers: int, options: ScalingBenchmark) -> Iterator[Exchange]:
+    """The layout, with each size of its FC groups."""
     if "fc_parallel" not in layout_fields(layout, 1):
         yield exchange_of(layout_fields(layout, 1))
         return
     for group in FC_GROUPS:
         if workers % group == 0:
-            yield exchange_of(layout_fields(layout, group))
+            yield exchange_of(layout_fields(layout, group), feature_bytes=FEATURE_BYTES[options.gpu_precision])
 
 
 @dataclass(frozen=True)

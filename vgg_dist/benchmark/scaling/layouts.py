@@ -17,7 +17,13 @@ TITLES: dict[str, str] = {
     "fc-powersgd": "FC-sharded, PowerSGD",
 }
 
+DDP_BUCKET_MB = 25  # MiB, DDP's default
 RANK = 4  # PowerSGD's, where a layout uses it
+
+
+def title(layout: str, bucket_mb: int) -> str:
+    """What tables call a layout."""
+    return TITLES.get(layout, layout) + ("" if bucket_mb == DDP_BUCKET_MB else f", {bucket_mb} MiB")
 
 
 def layout_fields(name: str, group: int) -> dict[str, Any]:

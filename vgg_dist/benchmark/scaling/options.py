@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from vgg_dist.benchmark.options import check_output
-from vgg_dist.benchmark.scaling.layouts import LayoutName, layout_fields, train_config
+from vgg_dist.benchmark.scaling.layouts import DDP_BUCKET_MB, LayoutName, layout_fields, train_config
 from vgg_dist.config import at_least, flag
 
 # The nets whose layers the model describes: convolutions and the paper's three FC layers.
@@ -22,6 +22,8 @@ class ScalingBenchmark:
     """Networks to measure. The model is fitted to the first and checked on the others."""
     layouts: tuple[LayoutName, ...] = get_args(LayoutName)
     """Layouts to measure, in turn in each round."""
+    bucket_mb: tuple[int, ...] = (DDP_BUCKET_MB,)
+    """Sizes of DDP's buckets, MiB. Each layout is measured with each of them; the model is fitted to the first."""
     hosts: int = 2
     """Hosts to measure on: network namespaces of this machine, with one worker each. Needs root."""
     mbits: tuple[float, ...] = (1000.0, 100.0, 300.0)
@@ -43,6 +45,8 @@ class ScalingBenchmark:
     P100 in fp32."""
     gpu_batch: int = 64
     """For the prediction: images of each GPU in a step."""
+    gpu_precision: Literal["fp32", "bf16"] = "fp32"
+    """For the prediction: precision of that training, in which groups that share the FC layers exchange features."""
     gpus_per_node: int = 8
     """For the prediction: GPUs of each node, which share its network link."""
     json: Path | None = None
@@ -55,13 +59,15 @@ class ScalingBenchmark:
         for name in ("threads", "steps", "rounds", "gpu_batch", "gpus_per_node"):
             at_least(name, getattr(self, name), 1)
         at_least("hosts", self.hosts, 2)
-        for name in ("archs", "layouts", "mbits"):
+        for name in ("archs", "layouts", "mbits", "bucket_mb"):
             if not getattr(self, name):
                 raise ValueError(f"{flag(name)}: needs at least one value")
         for name, values in (("mbits", self.mbits), ("gpu_rate", (self.gpu_rate,))):
             for value in values:
                 if not value > 0:
                     raise ValueError(f"{flag(name)} {value:g}: must be more than 0")
+        for size in self.bucket_mb:
+            at_least("bucket_mb", size, 1)
         if self.global_batch < 1 or self.global_batch % self.hosts:
             raise ValueError(f"--global-batch {self.global_batch}: must be a multiple of --hosts {self.hosts}")
         if any(layout.startswith("fc") for layout in self.layouts) and 4096 % self.hosts:

@@ -16,7 +16,7 @@ from vgg_dist.benchmark.scaling.clusters import (
     Published,
     published,
 )
-from vgg_dist.benchmark.scaling.layouts import TITLES
+from vgg_dist.benchmark.scaling.layouts import TITLES, title
 from vgg_dist.benchmark.scaling.model import Constants
 from vgg_dist.benchmark.scaling.options import ScalingBenchmark
 from vgg_dist.benchmark.scaling.settings import Setting
@@ -51,7 +51,7 @@ def _row(setting: Setting) -> list[str]:
     return [
         setting.arch,
         f"{setting.mbits:g}",
-        TITLES.get(setting.layout, setting.layout),
+        title(setting.layout, setting.bucket_mb),
         *(f"{value:.2f}" for value in (median(seconds), min(seconds), max(seconds))),
         *model,
         *(f"{value / 1e6:.1f}" for value in (setting.sent, setting.counted_bytes, setting.state, setting.counted_state)),
@@ -72,7 +72,8 @@ def predictions(options: ScalingBenchmark, found: Sequence[Prediction]) -> str:
     strong = [prediction for prediction in found if prediction.strong]
     return "\n".join([
         f"Predicted efficiency of D at 224 px, weak scaling: {options.gpu_batch} images a GPU and step; one GPU "
-        f"{options.gpu_rate:g} images/s; {options.gpus_per_node} GPU(s) a node. In brackets: GPUs of an FC group.",
+        f"{options.gpu_rate:g} images/s in {options.gpu_precision}; {options.gpus_per_node} GPU(s) a node. In brackets: "
+        "GPUs of an FC group.",
         _efficiencies(weak),
         f"The same, strong scaling: {STRONG_BATCH} images a step over all GPUs.",
         _efficiencies(strong),

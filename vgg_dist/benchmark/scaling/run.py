@@ -11,7 +11,7 @@ from pipelines.progress import Progress
 from vgg_dist.benchmark.report import write_json
 from vgg_dist.benchmark.scaling import clusters, report
 from vgg_dist.benchmark.scaling.hosts import hosts
-from vgg_dist.benchmark.scaling.layouts import layout_fields
+from vgg_dist.benchmark.scaling.layouts import DDP_BUCKET_MB, layout_fields
 from vgg_dist.benchmark.scaling.model import Cluster, Constants, Observation, fit
 from vgg_dist.benchmark.scaling.net import describe
 from vgg_dist.benchmark.scaling.options import ScalingBenchmark
@@ -55,11 +55,12 @@ def empty_settings(options: ScalingBenchmark) -> list[Setting]:
     for mbits in options.mbits:
         for arch in options.archs:
             net = describe(arch, options.image_size)
-            for layout in (ALONE, *options.layouts):
-                exchange = exchange_of(layout_fields(layout, options.hosts))
+            layouts = [(layout, bucket) for layout in options.layouts for bucket in options.bucket_mb]
+            for layout, bucket in [(ALONE, DDP_BUCKET_MB), *layouts]:
+                exchange = exchange_of(layout_fields(layout, options.hosts), bucket_mb=bucket)
                 counted = 0.0 if layout == ALONE else sent_bytes(net, exchange, options.hosts, options.images)
                 state = state_bytes(net, exchange, options.hosts)
-                found.append(Setting(arch, layout, mbits, counted, state))
+                found.append(Setting(arch, layout, mbits, counted, state, bucket))
     return found
 
 
@@ -83,6 +84,7 @@ def measure(options: ScalingBenchmark, setting: Setting, started: Workers) -> li
         alone=setting.layout == ALONE,
         warmup=WARMUP,
         steps=options.steps,
+        bucket_mb=setting.bucket_mb,
     )
     return started.run(job, setting.mbits)
 
@@ -90,9 +92,10 @@ def measure(options: ScalingBenchmark, setting: Setting, started: Workers) -> li
 def fit_and_predict(options: ScalingBenchmark, settings: list[Setting]) -> Constants:
     """Fits the model to the first net at all rates but the last, and fills in what it predicts of every setting."""
     observed = list(observations(options, settings))
-    several = len(options.mbits) > 1
+    rates = options.mbits[:-1] or options.mbits
     for setting, _ in observed:
-        setting.fitted = setting.arch == options.archs[0] and not (several and setting.mbits == options.mbits[-1])
+        kind = setting.arch, setting.bucket_mb
+        setting.fitted = kind == (options.archs[0], options.bucket_mb[0]) and setting.mbits in rates
     constants = fit([observation for setting, observation in observed if setting.fitted])
     for setting, observation in observed:
         setting.predicted_s = observation.predicted(constants)
@@ -110,7 +113,7 @@ def observations(options: ScalingBenchmark, settings: list[Setting]) -> Iterator
             continue
         observation = Observation(
             net=describe(setting.arch, options.image_size),
-            exchange=exchange_of(layout_fields(setting.layout, options.hosts)),
+            exchange=exchange_of(layout_fields(setting.layout, options.hosts), bucket_mb=setting.bucket_mb),
             compute=alone[setting.arch, setting.mbits],
             images=options.images,
             cluster=Cluster(options.hosts, setting.mbits * 1e6 / 8, gloo=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from statistics import mean, median
 
+from vgg_dist.benchmark.scaling.layouts import DDP_BUCKET_MB
 from vgg_dist.benchmark.scaling.model import Compute
 from vgg_dist.benchmark.scaling.worker import Measured
 
@@ -22,6 +23,7 @@ class Setting:
     mbits: float
     counted_bytes: float
     counted_state: float
+    bucket_mb: int = DDP_BUCKET_MB
     step_s: list[float] = field(default_factory=list)
     forward_s: list[float] = field(default_factory=list)
     optimizer_s: list[float] = field(default_factory=list)

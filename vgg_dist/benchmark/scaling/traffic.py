@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vgg_dist.benchmark.scaling.layouts import DDP_BUCKET_MB
 from vgg_dist.benchmark.scaling.net import Layer, Net
 from vgg_dist.training.layout import ring
 
 FP32 = 4
-FIRST_BUCKET = 1 << 20  # DDP closes its first bucket when it has so many bytes, and the others at 25 MiB
-BUCKET = 25 << 20
+FIRST_BUCKET = 1 << 20  # bytes at which DDP closes its first bucket, if their size is the default
 MIN_COMPRESSION = 2  # PowerSGD leaves matrices whose gradient would not shrink by this factor as they are
 
 
@@ -28,12 +28,14 @@ class Exchange:
 
     `gradient_bytes`: of each number in a gradient. `rank`: PowerSGD's, 0 without it. `group`: workers that share the FC
     layers, 1 if each has all of them. `feature_bytes`: of each number in the features that a group exchanges.
+    `bucket_mb`: MiB at which DDP closes a bucket.
     """
 
     gradient_bytes: int = FP32
     rank: int = 0
     group: int = 1
     feature_bytes: int = FP32
+    bucket_mb: int = DDP_BUCKET_MB
 
     def gradient(self, layer: Layer, is_fc6: bool = False) -> float:
         """Bytes of a layer's gradient as it is all-reduced, in one worker: of an FC layer, those of its shard.
@@ -49,13 +51,14 @@ class Exchange:
         return (weight + layer.rows / shard) * FP32
 
 
-def exchange_of(layout: Mapping[str, Any], feature_bytes: int = FP32) -> Exchange:
+def exchange_of(layout: Mapping[str, Any], feature_bytes: int = FP32, bucket_mb: int = DDP_BUCKET_MB) -> Exchange:
     """What is sent with these fields of TrainConfig."""
     return Exchange(
         gradient_bytes=2 if layout.get("bf16_gradients") else FP32,
         rank=layout.get("powersgd_rank", 0),
         group=int(layout.get("fc_parallel", 1)),
         feature_bytes=feature_bytes,
+        bucket_mb=bucket_mb,
     )
 
 
@@ -87,14 +90,15 @@ def buckets(net: Net, exchange: Exchange) -> Iterator[Bucket]:
 
 def _buckets_of_ddp(net: Net, exchange: Exchange, positions: Sequence[int], sharded: bool) -> Iterator[Bucket]:
     members: list[int] = []
-    limit, size = FIRST_BUCKET, 0.0
+    bucket = exchange.bucket_mb * 2**20
+    limit, size = FIRST_BUCKET if exchange.bucket_mb == DDP_BUCKET_MB else bucket, 0.0
     for position in positions:
         members.append(position)
         size += net.layers[position].parameters * FP32 / (exchange.group if sharded else 1)
         if size >= limit or position == positions[-1]:
             sent = sum(exchange.gradient(net.layers[k], k == len(net.convolutions)) for k in members)
             yield Bucket(tuple(members), sharded, size, sent)
-            members, limit, size = [], BUCKET, 0.0
+            members, limit, size = [], bucket, 0.0
 
 
 def ring_all_reduce(count: float, members: int) -> float:

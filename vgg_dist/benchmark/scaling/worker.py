@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from vgg_dist.benchmark.scaling.layouts import train_config
+from vgg_dist.benchmark.scaling.layouts import DDP_BUCKET_MB, train_config
 from vgg_dist.benchmark.step import NUM_CLASSES, ResidentLoader
 from vgg_dist.models.specs import MODELS
 from vgg_dist.training import parallelism
@@ -48,6 +48,7 @@ class Job:
     alone: bool
     warmup: int
     steps: int
+    bucket_mb: int = DDP_BUCKET_MB
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ def state_bytes(batch: Tensor) -> int:
 
 def measure(job: Job, rank: int, world_size: int, link: str, warmed_up: Callable[[], None]) -> Measured:
     """Trains `warmup + steps` steps, calls `warmed_up` between them, and returns what the timed ones cost."""
+    parallelism.BUCKET_MB = None if job.bucket_mb == DDP_BUCKET_MB else job.bucket_mb
     group = int(job.layout.get("fc_parallel", 1))
     worker = Worker(device=CPU) if job.alone else Worker(rank, world_size, CPU, fc_workers=group)
     config = train_config(job.arch, job.image_size, job.images * worker.world_size, job.layout)
