@@ -56,15 +56,16 @@ class Training(Reporter):
         while_writing: Callable[[int], None] = nothing,
         trained: Callable[[int], None] = nothing,
         stop: StopAgreement | None = None,
+        report_every_s: float = 5.0,
     ) -> None:
         self.folder, self.while_writing, self.trained = folder, while_writing, trained
         self.events: list[str] = []
-        self.sent: list[dict[str, Any]] = []
+        self.payloads: list[dict[str, Any]] = []
         self.states: dict[int, Weights] = {}
         exchange = Exchange()
         restored = None if saved is None else lambda: contextlib.nullcontext(saved)
         prepared = prepare(config, Worker(), Node(), exchange, restored)
-        super().__init__(Worker(), Node(), exchange, prepared, self.take, self.write)
+        super().__init__(Worker(), Node(), exchange, prepared, self.take, self.write, report_every_s)
         self.outcome = train(prepared, Worker(), self, stop)
 
     def catch_up(self) -> None:
@@ -74,8 +75,13 @@ class Training(Reporter):
     def begin(self) -> None:
         """For what a test changes once all is set up."""
 
+    @property
+    def sent(self) -> list[dict[str, Any]]:
+        """The records of all reports."""
+        return [record for payload in self.payloads for record in payload["records"]]
+
     def take(self, payload: dict[str, Any], checkpoint: str | None) -> None:
-        self.sent += payload["records"]
+        self.payloads.append(payload)
         self.events += [f"{checkpoint} reported"] if checkpoint else []
         self.events += ["done"] if payload["done"] else []
 

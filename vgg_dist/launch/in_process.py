@@ -168,6 +168,8 @@ class LocalMessages:
 class LocalLauncher:
     """The command, to the worker in its process (a `worker.launcher.Launcher`)."""
 
+    report_every_s = 0.5  # a report waits for nothing
+
     def __init__(self, config: TrainSettings, worker: Worker, messages: LocalMessages, reports: Future[Reports]) -> None:
         """`reports`: there once the MLflow run is open."""
         self.worker = worker

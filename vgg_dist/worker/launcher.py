@@ -17,6 +17,10 @@ class Launcher(Protocol):
         """Its rank, and its device."""
 
     @property
+    def report_every_s(self) -> float:
+        """Seconds between reports of records; checkpoints are reported once they are written."""
+
+    @property
     def run(self) -> RunFolder:
         """The run's folder."""
 

@@ -37,6 +37,8 @@ def run_on_ray(config: TrainSettings) -> dict[str, Any]:
 class RayLauncher:
     """Ray Train, to one of its workers (a `worker.launcher.Launcher`)."""
 
+    report_every_s = 5.0  # a report is a barrier: all workers wait for each other and for the controller
+
     def __init__(self) -> None:
         context = ray.train.get_context()
         rank, world_size = context.get_world_rank(), context.get_world_size()

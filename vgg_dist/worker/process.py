@@ -55,7 +55,8 @@ def run_worker(config: TrainSettings, launcher: Launcher) -> dict[str, Any]:
     mark("data and net ready")
     worker = prepared.worker
     notes = _start_notes(config, prepared, resumed)
-    reporter = Reporter(worker, node, exchange, prepared, launcher.report, _checkpoint_store(points, resumed), notes)
+    store = _checkpoint_store(points, resumed)
+    reporter = Reporter(worker, node, exchange, prepared, launcher.report, store, launcher.report_every_s, notes)
     if resumed is not None:
         reporter.unreported = resumed.unreported()
     launcher.await_record()

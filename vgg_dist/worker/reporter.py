@@ -1,4 +1,4 @@
-"""Reports a worker's records every few seconds, and its checkpoints, which a thread writes in the background.
+"""Reports a worker's records at intervals, and its checkpoints, which a thread writes in the background.
 
 A checkpoint is a snapshot of the state at one step. Rank 0's thread writes it, and the next report after that has it. If a
 worker dies meanwhile, training resumes from the checkpoint before; the records since then are computed again, so none is
@@ -26,7 +26,7 @@ from vgg_dist.worker.exchange import Exchange
 from vgg_dist.worker.setup import Node, Prepared
 from vgg_dist.worker.slow_worker import SlowWorker
 
-REPORT_EVERY_S = 5.0  # a report is a barrier: all workers wait for each other and for the controller
+SYSTEM_EVERY_S = 5.0  # of system metrics, however often records are reported
 
 Send = Callable[[dict[str, Any], Any], None]
 """Called by all workers with a payload; by rank 0 also with a checkpoint that `Store` returned, or None."""
@@ -45,6 +45,7 @@ class Reporter:
         prepared: Prepared,
         send: Send,
         store: Store,
+        report_every_s: float,
         notes: list[str] | None = None,
     ) -> None:
         """`notes`: lines about the start, which the first report prints."""
@@ -53,6 +54,7 @@ class Reporter:
         self.prepared = prepared
         self.send = send
         self.store = store
+        self.report_every_s = report_every_s
         self.notes = notes or []
         self.trainer: Trainer | None = None
         self.records: list[Record] = []
@@ -60,6 +62,7 @@ class Reporter:
         """The records since the last checkpoint; the next one will contain them."""
         self.validation: dict[str, float] = {}
         self.last_report = -math.inf  # the first step is shown at once
+        self.last_system = -math.inf
         self.writer: BackgroundWriter[Any] = BackgroundWriter()  # used on rank 0 only
         self.written_step = 0
         self.spare: Snapshot | None = None
@@ -83,7 +86,7 @@ class Reporter:
             self.unsaved.append(record)
         if save:
             self._save()
-        elif self._agree(time.monotonic() - self.last_report > REPORT_EVERY_S).due:
+        elif self._agree(time.monotonic() - self.last_report > self.report_every_s).due:
             self._report(self.writer.take())
 
     def catch_up(self) -> None:
@@ -158,10 +161,18 @@ class Reporter:
         self.writer.start(write)
 
     def _report(self, checkpoint: Any, done: bool = False) -> None:
-        system = self.sampler.sample() if self.sampler else {}
-        self.send({"records": self.records, "system": system, "done": done, "notes": self.notes}, checkpoint)
+        payload = {"records": self.records, "system": self._system(), "done": done, "notes": self.notes}
+        self.send(payload, checkpoint)
         self.records, self.notes = [], []
         self.last_report = time.monotonic()
+
+    def _system(self) -> dict[str, float]:
+        """A sample of this node's system metrics where one is due, on the node's first worker."""
+        now = time.monotonic()
+        if self.sampler is None or now - self.last_system < SYSTEM_EVERY_S:
+            return {}
+        self.last_system = now
+        return self.sampler.sample()
 
 
 class _Rank0(NamedTuple):

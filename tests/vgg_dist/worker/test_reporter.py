@@ -43,6 +43,17 @@ def test_training_goes_on_while_a_checkpoint_is_written_which_stays_that_steps(
     assert steps(slow.sent) == list(range(1, 8))
 
 
+@pytest.mark.parametrize(("report_every_s", "first"), [(0.0, [[1], [2], [3], [4], [5]]), (1e9, [[1], [2, 3, 4, 5]])])
+def test_records_are_reported_at_intervals_and_system_metrics_less_often(
+    report_every_s: float, first: list[list[int]], tmp_path: Path
+) -> None:
+    config = replace(SMALL, checkpoint_every=1000, max_steps=5, epochs=1)
+    training = Training(tmp_path, config, report_every_s=report_every_s)
+    reported = [steps(payload["records"]) for payload in training.payloads]
+    assert [each for each in reported if each] == first
+    assert [bool(payload["system"]) for payload in training.payloads] == [True] + [False] * (len(reported) - 1)
+
+
 def test_the_last_checkpoint_is_whole_before_the_training_is_done(undisturbed: Training) -> None:
     assert undisturbed.events[-4:] == ["7 written", "7 reported", "done", "7 trained"]
     for step in (2, 4, 5, 6, 7):

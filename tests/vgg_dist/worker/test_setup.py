@@ -98,7 +98,8 @@ def train_on_a_full_disk(config: TrainSettings, worker: Worker) -> str:
 
     exchange = Exchange()
     prepared = prepare(config, worker, Node(), exchange, None)
-    outcome = run(prepared, worker, Reporter(worker, Node(), exchange, prepared, lambda payload, checkpoint: None, store))
+    reporter = Reporter(worker, Node(), exchange, prepared, lambda payload, checkpoint: None, store, 5.0)
+    outcome = run(prepared, worker, reporter)
     return str(outcome.get("error"))
 
 
