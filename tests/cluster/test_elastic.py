@@ -15,10 +15,11 @@ from support.hosts import Host
 from support.mlflow_server import wait_for
 
 pytestmark = on_hosts
-# Checkpoints at the end of epochs only, each of 20 steps. At this learning rate rounding hardly grows from step to step.
+# Checkpoints at the end of epochs only, each of 20 steps. At this learning rate rounding hardly grows from step to step:
+# between micro-batches of 4 and of 16 the losses of 200 steps differ by 5e-5 at most, at three times the rate by 2e-3.
 SMALL = """
     --arch A --head linear --image-size 32 --data synthetic:train=320,val=16,size=40 --global-batch 16 --micro-batch 4
-    --lr 0.00001 --precision fp32 --log-every 1 --checkpoint-every 1000 --name run
+    --lr 0.000003 --precision fp32 --log-every 1 --checkpoint-every 1000 --name run
 """.split()  # noqa: SIM905
 HANG_S = 30  # a busy machine may take its time
 RESUMED = r"resumes from step (\d+) .* on (\d) workers"
@@ -121,7 +122,7 @@ def test_a_training_follows_its_nodes(cluster: Cluster, tmp_path: Path) -> None:
     undisturbed = logged(tmp_path / "mlflow.db")
     for metric in ("train/loss", "epoch/train_loss", "val/loss"):
         # Of other images they would differ in the second digit.
-        assert curves[metric] == {step: pytest.approx(undisturbed[metric][step], rel=1e-3) for step in curves[metric]}
+        assert curves[metric] == {step: pytest.approx(undisturbed[metric][step], rel=5e-4) for step in curves[metric]}
 
 
 def drain(cluster: Cluster, host: Host, deadline_s: int) -> None:
