@@ -110,12 +110,6 @@ def test_prometheus_finds_the_metrics_that_alerts_and_dashboard_name(cluster: Cl
     assert float(values["train_loss"]) == pytest.approx(undisturbed.curves["train/loss"][-1][1])
 
 
-def test_a_worker_process_is_killed(cluster: Cluster, undisturbed: Left) -> None:
-    train(cluster, "killed", lambda: cluster.workers[1].run("pkill", "-KILL", "-f", "RayTrainWorker") and None)
-    assert "failed" in cluster.log()
-    assert left(cluster, "killed") == undisturbed
-
-
 def test_mlflow_is_away_for_a_minute(cluster: Cluster, undisturbed: Left) -> None:
     def stop() -> None:
         cluster.head.run("pkill", "-KILL", "-f", "mlflow")
@@ -127,12 +121,14 @@ def test_mlflow_is_away_for_a_minute(cluster: Cluster, undisturbed: Left) -> Non
     assert left(cluster, "untracked") == undisturbed
 
 
-def test_storage_refuses_for_a_while(cluster: Cluster, undisturbed: Left) -> None:
-    def refuse() -> None:
+def test_storage_refuses_for_a_while_and_then_a_worker_is_killed(cluster: Cluster, undisturbed: Left) -> None:
+    def refuse_and_kill() -> None:
         cluster.s3_down.touch()
         time.sleep(20)
         cluster.s3_down.unlink()
+        cluster.workers[1].run("pkill", "-KILL", "-f", "RayTrainWorker")
 
-    train(cluster, "refused", refuse)
+    train(cluster, "disturbed", refuse_and_kill)
     assert "refused: " in (cluster.head.folder / "s3.log").read_text()
-    assert left(cluster, "refused") == undisturbed
+    assert "failed" in cluster.log()
+    assert left(cluster, "disturbed") == undisturbed

@@ -19,7 +19,7 @@ from support.paths import ROOT
 from vgg_dist.benchmark.__main__ import run
 from vgg_dist.benchmark.scaling.clusters import GPU_CONSTANTS, predict, published
 from vgg_dist.benchmark.scaling.hosts import PREFIX, why_impossible
-from vgg_dist.benchmark.scaling.layouts import DDP_BUCKET_MB
+from vgg_dist.benchmark.scaling.layouts import DDP_BUCKET_MB, LayoutName
 from vgg_dist.benchmark.scaling.model import Cluster, Compute, Constants, Observation, fit, step
 from vgg_dist.benchmark.scaling.net import Layer, Net, describe, parameters
 from vgg_dist.benchmark.scaling.options import ScalingBenchmark
@@ -216,7 +216,7 @@ def test_the_best_groups_are_chosen_among_all() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 def test_a_real_run_sends_the_counted_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    layouts = ScalingBenchmark().layouts
+    layouts: tuple[LayoutName, ...] = ("ddp-bf16", "powersgd", "fc-powersgd")
     options = ScalingBenchmark(
         archs=("A",),
         layouts=layouts,
