@@ -1,6 +1,6 @@
 """What is done with the words of a command line before tyro parses them.
 
---help is answered, --config is read, and names that other tools or earlier versions of this one use are
+--help is answered, --preset and --config are looked up, and names that other tools or earlier versions of this one use are
 replaced by the present ones.
 """
 
@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 from vgg_dist.config.config_file import read_config_file
 from vgg_dist.config.help import format_help
 from vgg_dist.config.names import RENAMED, flag, known_arch
+from vgg_dist.config.presets import preset_settings
 
 
 class Arguments(NamedTuple):
     """A command line, ready for tyro."""
 
     words: list[str]
-    from_file: dict[str, Any]
-    """The settings in the file of --config, by field."""
+    settings: dict[str, Any]
+    """Those of --preset and in the file of --config, by field, which flags override."""
 
 
 def read_arguments(kind: type[Any], prog: str, description: str | None, words: Sequence[str] | None = None) -> Arguments:
@@ -39,7 +40,8 @@ def read_arguments(kind: type[Any], prog: str, description: str | None, words: S
     words = _with_current_flags(words, fields, prog.removeprefix("python -m "))
     if "arch" in fields:
         words = _with_known_archs(words)
-    return Arguments(words, {} if file is None else read_config_file(file, kind))
+    from_file = {} if file is None else read_config_file(file, kind)
+    return Arguments(words, preset_settings(fields, words, from_file) | from_file)
 
 
 def _take_config(words: Sequence[str]) -> tuple[list[str], str | None]:

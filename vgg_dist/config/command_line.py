@@ -1,7 +1,7 @@
 """How the commands parse their command lines.
 
-Where a setting is given at several places, the first of these wins: the flag, the file of --config, the settings of the run
-that --name resumes, the default.
+Where a setting is given at several places, the first of these wins: the flag, the file of --config, --preset, the settings
+of the run that --name resumes, the default.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def parse(kind: type[S], prog: str, description: str | None) -> S:
     cannot be used.
     """
     arguments = read_arguments(kind, prog, description)
-    return tyro.cli(kind, prog=prog, args=arguments.words, default=kind(**arguments.from_file))
+    return tyro.cli(kind, prog=prog, args=arguments.words, default=kind(**arguments.settings))
 
 
 def parse_resuming(kind: type[C], prog: str, description: str | None, find: Callable[[str, str], Recorded | None]) -> C:
@@ -65,7 +65,7 @@ def parse_resuming(kind: type[C], prog: str, description: str | None, find: Call
     arguments = read_arguments(kind, prog, description)
 
     def parsed(defaults: C) -> C:
-        return tyro.cli(kind, prog=prog, args=arguments.words, default=dataclasses.replace(defaults, **arguments.from_file))
+        return tyro.cli(kind, prog=prog, args=arguments.words, default=dataclasses.replace(defaults, **arguments.settings))
 
     given = parsed(kind())
     recorded = find(absolute(given.storage_path), given.name) if given.name else None

@@ -13,7 +13,7 @@ from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.worker_range import WorkerRange
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "what is run": ("study", "dry_run", "only", "seeds", "through", "scales", "from_shallow", "epochs_scale"),
+    "what is run": ("study", "preset", "dry_run", "only", "seeds", "through", "scales", "from_shallow", "epochs_scale"),
     "search": (
         "search_lr", "search_train_scale", "search_weight_decay", "search_dropout", "search_init", "search", "trials",
         "metric", "early_stopping", "grace_epochs", "max_concurrent_trials",

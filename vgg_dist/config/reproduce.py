@@ -13,6 +13,7 @@ from pipelines.paths import join
 from vgg_dist.config.base import check_name
 from vgg_dist.config.bounds import AtLeast, MoreThan, check_bounds
 from vgg_dist.config.names import flag
+from vgg_dist.config.presets import Preset
 from vgg_dist.config.scale_range import OptionalScaleFlag, ScaleRange
 from vgg_dist.config.train import TrainConfig, TrainSettings
 from vgg_dist.config.train_flags import Arch, TrainFlags
@@ -56,6 +57,9 @@ class ReproduceConfig(TrainFlags):
     """What is trained and reported. paper: the paper's trainings, and its Tables 3 to 6. small: LeNet-5, AlexNet, ZFNet,
     and A to E with and without batch norm, all with one budget. ablations: the paper's comparisons of two nets, over
     several seeds."""
+    preset: Preset = "paper"
+    """Defaults of other flags. paper: those listed here, for photographs. tiny: for images of 64 pixels, such as Tiny
+    ImageNet's: image size 32, and so scales 37 55 37-73, one linear layer, and a schedule of shorter epochs."""
     seeds: Annotated[int | None, AtLeast(1)] = None
     """Trainings of each net, with the seeds --seed, --seed + 1, ...; not for --study paper. Default: 3 for ablations, 1 for
     small."""

@@ -102,6 +102,28 @@ def test_a_runs_file_alone_is_that_run_and_with_a_name_another_one(tmp_path: Pat
         assert found.to_dict() == run.to_dict() | {"name": name}
 
 
+@pytest.mark.parametrize(
+    ("file", "words", "expected"),
+    [
+        (None, [], ("paper", None, 0.01, "fc")),
+        (None, ["--preset", "tiny"], ("tiny", 32, 0.01, "linear")),
+        (None, ["--preset=tiny", "--lr", "0.5"], ("tiny", 32, 0.5, "linear")),
+        ("lr: 0.25\n", ["--head", "gap", "--preset", "tiny"], ("tiny", 32, 0.25, "gap")),
+        ("preset: tiny\nimage-size: 48\n", [], ("tiny", 48, 0.01, "linear")),
+        ("preset: tiny\n", ["--preset", "paper"], ("paper", None, 0.01, "fc")),
+    ],
+)
+def test_flags_win_over_the_file_and_the_file_over_the_preset(
+    file: str | None, words: list[str], expected: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if file is not None:
+        (tmp_path / "settings.yaml").write_text(file)
+        words = [*words, "--config", str(tmp_path / "settings.yaml")]
+    monkeypatch.setattr(sys, "argv", ["x", *words])
+    found = parse_resuming(ReproduceConfig, "x", None, lambda storage, name: None)
+    assert (found.preset, found.image_size, found.lr, found.head) == expected
+
+
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_every_flag_is_in_one_group_and_explained(kind: type[Any]) -> None:
     names = [field.name for fields in grouped(kind).values() for field in fields]
