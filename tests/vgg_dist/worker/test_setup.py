@@ -44,6 +44,7 @@ SMALL = TrainConfig(
     global_batch=4,
     micro_batch=4,
     max_steps=1,
+    log_every="1",  # by time, losses would be of as many steps as this machine makes in it
     precision="fp32",
     loader_threads=1,
 ).resolved()
