@@ -59,7 +59,7 @@ class ReproduceConfig(TrainFlags):
     several seeds."""
     preset: Preset = "paper"
     """Defaults of other flags. paper: those listed here, for photographs. tiny: for images of 64 pixels, such as Tiny
-    ImageNet's: image size 32, and so scales 37 55 37-73, one linear layer, and a schedule of shorter epochs."""
+    ImageNet's: image size 32, and so scales 37 55 37-73, one linear layer, and a shorter schedule in batches of 64."""
     seeds: Annotated[int | None, AtLeast(1)] = None
     """Trainings of each net, with the seeds --seed, --seed + 1, ...; not for --study paper. Default: 3 for ablations, 1 for
     small."""
