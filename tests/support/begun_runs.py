@@ -20,9 +20,9 @@ METRICS = {"val/loss": 1.5, "val/top1_error": 40.0, "val/top5_error": 10.0, "epo
 
 
 OTHER: dict[str, Any] = {
-    "arch": "A", "batch_norm": True, "head": "linear", "dropout": 0.1, "data": "synthetic:seed=3", "image_size": 48,
-    "train_scale": ScaleRange(50, 60), "val_scale": 60, "pad": 4, "flip": False, "color_shift": 0.0, "max_bad_images": 3,
-    "max_pixels": 5_000_000, "quarantine": "/other.txt",
+    "arch": "A", "batch_norm": True, "head": "linear", "width": 0.5, "dropout": 0.1, "data": "synthetic:seed=3",
+    "image_size": 48, "train_scale": ScaleRange(50, 60), "val_scale": 60, "pad": 4, "flip": False, "color_shift": 0.0,
+    "max_bad_images": 3, "max_pixels": 5_000_000, "quarantine": "/other.txt",
     "loader_threads": 3, "epochs": 5, "max_steps": 70, "global_batch": 8, "micro_batch": 2, "lr": 0.5, "warmup_epochs": 4.0,
     "patience": 9, "lr_drops": 1, "momentum": 0.5, "weight_decay": 0.25, "init": "he", "init_std": 0.5,
     "init_from": "/other", "precision": "bf16", "compile": True, "deterministic": True, "bf16_gradients": True,

@@ -35,9 +35,11 @@ def trained(model: nn.Module, arch: str, **settings: Any) -> TrainedNet:
     return TrainedNet(arch=arch, model=model, digest=weights_digest(model.state_dict()), **net | settings)  # type: ignore[arg-type]
 
 
-def drawn(arch: str, *, image_size: int = 32, head: str = "fc", batch_norm: bool = False, **settings: Any) -> TrainedNet:
+def drawn(
+    arch: str, *, image_size: int = 32, head: str = "fc", batch_norm: bool = False, width: float = 1.0, **settings: Any
+) -> TrainedNet:
     """A net of three classes with drawn weights."""
-    net: dict[str, Any] = {"image_size": image_size, "head": head, "batch_norm": batch_norm}
+    net: dict[str, Any] = {"image_size": image_size, "head": head, "batch_norm": batch_norm, "width": width}
     return trained(build_drawn(arch, num_classes=3, **net), arch, **net, **settings)
 
 
@@ -58,7 +60,7 @@ def logits(net: TrainedNet, images: Tensor) -> Tensor:
     ("arch", "settings"),
     [
         ("C", {"batch_norm": True, "head": "gap", "class_names": ["cat", "dog", "owl"]}),
-        ("A-LRN", {"image_size": 64, "head": "linear", "train_scale": None}),
+        ("A-LRN", {"image_size": 64, "head": "linear", "train_scale": None, "width": 0.5}),
         ("lenet5", {}),
     ],
 )
@@ -90,11 +92,18 @@ def test_torchvision_takes_the_state_dict(arch: str, name: str, batch_norm: bool
 
 
 @pytest.mark.parametrize(
-    ("arch", "settings"), [("C", {"head": "gap"}), ("A", {}), ("A", {"image_size": 224, "head": "gap"}), ("lenet5", {})]
+    ("arch", "settings"),
+    [
+        ("C", {"head": "gap"}),
+        ("A", {}),
+        ("A", {"image_size": 224, "head": "gap"}),
+        ("lenet5", {}),
+        ("A", {"image_size": 224, "width": 0.1}),
+    ],
 )
 def test_a_net_that_torchvision_has_not(arch: str, settings: dict[str, Any], tmp_path: Path) -> None:
     net = drawn(arch, **settings)
-    with pytest.raises(ValueError, match=r"^--format torchvision: ours is .*; allowed: A, B, D, E, .* fc for 224 pixels$"):
+    with pytest.raises(ValueError, match=r"^--format torchvision: ours is .*; allowed: A, B, D, E, .* for 224 pixels$"):
         write_net(net, "torchvision", tmp_path / "net.pth")
     assert not list(tmp_path.iterdir())
 
@@ -205,7 +214,7 @@ def test_the_command_writes_and_says_what_the_net_takes(
         (["--format", "tensorflow", "--output", "{}/net.pb"], ["tensorflow", "torchvision", "torch-export"]),
         (["--format", "onnx", "--output", "{}/net.pt"], ["--output", "net.pt", ".onnx"]),
         (["--format", "torch-export", "--output", "{}/nowhere/net.pt2"], ["--output", "nowhere"]),
-        (["--format", "torchvision", "--output", "{}/net.pth"], ["A with head gap for 32 pixels", "A, B, D, E"]),
+        (["--format", "torchvision", "--output", "{}/net.pth"], ["A with head gap and width 1 for 32 pixels", "A, B, D, E"]),
         (["--format", "safetensors", "--output", "{}/net.safetensors", "--opset", "9"], ["--opset"]),
     ],
 )

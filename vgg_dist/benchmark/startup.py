@@ -33,9 +33,9 @@ import sys
 import torch
 from vgg_dist.models.build import build_model
 mark("imports done")
-arch, batch_norm, head, image_size, batch = sys.argv[1:]
+arch, batch_norm, head, width, image_size, batch = sys.argv[1:]
 size = int(image_size)
-model = build_model(arch, batch_norm=batch_norm == "True", head=head, image_size=size)
+model = build_model(arch, batch_norm=batch_norm == "True", head=head, width=float(width), image_size=size)
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9)
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 model.to(device)
@@ -72,7 +72,7 @@ def _train_command(options: StartupBenchmark, folder: str) -> list[str]:
 
 def _plain_command(train: TrainConfig) -> list[str]:
     batch = min(train.global_batch, train.micro_batch or 64)  # the default on a CPU
-    settings = [train.arch, train.batch_norm, train.head, train.resolved().image_size, batch]
+    settings = [train.arch, train.batch_norm, train.head, train.width, train.resolved().image_size, batch]
     return [sys.executable, "-c", PLAIN_SCRIPT, *map(str, settings)]
 
 

@@ -24,7 +24,7 @@ from vgg_dist.config.scale_range import ScaleRange
 from vgg_dist.config.train_flags import TrainFlags
 from vgg_dist.config.worker_range import WorkerRange
 
-THE_NET = "arch", "batch_norm", "head", "image_size"
+THE_NET = "arch", "batch_norm", "head", "width", "image_size"
 """Compared first: if one of these differs, other checks would name the wrong flag."""
 
 FOLLOWING = "image_size", "train_scale", "val_scale"

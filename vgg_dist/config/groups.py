@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "metric", "early_stopping", "grace_epochs", "max_concurrent_trials",
     ),
     "nets": ("nets", "weights_format", "checkpoint", "class_names"),
-    "model": ("arch", "batch_norm", "head", "dropout", "init", "init_std", "init_from"),
+    "model": ("arch", "batch_norm", "head", "width", "dropout", "init", "init_std", "init_from"),
     "data": (
         "data", "labels", "devkit", "image_size", "train_scale", "val_scale", "test_scales", "views", "pad", "flip",
         "color_shift", "max_bad_images", "max_pixels", "quarantine", "shuffle",

@@ -59,7 +59,8 @@ class ReproduceConfig(TrainFlags):
     several seeds."""
     preset: Preset = "paper"
     """Defaults of other flags. paper: those listed here, for photographs. tiny: for images of 64 pixels, such as Tiny
-    ImageNet's: image size 32, and so scales 37 55 37-73, one linear layer, and a shorter schedule in batches of 64."""
+    ImageNet's: image size 32, and so scales 37 55 37-73, half the channels, one linear layer, and a shorter schedule in
+    batches of 64."""
     seeds: Annotated[int | None, AtLeast(1)] = None
     """Trainings of each net, with the seeds --seed, --seed + 1, ...; not for --study paper. Default: 3 for ablations, 1 for
     small."""
@@ -137,14 +138,15 @@ class ReproduceConfig(TrainFlags):
     ) -> TrainSettings:
         """The resolved settings of a run of the other studies. ValueError, one line that names the flag, as for a training.
 
-        `init_from`: the name of another run of the study. --head applies to the nets that have it; S is 256/224 of the
-        image size.
+        `init_from`: the name of another run of the study. --head and --width apply to the nets that have them; S is 256/224
+        of the image size.
         """
         return self._run(
             name,
             arch=arch,
             batch_norm=batch_norm,
             head=self.head if self.head in MODELS[arch].heads else "fc",
+            width=self.width if MODELS[arch].has_width else 1.0,
             image_size=image_size,
             train_scale=None,
             seed=seed,

@@ -21,7 +21,7 @@ PLACE = frozenset({"name", "storage_path"})
 
 MUST_STAY = frozenset({
     # The weights would not fit the net.
-    "arch", "batch_norm", "head", "image_size",
+    "arch", "batch_norm", "head", "width", "image_size",
     # Evaluation takes the test scales, and the row of the paper's tables, from the S in the checkpoint, so a training has
     # one S. For another S, start a new run with --init-from, as in the paper.
     "train_scale",

@@ -84,6 +84,8 @@ class TrainSettings(TrainConfig):
             raise ValueError(f"--batch-norm: there is no batch-norm twin of {self.arch}, only of {have}")
         if self.head not in spec.heads:
             raise ValueError(f"--head {self.head}: {self.arch} has only {', '.join(spec.heads)}")
+        if self.width != 1 and not spec.has_width:
+            raise ValueError(f"--width {self.width:g}: {self.arch} has only the width 1")
         check_name(self.name, self.storage_path)
 
     @property

@@ -32,6 +32,8 @@ class TrainFlags(Config, ABC):
     head: Literal["fc", "gap", "linear"] = "fc"
     """Classifier: fc, the paper's three fully connected layers; gap, global average pooling and a linear layer; linear, one
     linear layer."""
+    width: Annotated[float, MoreThan(0)] = 1.0
+    """Factor for the channels of every convolution (VGG only): 0.5 has about a quarter of the multiply-adds."""
     dropout: Annotated[float, AtLeast(0), LessThan(1)] = 0.5
     """Dropout rate after each of the first two fully connected layers."""
 

@@ -11,7 +11,7 @@ import tyro
 
 from pipelines.paths import is_remote
 from vgg_dist.config.base import LAST, check_checkpoint
-from vgg_dist.config.bounds import AtLeast, check_bounds
+from vgg_dist.config.bounds import AtLeast, MoreThan, check_bounds
 from vgg_dist.config.evaluate import EvalConfig
 from vgg_dist.config.train import TrainConfig
 
@@ -156,6 +156,8 @@ class SummaryPictures(NetFlags):
     """With batch normalisation; for an architecture."""
     head: Literal["fc", "gap", "linear"] = "fc"
     """Classifier; for an architecture."""
+    width: Annotated[float, MoreThan(0)] = 1.0
+    """Factor for the channels of every convolution of a VGG; for an architecture."""
     image_size: int | None = None
     """Side of the image, pixels; for an architecture. Default: its own."""
     num_classes: Annotated[int, AtLeast(1)] = 1000

@@ -59,6 +59,7 @@ def write_report(evaluation: Evaluation, run: TrackedRun) -> Report:
             batch_norm=net.batch_norm,
             image_size=net.image_size,
             head=net.head,
+            width=net.width,
             train_scale=net.train_scale,
             available=frozenset(files),
             posteriors=evaluation.reader(number),

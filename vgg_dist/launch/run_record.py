@@ -72,6 +72,7 @@ def keep_model(run: TrackedRun, config: TrainSettings, checkpoint: str, step: in
             num_classes=len(class_names),
             batch_norm=config.batch_norm,
             head=config.head,
+            width=config.width,
             image_size=config.image_size,
         )
         model.load_state_dict(read_weights(folder))

@@ -25,13 +25,15 @@ def build_model(
     head: str = "fc",
     image_size: int | None = None,
     dropout: float = 0.5,
+    width: float = 1.0,
 ) -> ConvNet:
     """A network of MODELS for square images of `image_size` pixels (None: its usual size), weights as torch draws them.
 
     The first FC layer is as large as the feature map of this size, so the net accepts no other size; its dense form
     (`fully_convolutional`) accepts larger ones. Dropout is in the fc heads of VGG, AlexNet and ZFNet.
+    `width` is a factor for the channels of VGG's convolutions.
 
-    Raises ValueError, one line that names the flag and what is allowed, for an unknown arch or head, batch norm
+    Raises ValueError, one line that names the flag and what is allowed, for an unknown arch or head, batch norm or a width
     for a net that has none, no classes, dropout outside [0, 1) or an image too small.
     """
     if arch not in MODELS:
@@ -43,6 +45,8 @@ def build_model(
     if batch_norm and not spec.batch_norm:
         allowed = ", ".join(name for name, other in MODELS.items() if other.batch_norm)
         raise ValueError(f"--batch-norm does not exist for {arch}; allowed with: {allowed}")
+    if not width > 0 or (width != 1 and not spec.has_width):
+        raise ValueError(f"--width {width:g} is not possible for {arch}; allowed: {'more than 0' if spec.has_width else 1}")
     if image_size < spec.min_image_size:
         raise ValueError(f"--image-size {image_size} is too small for {arch}; allowed: {spec.min_image_size} or more")
     if num_classes < 1:
@@ -55,7 +59,15 @@ def build_model(
         return AlexNet(num_classes=num_classes, image_size=image_size, dropout=dropout)
     if arch == "zfnet":
         return ZFNet(num_classes=num_classes, image_size=image_size, dropout=dropout)
-    return VGG(arch, num_classes=num_classes, batch_norm=batch_norm, head=head, image_size=image_size, dropout=dropout)
+    return VGG(
+        arch,
+        num_classes=num_classes,
+        batch_norm=batch_norm,
+        head=head,
+        image_size=image_size,
+        dropout=dropout,
+        width=width,
+    )
 
 
 def initialize(

@@ -26,6 +26,8 @@ class ModelSpec:
     """Whether it can be built with batch normalisation."""
     heads: tuple[str, ...]
     """The heads it can be built with."""
+    has_width: bool = False
+    """Whether it can be built with fewer or more channels."""
     fc_widths: tuple[int, int] = (4096, 4096)
     """The outputs of the two hidden layers of its fc head."""
 
@@ -38,6 +40,7 @@ _VGG = ModelSpec(
     pixel_std=(1.0, 1.0, 1.0),
     batch_norm=True,
     heads=("fc", "gap", "linear"),
+    has_width=True,
 )
 
 MODELS: dict[str, ModelSpec] = {
@@ -52,6 +55,6 @@ MODELS: dict[str, ModelSpec] = {
         heads=("fc",),
         fc_widths=(120, 84),
     ),
-    "alexnet": replace(_VGG, image_size=227, min_image_size=67, batch_norm=False, heads=("fc",)),
-    "zfnet": replace(_VGG, image_size=224, min_image_size=47, batch_norm=False, heads=("fc",)),
+    "alexnet": replace(_VGG, image_size=227, min_image_size=67, batch_norm=False, heads=("fc",), has_width=False),
+    "zfnet": replace(_VGG, image_size=224, min_image_size=47, batch_norm=False, heads=("fc",), has_width=False),
 }

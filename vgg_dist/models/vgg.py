@@ -62,22 +62,37 @@ class VGG(ConvNet):
 
     fc: the paper's 4096-4096-num_classes with dropout. gap: the average over space and one linear layer. linear: one
     linear layer on the flattened features. Dropout belongs to the fc head. With `batch_norm`, every convolution is
-    followed by one.
+    followed by one. `width`: factor for the channels of the convolutions.
     """
 
-    def __init__(self, arch: str, *, num_classes: int, batch_norm: bool, head: str, image_size: int, dropout: float) -> None:
+    def __init__(
+        self,
+        arch: str,
+        *,
+        num_classes: int,
+        batch_norm: bool,
+        head: str,
+        image_size: int,
+        dropout: float,
+        width: float = 1.0,
+    ) -> None:
         map_size = image_size // 32
-        in_features = 512 if head == "gap" else 512 * map_size**2
+        in_features = scaled(512, width) * (1 if head == "gap" else map_size**2)
         super().__init__(
-            features=make_features(arch, batch_norm=batch_norm),
+            features=make_features(arch, batch_norm=batch_norm, width=width),
             avgpool=nn.AdaptiveAvgPool2d(1) if head == "gap" else nn.Identity(),
             classifier=(fc_head(in_features, num_classes, dropout) if head == "fc" else nn.Linear(in_features, num_classes)),
             map_size=map_size,
         )
 
 
-def make_features(arch: str, *, batch_norm: bool) -> nn.Sequential:
-    """The convolutional part of a network of CONFIGS: images (N, 3, H, W) to features (N, 512, H // 32, W // 32)."""
+def scaled(channels: int, width: float) -> int:
+    """The channels of a convolution in a net of that width: at least one."""
+    return max(1, round(channels * width))
+
+
+def make_features(arch: str, *, batch_norm: bool, width: float = 1.0) -> nn.Sequential:
+    """The convolutional part of a network of CONFIGS: images (N, 3, H, W) to features (N, 512 width, H // 32, W // 32)."""
     layers: list[nn.Module] = []
     in_channels = 3
     for stage in CONFIGS[arch].split("|"):
@@ -85,8 +100,8 @@ def make_features(arch: str, *, batch_norm: bool) -> nn.Sequential:
             if layer == "lrn":
                 layers.append(LocalResponseNorm())
                 continue
-            width, _, size = layer.partition("@")
-            channels, kernel = int(width), int(size[:1] or 3)
+            number, _, size = layer.partition("@")
+            channels, kernel = scaled(int(number), width), int(size[:1] or 3)
             layers.append(nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2))
             if batch_norm:
                 layers.append(nn.BatchNorm2d(channels))

@@ -66,10 +66,13 @@ def _matching_convs(model: ConvNet, state_dict: Mapping[str, Tensor]) -> dict[st
 def _recognise(state_dict: Mapping[str, Tensor]) -> nn.Sequential | None:
     """The convolutional part, on the meta device, of the VGG net that these weights are of; None if they are of none."""
     shapes = _feature_shapes(state_dict)
+    if "features.0.weight" not in shapes:
+        return None
+    width = shapes["features.0.weight"][0] / 64
     for arch in CONFIGS:
         for batch_norm in (False, True):
             with torch.device("meta"):
-                features = make_features(arch, batch_norm=batch_norm)
+                features = make_features(arch, batch_norm=batch_norm, width=width)
             if _feature_shapes(features.state_dict(prefix="features.")) == shapes:
                 return features
     return None

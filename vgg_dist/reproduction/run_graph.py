@@ -88,7 +88,7 @@ def image_macs(config: TrainSettings) -> int:
     """Multiply-accumulates of a forward pass of one image."""
     size = config.image_size
     with torch.device("meta"):
-        return macs(build_model(config.arch, head=config.head, image_size=size), size)
+        return macs(build_model(config.arch, head=config.head, image_size=size, width=config.width), size)
 
 
 def wants_crops(config: ReproduceConfig, run: TrainSettings) -> bool:

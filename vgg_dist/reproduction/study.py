@@ -27,9 +27,9 @@ from vgg_dist.training.cost import parameters_and_macs
 
 SHOWN = (
     "data", "epochs", "max_steps", "global_batch", "lr", "warmup_epochs", "patience", "lr_drops", "momentum", "weight_decay",
-    "dropout", "head", "init", "pad", "flip", "color_shift", "precision",
+    "dropout", "head", "width", "init", "pad", "flip", "color_shift", "precision",
 )  # fmt: skip
-"""The settings that the page names; --head and --dropout as far as a net has them."""
+"""The settings that the page names; --head, --width and --dropout as far as a net has them."""
 
 
 def finished_runs(runs: Sequence[Run]) -> list[Run]:

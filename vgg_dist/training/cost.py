@@ -55,9 +55,10 @@ def describe_net(config: TrainSettings, num_classes: int) -> str:
     parameters, image_macs = parameters_and_macs(config, num_classes)
     twin = " with batch norm" if config.batch_norm else ""
     head = "" if config.head == "fc" else f", head {config.head}"
+    width = "" if config.width == 1 else f", width {config.width:g}"
     return (
-        f"{config.arch}{twin}{head}, {parameters:,} parameters, {image_macs / 1e9:.4g} GMACs (multiply-accumulates) an image"
-        f" of {config.image_size} pixels"
+        f"{config.arch}{twin}{head}{width}, {parameters:,} parameters, {image_macs / 1e9:.4g} GMACs (multiply-accumulates)"
+        f" an image of {config.image_size} pixels"
     )
 
 

@@ -49,6 +49,7 @@ def net_on_meta(config: TrainSettings, num_classes: int) -> ConvNet:
             num_classes=num_classes,
             batch_norm=config.batch_norm,
             head=config.head,
+            width=config.width,
             image_size=config.image_size,
         )
 

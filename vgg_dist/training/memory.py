@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -53,16 +54,26 @@ def footprint(config: TrainSettings, num_classes: int, dtype: torch.dtype | None
 
     `fc_workers`: how many workers share the FC layers.
     """
-    return _footprint(config.arch, config.batch_norm, config.head, config.image_size, num_classes, dtype, fc_workers)
+    net = Net(config.arch, config.batch_norm, config.head, config.width, config.image_size, num_classes)
+    return _footprint(net, dtype, fc_workers)
+
+
+class Net(NamedTuple):
+    """What the footprint of a net depends on."""
+
+    arch: str
+    batch_norm: bool
+    head: str
+    width: float
+    image_size: int
+    num_classes: int
 
 
 @cache
-def _footprint(
-    arch: str, batch_norm: bool, head: str, size: int, num_classes: int, dtype: torch.dtype | None, fc_workers: int
-) -> Footprint:
+def _footprint(net: Net, dtype: torch.dtype | None, fc_workers: int) -> Footprint:
     with FakeTensorMode():  # tracks shapes and dtypes without allocating
-        model = build_model(arch, num_classes=num_classes, batch_norm=batch_norm, head=head, image_size=size)
-        images = torch.empty(3, MODELS[arch].in_channels, size, size)
+        model = build_model(**net._asdict())
+        images = torch.empty(3, MODELS[net.arch].in_channels, net.image_size, net.image_size)
         two, three = (saved_bytes(model, images[:count].clone(), dtype) for count in (2, 3))
         features = model.features(images[:1]).numel()
     weights = sum(parameter.nbytes for parameter in model.parameters())

@@ -193,6 +193,7 @@ def build_state(config: TrainSettings, num_classes: int, device: torch.device) -
         num_classes=num_classes,
         batch_norm=config.batch_norm,
         head=config.head,
+        width=config.width,
         image_size=config.image_size,
         dropout=config.dropout,
     )

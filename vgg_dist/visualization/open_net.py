@@ -52,13 +52,13 @@ def describe_net(options: ReceptiveFieldPictures | SummaryPictures) -> Described
 
 
 def _without_weights(arch: str, options: NetFlags, batch_norm: bool) -> DescribedNet:
-    size, head, num_classes = None, "fc", 1000
+    size, head, width, num_classes = None, "fc", 1.0, 1000
     if isinstance(options, SummaryPictures):
         batch_norm = batch_norm or options.batch_norm
-        size, head, num_classes = options.image_size, options.head, options.num_classes
+        size, head, width, num_classes = options.image_size, options.head, options.width, options.num_classes
     size = MODELS[arch].image_size if size is None else size
     with torch.device("meta"):
-        model = build_model(arch, batch_norm=batch_norm, head=head, image_size=size, num_classes=num_classes)
+        model = build_model(arch, batch_norm=batch_norm, head=head, width=width, image_size=size, num_classes=num_classes)
     return DescribedNet(
         f"{arch}-bn" if batch_norm else arch, f"{arch}{' with batch norm' * batch_norm}, {size} pixels.", model, size, None
     )
@@ -67,6 +67,11 @@ def _without_weights(arch: str, options: NetFlags, batch_norm: bool) -> Describe
 def _refuse_flags(options: NetFlags) -> None:
     """ValueError, one line, for flags of an architecture beside a net that has its own."""
     if isinstance(options, SummaryPictures):
-        given = {"--batch-norm": options.batch_norm, "--head": options.head != "fc", "--image-size": options.image_size}
+        given = {
+            "--batch-norm": options.batch_norm,
+            "--head": options.head != "fc",
+            "--width": options.width != 1,
+            "--image-size": options.image_size,
+        }
         for flag in [flag for flag, value in given.items() if value]:
             raise ValueError(f"{flag}: is for an architecture, such as E; {options.net} has its own")

@@ -84,10 +84,11 @@ def _random_images(net: TrainedNet, batch: int) -> Tensor:
 
 def _write_torchvision(net: TrainedNet, file: Path) -> None:
     # torchvision's nets pool the last feature map to 7x7 before the FC layers: a no-op only where it is 7x7, at 224 pixels.
-    if (net.arch, net.batch_norm) not in TORCHVISION_NETS or net.head != "fc" or net.model.map_size != 7:
+    if (net.arch, net.batch_norm) not in TORCHVISION_NETS or (net.head, net.width, net.model.map_size) != ("fc", 1, 7):
         raise ValueError(
-            f"--format torchvision: {net.name} is {net.arch} with head {net.head} for {net.image_size} pixels; allowed:"
-            " A, B, D, E, with batch norm or without, with head fc for 224 pixels"
+            f"--format torchvision: {net.name} is {net.arch} with head {net.head} and width {net.width:g} for"
+            f" {net.image_size} pixels; allowed: A, B, D, E, with batch norm or without, with head fc and width 1 for 224"
+            " pixels"
         )
     weights = net.model.state_dict()
     # The keys of _metadata are names of modules; load_state_dict ignores others.

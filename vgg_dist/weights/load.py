@@ -51,6 +51,7 @@ def load_net(location: str, weights_format: str | None = None, checkpoint: str =
             arch=config.arch,
             batch_norm=config.batch_norm,
             head=config.head,
+            width=config.width,
             image_size=config.image_size or spec.image_size,
             num_classes=len(class_names),
             train_scale=None if scale is None else scale.ends,

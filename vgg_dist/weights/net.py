@@ -39,6 +39,8 @@ class NetDescription:
     """Readable labels of the classes, if `class_names` are not readable; not unique (ImageNet has two cranes)."""
     checkpoint: str | None = None
     """For people: which checkpoint of its run; None: not from a run, or written by an older version."""
+    width: float = 1.0
+    """Factor for the channels of the convolutions."""
 
     def to_json(self) -> str:
         """The description as JSON on one line."""
@@ -98,8 +100,14 @@ def assemble(where: str, weights: Mapping[str, Tensor], net: NetDescription) -> 
     """The net with these weights. ValueError, one line that begins with `where`, if weights and description do not agree."""
     try:
         with torch.device("meta"):
-            sizes = {"num_classes": net.num_classes, "image_size": net.image_size}
-            model = build_model(net.arch, batch_norm=net.batch_norm, head=net.head, **sizes)
+            model = build_model(
+                net.arch,
+                num_classes=net.num_classes,
+                batch_norm=net.batch_norm,
+                head=net.head,
+                image_size=net.image_size,
+                width=net.width,
+            )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
     expected = model.state_dict()

@@ -123,6 +123,8 @@ def test_every_arch_is_built_at_its_own_size(arch: Any) -> None:
         ({"num_workers": 300}, "--num-workers 300: at most --global-batch 256"),
         ({"arch": "A-LRN", "batch_norm": True}, "--batch-norm: there is no batch-norm twin of A-LRN, only of A, B"),
         ({"arch": "lenet5", "head": "gap"}, "--head gap: lenet5 has only fc"),
+        ({"arch": "alexnet", "width": 0.5}, "--width 0.5: alexnet has only the width 1"),
+        ({"width": 0.0}, "--width 0.0: must be more than 0"),
         ({"name": ""}, "--name '': must not be empty"),
         ({"max_bad_images": -1}, "--max-bad-images -1: must be at least 0"),
         ({"seed": -1}, "--seed -1: must be at least 0"),

@@ -84,6 +84,14 @@ def test_a_deeper_net_takes_a_s_first_four_convs_and_its_head(arch: str, head: s
     assert copied_layers(model, source) == FIRST_FOUR | (FC if head == "fc" else {"classifier"})
 
 
+def test_a_deeper_net_starts_from_an_a_of_its_own_width_only() -> None:
+    options = {"image_size": 32, "head": "linear", "num_classes": 5}
+    half, whole = (build_drawn("A", seed=2, width=width, **options) for width in (0.5, 1.0))
+    assert copied_layers(build_drawn("D", seed=1, width=0.5, **options), half) == FIRST_FOUR | {"classifier"}
+    with pytest.raises(ValueError, match=r"^--init-from: no layer .* has the shape"):
+        init_from_shallower(build_drawn("D", seed=1, width=0.5, **options), whole.state_dict())
+
+
 @pytest.mark.slow
 def test_another_number_of_classes_keeps_the_last_layer_and_another_size_the_first() -> None:
     source = build_drawn("A", seed=2, image_size=32, num_classes=5)

@@ -75,6 +75,19 @@ def test_macs_equal_torchs_flop_counter(arch: str, batch_norm: bool) -> None:
         assert macs(model, 224) / 1e9 == pytest.approx(published, abs=6e-4)
 
 
+@pytest.mark.parametrize(("arch", "width"), [("A", 0.5), ("B-5x5", 0.25), ("E", 0.125), ("D", 2.0), ("C", 0.01)])
+def test_the_width_scales_the_channels_of_every_convolution(arch: str, width: float) -> None:
+    def channels(model: nn.Module) -> list[tuple[int, int]]:
+        return [(layer.in_channels, layer.out_channels) for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+
+    whole, scaled = (build_on_meta(arch, head="linear", num_classes=7, image_size=64, width=w) for w in (1.0, width))
+    expected = [(a if a == 3 else max(1, round(width * a)), max(1, round(width * b))) for a, b in channels(whole)]
+    assert channels(scaled) == expected
+    assert scaled.classifier.in_features == 4 * expected[-1][1]
+    if width > 0.1:  # the first convolution has three channels in any case
+        assert macs(scaled, 64) == pytest.approx(width**2 * macs(whole, 64), rel=0.15)
+
+
 def test_macs_of_the_dense_form_and_the_gap_head() -> None:
     for model, size in [
         (fully_convolutional(build_on_meta("A")), 256),

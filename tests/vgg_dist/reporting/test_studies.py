@@ -11,9 +11,9 @@ import pytest
 from scipy import stats
 from support.studies import results, studied_net
 
+from vgg_dist.reporting.paired import MARGIN, Difference, paired_difference, verdict
 from vgg_dist.reporting.studies import StudyReport, Training
 from vgg_dist.reporting.studies.claims import CLAIMS, check_claims
-from vgg_dist.reporting.studies.paired import MARGIN, Difference, paired_difference, verdict
 
 
 def wrong(rng: np.random.Generator, share: float, count: int = 800) -> np.ndarray:

@@ -15,7 +15,7 @@ IGNORED = {
     "log_every", "checkpoint_every", "max_failures", "max_bad_images", "micro_batch", "quarantine", "data",
 }  # fmt: skip
 """Settings that say where and how a training ran, or follow from others; runs on other data have another table."""
-FIRST = "arch", "batch_norm", "head", "train_scale", "lr", "weight_decay", "dropout", "init", "seed"
+FIRST = "arch", "batch_norm", "head", "width", "train_scale", "lr", "weight_decay", "dropout", "init", "seed"
 """The order of the columns; other settings come after these."""
 OUTCOMES = (
     "epochs", "last top-1", "last top-5", "last loss", "best top-1", "best top-5", "best epoch", "images/s", "time", "ended",

@@ -7,6 +7,9 @@ from functools import cache
 from typing import Any
 
 from vgg_dist.reporting.html import render
+from vgg_dist.reporting.paired import RULE as PAIRED_RULE
+from vgg_dist.reporting.paper_tables import claims_table
+from vgg_dist.reporting.paper_tables.claims import RULE, CheckedClaim
 from vgg_dist.reporting.paper_tables.mistakes import FEW_CLASSES, Example, Mistakes, WorstImage
 from vgg_dist.reporting.paper_tables.table import Row, Table
 from vgg_dist.reporting.paper_tables.text import (
@@ -37,6 +40,7 @@ MOST_COLOUR = 0.6  # opacity of a cell of the confusion matrix that has all of i
 
 def to_html(
     tables: Sequence[Table],
+    claims: Sequence[CheckedClaim],
     counted: str,
     mistakes: Mistakes | None,
     class_names: Sequence[str],
@@ -50,11 +54,13 @@ def to_html(
     """
     num_classes, compared = len(class_names), is_compared(tables)
     shown = [_table(table, num_classes, compared) for table in tables]
+    checked = _claims(claims)
     papers = [] if compared else [table for table in shown if table["folded"]["rows"]]
     if not compared:
         shown = [table | {"folded": {"rows": []}, "note": ""} for table in shown if table["shown"]["rows"]]
     told = _mistakes(mistakes, class_names, file_name, picture) if mistakes else None
-    links = [{"anchor": table["key"], "name": table["name"]} for table in shown]
+    links = [{"anchor": "claims", "name": "The paper's claims"}] * bool(checked)
+    links += [{"anchor": table["key"], "name": table["name"]} for table in shown]
     if told:
         own = [("worst", "Worst mistakes")] + [("matrix", "Confusion matrix")] * bool(told["confusion"])
         if told["worst"]:
@@ -71,11 +77,29 @@ def to_html(
         compared=compared,
         links=links,
         tables=shown,
+        claims=checked,
         papers=papers,
         mistakes=told,
         class_names=class_names,
         with_pictures=picture is not None,
     )
+
+
+def _claims(claims: Sequence[CheckedClaim]) -> Context | None:
+    """The claims' table and chart; None where there is none to check."""
+    if not claims:
+        return None
+    headings, *rows = (
+        [(text, column not in claims_table.LEFT) for column, text in enumerate(row)]
+        for row in (claims_table.HEADINGS, *claims_table.cells(claims))
+    )
+    return {
+        "headings": headings,
+        "rows": rows,
+        "chart": claims_table.chart(claims),
+        "rule": (*PAIRED_RULE, *RULE),
+        "sources": [(each.planned.text, each.planned.claim.where) for each in claims],
+    }
 
 
 def _table(table: Table, num_classes: int, compared: bool) -> Context:

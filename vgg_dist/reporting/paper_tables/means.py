@@ -28,6 +28,7 @@ class EvaluatedNet:
     image_size: int
     train_scale: tuple[int, int] | None  # S; None: not known
     head: str = "fc"
+    width: float = 1.0
     available: frozenset[tuple[AnyView, int]]
     """(view, Q) for which there are posteriors; the paper's tables use the views "dense" and "crops"."""
     posteriors: Callable[[AnyView, int], NDArray[np.float32]]
@@ -39,6 +40,7 @@ class EvaluatedNet:
         extras = [f"{self.image_size} px"] if self.image_size != paper.IMAGE_SIZE else []
         extras += ["batch norm"] if self.batch_norm else []
         extras += [f"{self.head} head"] if self.head != "fc" else []
+        extras += [f"width {self.width:g}"] if self.width != 1 else []
         return ", ".join(extras)
 
     @property
@@ -48,7 +50,7 @@ class EvaluatedNet:
 
     def as_in_paper(self, num_classes: int) -> paper.Net | None:
         """The net of the paper's tables that this one repeats; None if it repeats none."""
-        same = not self.batch_norm and self.head == "fc" and self.image_size == paper.IMAGE_SIZE
+        same = not self.batch_norm and (self.head, self.width, self.image_size) == ("fc", 1, paper.IMAGE_SIZE)
         if not same or num_classes != paper.NUM_CLASSES or self.train_scale is None:
             return None
         net = paper.Net(self.arch, self.train_scale)

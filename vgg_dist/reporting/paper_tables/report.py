@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgg_dist import paper
-from vgg_dist.reporting.paper_tables import html, text
+from vgg_dist.reporting.paper_tables import claims_table, html, text
+from vgg_dist.reporting.paper_tables.claims import CheckedClaim, check_claims, means_of, plan_claims
 from vgg_dist.reporting.paper_tables.errors import TOP, tops
 from vgg_dist.reporting.paper_tables.files import classes_csv, predictions_csv, table_csv, table_latex
 from vgg_dist.reporting.paper_tables.layout import plan_tables
 from vgg_dist.reporting.paper_tables.means import EvaluatedNet, Measurement, check_names, measure
 from vgg_dist.reporting.paper_tables.mistakes import Mistakes, find_mistakes
 from vgg_dist.reporting.paper_tables.table import EACH, Row, Table
+from vgg_dist.reporting.text import csv_text
 
 
 def _number(image: int) -> str:
@@ -35,6 +37,8 @@ class Report:
     """With the lowest top-5 error (top-1 error for five classes or fewer); None if nothing was run."""
     mistakes: Mistakes | None
     """Those of `best`."""
+    claims: tuple[CheckedClaim, ...] = ()
+    """The paper's claims, as far as the nets allow to check them."""
     checkpoints: tuple[str, ...] = ()
     """For each net, which checkpoint of its run it is, in words."""
     file_name: Callable[[int], str] = _number
@@ -78,15 +82,15 @@ class Report:
 
     def to_text(self) -> str:
         """What the command prints."""
-        return text.to_text(self.tables, self.counted, self.mistakes, self.class_names, self.file_name)
+        return text.to_text(self.tables, self.claims, self.counted, self.mistakes, self.class_names, self.file_name)
 
     def to_markdown(self) -> str:
         """For a document."""
-        return text.to_markdown(self.tables, self.counted, self.mistakes, self.class_names, self.file_name)
+        return text.to_markdown(self.tables, self.claims, self.counted, self.mistakes, self.class_names, self.file_name)
 
     def to_html(self, picture: Callable[[int], bytes] | None = None) -> str:
         """One self-contained page. `picture`: the encoded image of a row, to show what goes wrong; None for no pictures."""
-        return html.to_html(self.tables, self.counted, self.mistakes, self.class_names, self.file_name, picture)
+        return html.to_html(self.tables, self.claims, self.counted, self.mistakes, self.class_names, self.file_name, picture)
 
     def files(self, picture: Callable[[int], bytes] | None = None) -> dict[str, str]:
         """Every file of the report by name: the page, Markdown, and the tables, images and classes for other programs.
@@ -99,6 +103,8 @@ class Report:
             found[f"{table.key}.csv"] = table_csv(table, num_classes)
             if compared or any(row.ours for row in table.rows):
                 found[f"{table.key}.tex"] = table_latex(table, num_classes, compared)
+        if self.claims:
+            found["claims.csv"] = csv_text(*claims_table.data_rows(self.claims))
         if self.best is not None:
             found["predictions.csv"] = predictions_csv(self.best, self.labels, self.class_names, self.file_name)
             found["classes.csv"] = classes_csv(self.best, self.labels, self.class_names)
@@ -131,7 +137,9 @@ def build_report(
             + (f" from {labels.min()} to {labels.max()}" if labels.size else "")
         )
     plan = plan_tables(nets, num_classes)
-    measured = measure((row.mean for table in plan for row in table.rows if row.mean), labels, num_classes)
+    claims = plan_claims(nets, num_classes)
+    means = [row.mean for table in plan for row in table.rows if row.mean]
+    measured = measure([*means, *means_of(claims)], labels, num_classes)
     tables = [
         dataclasses.replace(
             table,
@@ -146,6 +154,7 @@ def build_report(
         class_names=tuple(class_names),
         best=best[1] if best else None,
         mistakes=find_mistakes(*best, labels, num_classes) if best else None,
+        claims=tuple(check_claims(claims, lambda mean: measured[mean].guesses[:, 0] != labels)),
         checkpoints=tuple(checkpoints),
         file_name=file_name,
     )

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vgg_dist.paper import Errors
+from vgg_dist.reporting.paired import RULE as PAIRED_RULE
+from vgg_dist.reporting.paper_tables import claims_table
+from vgg_dist.reporting.paper_tables.claims import RULE, CheckedClaim
 from vgg_dist.reporting.paper_tables.errors import TOP, tops
 from vgg_dist.reporting.paper_tables.mistakes import Mistakes
 from vgg_dist.reporting.paper_tables.table import Row, Table
@@ -97,7 +100,12 @@ def mistakes_line(mistakes: Mistakes, num_classes: int) -> str:
 
 
 def to_text(
-    tables: Sequence[Table], counted: str, mistakes: Mistakes | None, class_names: Sequence[str], file_name: FileName
+    tables: Sequence[Table],
+    claims: Sequence[CheckedClaim],
+    counted: str,
+    mistakes: Mistakes | None,
+    class_names: Sequence[str],
+    file_name: FileName,
 ) -> str:
     """What the command prints. The paper's rows and columns are left out where there is none to compare with."""
     num_classes, compared = len(class_names), is_compared(tables)
@@ -114,6 +122,8 @@ def to_text(
         headings = [*table.headings, *(f"{group}\n{top}" for group in groups for top in top_names(num_classes)), "run"]
         left = {*range(len(table.headings)), len(headings) - 1}
         parts.append(f"{table.name}: {table.title}\n{printed(headings, rows, left)}")
+    if claims:
+        parts.append(f"The paper's claims\n{printed(claims_table.HEADINGS, claims_table.cells(claims), claims_table.LEFT)}")
     for found in _mistakes_tables(mistakes, class_names, file_name):
         columns = [column.replace(" ", "\n", 1) for column in found.columns]
         parts.append("\n".join(filter(None, [found.heading, found.text, printed(columns, found.rows, found.left)])))
@@ -121,7 +131,12 @@ def to_text(
 
 
 def to_markdown(
-    tables: Sequence[Table], counted: str, mistakes: Mistakes | None, class_names: Sequence[str], file_name: FileName
+    tables: Sequence[Table],
+    claims: Sequence[CheckedClaim],
+    counted: str,
+    mistakes: Mistakes | None,
+    class_names: Sequence[str],
+    file_name: FileName,
 ) -> str:
     """Pipe tables under headings. All of the paper's rows are there; what comes from names is escaped."""
     num_classes, compared = len(class_names), is_compared(tables)
@@ -132,6 +147,9 @@ def to_markdown(
         left = {*range(len(table.headings)), len(headings) - 1}
         parts += [f"## {table.name}: {table.title}", escaped(table.measured), piped(headings, rows, left)]
         parts += [escaped(table.note)] if table.note else []
+    if claims:
+        parts += ["## The paper's claims", piped(claims_table.HEADINGS, claims_table.cells(claims), claims_table.LEFT)]
+        parts.append("\n".join(f"- {sentence}" for sentence in (*PAIRED_RULE, *RULE)))
     for found in _mistakes_tables(mistakes, class_names, file_name):
         parts += filter(None, [f"## {found.heading}", escaped(found.text), piped(found.columns, found.rows, found.left)])
     return "\n\n".join(parts) + "\n"

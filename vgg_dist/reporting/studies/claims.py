@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vgg_dist import paper
-from vgg_dist.reporting.studies.paired import ClaimKind, Difference, Verdict, paired_difference, verdict
+from vgg_dist.reporting.paired import ClaimKind, Difference, Verdict, paired_difference, verdict
 from vgg_dist.reporting.studies.results import StudiedNet
 
 

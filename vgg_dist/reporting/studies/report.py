@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from vgg_dist import paper
 from vgg_dist.reporting.html import render
+from vgg_dist.reporting.paired import RULE
 from vgg_dist.reporting.studies import claims_table, nets_table
 from vgg_dist.reporting.studies.claims import CheckedClaim, check_claims
-from vgg_dist.reporting.studies.paired import RULE
 from vgg_dist.reporting.studies.results import Results
 from vgg_dist.reporting.text import aligned, csv_text, printed
 

@@ -48,7 +48,9 @@ class Difference:
     image_error: float
     """Standard error over the images, with these trained nets."""
     half_width: float
-    """Of the 95 % interval around the mean; of the images' noise alone with one seed."""
+    """Of the 95 % interval around the mean; of the images' noise alone with one seed or the same trained nets."""
+    same_nets: bool = False
+    """Whether both errors are of the same trained nets: then trainings are no source of noise."""
 
     @property
     def low(self) -> float:
@@ -61,8 +63,12 @@ class Difference:
         return self.mean + self.half_width
 
 
-def paired_difference(first: Mapping[int, NDArray[np.bool_]], second: Mapping[int, NDArray[np.bool_]]) -> Difference | None:
+def paired_difference(
+    first: Mapping[int, NDArray[np.bool_]], second: Mapping[int, NDArray[np.bool_]], *, same_nets: bool = False
+) -> Difference | None:
     """The difference of two nets, each given as (N,) images got wrong by seed; None if they have no seed in common.
+
+    `same_nets`: both are the same trained nets, evaluated in two ways.
 
     The error over the images is that of the mean over N of d_i, the mean over the seeds of wrong_first - wrong_second of
     image i: for one seed, McNemar's sqrt(b + c - (b - c)^2 / N) / N, b and c being the images that only one of the two gets
@@ -79,19 +85,26 @@ def paired_difference(first: Mapping[int, NDArray[np.bool_]], second: Mapping[in
     if len(seeds) > 1:
         sd = float(by_seed.std(ddof=1))
         seed_error = sd / len(seeds) ** 0.5
-        half_width = float(np.hypot(half_width, _student(len(seeds) - 1) * seed_error))
+        if not same_nets:
+            half_width = float(np.hypot(half_width, _student(len(seeds) - 1) * seed_error))
     return Difference(
-        dict(zip(seeds, by_seed.tolist(), strict=True)), float(by_seed.mean()), sd, seed_error, image_error, half_width
+        dict(zip(seeds, by_seed.tolist(), strict=True)),
+        float(by_seed.mean()),
+        sd,
+        seed_error,
+        image_error,
+        half_width,
+        same_nets,
     )
 
 
-def verdict(kind: ClaimKind, difference: Difference) -> Verdict:
-    """What the difference says of a claim, by RULE."""
-    if difference.sd is None:
+def verdict(kind: ClaimKind, difference: Difference, margin: float = MARGIN) -> Verdict:
+    """What the difference says of a claim, by RULE. `margin`: a gain of fewer points counts as none."""
+    if difference.sd is None and not difference.same_nets:
         return "not resolved"
     if difference.high < 0:  # a gain is shown
         return "holds" if kind == "better" else "does not hold"
-    if difference.low > -MARGIN:  # a gain is ruled out
+    if difference.low > -margin:  # a gain is ruled out
         return "does not hold" if kind == "better" else "holds"
     return "not resolved"
 

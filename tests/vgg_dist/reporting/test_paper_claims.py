@@ -1,0 +1,168 @@
+"""The paper's claims in the evaluation report: differences, noise and verdicts against NumPy on made-up posteriors."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.page import Page
+
+from vgg_dist.paper import several_scales, single_scale
+from vgg_dist.reporting.paired import MARGIN
+from vgg_dist.reporting.paper_tables import EvaluatedNet, Report, build_report
+from vgg_dist.reporting.paper_tables.claims import plan_claims
+
+IMAGES, CLASSES = 4000, 10
+LABELS = np.random.default_rng(0).integers(0, CLASSES, IMAGES)
+LOW, HIGH, JITTER = (37, 37), (55, 55), (37, 73)
+NETS = [("A", LOW), ("A-LRN", LOW), *((arch, scale) for arch in "DE" for scale in (LOW, HIGH, JITTER))]
+Files = dict[tuple[str, int], NDArray[np.float32]]
+
+
+def files_of(rng: np.random.Generator, scale: tuple[int, int], strength: float) -> Files:
+    """Posteriors of the views and scales that the paper's tables need, the better the higher `strength`."""
+    found: Files = {}
+    for view in ("dense", "crops"):
+        for size in {single_scale(scale), *several_scales(scale, 32)}:
+            logits = rng.normal(size=(IMAGES, CLASSES))
+            logits[np.arange(IMAGES), LABELS] += strength
+            found[view, size] = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
+    return found
+
+
+def trained(seed: int, strengths: dict[str, float]) -> dict[tuple[str, tuple[int, int]], tuple[EvaluatedNet, Files]]:
+    found = {}
+    for number, (arch, scale) in enumerate(NETS):
+        files = files_of(np.random.default_rng([seed, number]), scale, strengths[arch])
+        net = EvaluatedNet(
+            name=f"{arch}-{scale[1]}-{seed}", arch=arch, batch_norm=False, image_size=32, train_scale=scale,
+            available=frozenset(files), posteriors=lambda view, Q, files=files: files[view, Q],  # type: ignore[misc]
+        )  # fmt: skip
+        found[arch, scale] = net, files
+    return found
+
+
+def several(files: Files, view: str) -> NDArray[np.float64]:
+    return np.mean([p.astype(np.float64) for (v, _), p in files.items() if view in (v, "both")], axis=0)
+
+
+def wrong(posteriors: NDArray[np.floating]) -> NDArray[np.float64]:
+    return 100.0 * (posteriors.argmax(axis=1) != LABELS)
+
+
+def rows_of(report: Report) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(report.files()["claims.csv"])))
+
+
+SAME = {"A": 1.0, "A-LRN": 1.0, "D": 1.6, "E": 1.6}
+
+
+@pytest.fixture(scope="module")
+def nets() -> dict[tuple[str, tuple[int, int]], tuple[EvaluatedNet, Files]]:
+    return trained(1, SAME)
+
+
+@pytest.fixture(scope="module")
+def report(nets: dict[tuple[str, tuple[int, int]], tuple[EvaluatedNet, Files]]) -> Report:
+    return build_report([net for net, _ in nets.values()], LABELS, [str(c) for c in range(CLASSES)])
+
+
+def test_every_difference_against_numpy(
+    nets: dict[tuple[str, tuple[int, int]], tuple[EvaluatedNet, Files]], report: Report
+) -> None:
+    files = {net: of_net for net, (_, of_net) in nets.items()}
+
+    def one(arch: str, scale: tuple[int, int]) -> NDArray[np.float64]:
+        return wrong(files[arch, scale]["dense", single_scale(scale)])
+
+    def seen(archs: str, view: str) -> NDArray[np.float64]:
+        return wrong(np.mean([several(files[arch, JITTER], view) for arch in archs], axis=0))
+
+    expected = {
+        ("A-LRN 37", "A 37", "0.1"): one("A-LRN", LOW) - one("A", LOW),
+        ("D 37", "A 37", "-2.6"): one("D", LOW) - one("A", LOW),
+        ("E 37", "A 37", "-2.3"): one("E", LOW) - one("A", LOW),
+        ("D [37;73]", "D 37", "-1.4"): one("D", JITTER) - one("D", LOW),
+        ("D [37;73]", "D 55", "-1.2"): one("D", JITTER) - one("D", HIGH),
+        ("E [37;73]", "E 37", "-1.8"): one("E", JITTER) - one("E", LOW),
+        ("E [37;73]", "E 55", "-1.4"): one("E", JITTER) - one("E", HIGH),
+        ("D [37;73], several scales", "D [37;73], one scale", "-0.8"): seen("D", "dense") - one("D", JITTER),
+        ("E [37;73], several scales", "E [37;73], one scale", "-0.7"): seen("E", "dense") - one("E", JITTER),
+        ("D [37;73], multi-crop & dense", "D [37;73], dense", "-0.4"): seen("D", "both") - seen("D", "dense"),
+        ("D [37;73], multi-crop & dense", "D [37;73], multi-crop", "-0.2"): seen("D", "both") - seen("D", "crops"),
+        ("E [37;73], multi-crop & dense", "E [37;73], dense", "-0.4"): seen("E", "both") - seen("E", "dense"),
+        ("E [37;73], multi-crop & dense", "E [37;73], multi-crop", "-0.2"): seen("E", "both") - seen("E", "crops"),
+        ("D + E [37;73]", "D [37;73]", "-0.7"): seen("DE", "both") - seen("D", "both"),
+        ("D + E [37;73]", "E [37;73]", "-0.7"): seen("DE", "both") - seen("E", "both"),
+    }
+    rows = rows_of(report)
+    assert [(row["first"], row["second"], row["paper difference"]) for row in rows] == list(expected)
+    for row, by_image in zip(rows, expected.values(), strict=True):
+        error = by_image.std() / IMAGES**0.5
+        assert float(row["difference"]) == pytest.approx(by_image.mean(), abs=1e-3), row
+        assert float(row["standard error over images"]) == pytest.approx(error, rel=1e-4)
+        assert float(row["low"]) == pytest.approx(by_image.mean() - 1.96 * error, abs=1e-3)
+
+
+def test_with_one_training_only_the_same_nets_seen_in_two_ways_are_resolved(report: Report) -> None:
+    verdicts = {(row["first"], row["second"]): row["verdict of the pair"] for row in rows_of(report)}
+    assert verdicts["D 37", "A 37"] == "not resolved"  # 15 points better, but of one training
+    assert verdicts["D [37;73], several scales", "D [37;73], one scale"] == "holds"
+    assert verdicts["D + E [37;73]", "E [37;73]"] == "holds"
+
+
+def test_with_two_trainings_the_nets_are_paired_in_their_order() -> None:
+    trainings = [trained(seed, SAME) for seed in (1, 2)]
+    everything = [net for of_seed in trainings for net, _ in of_seed.values()]
+    rows = rows_of(build_report(everything, LABELS, [str(c) for c in range(CLASSES)]))
+    row = next(row for row in rows if (row["first"], row["second"]) == ("E 37", "A 37"))
+    differences = [
+        (wrong(of_seed["E", LOW][1]["dense", 37]) - wrong(of_seed["A", LOW][1]["dense", 37])).mean() for of_seed in trainings
+    ]
+    assert (row["trainings"], row["verdict of the pair"], row["verdict"]) == ("2", "holds", "holds")
+    assert float(row["difference"]) == pytest.approx(np.mean(differences))
+    assert float(row["sd over trainings"]) == pytest.approx(np.std(differences, ddof=1), rel=1e-4)
+
+
+def test_one_pair_that_fails_decides_the_claim() -> None:
+    """E is worse than A, D is better: deeper is not better as such."""
+    nets = [net for seed in (1, 2, 3) for net, _ in trained(seed, SAME | {"E": 0.5}).values()]
+    rows = [row for row in rows_of(build_report(nets, LABELS, [str(c) for c in range(CLASSES)])) if "deeper" in row["claim"]]
+    assert [row["verdict of the pair"] for row in rows] == ["holds", "does not hold"]
+    assert {row["verdict"] for row in rows} == {"does not hold"}
+
+
+def test_a_gain_as_large_as_the_papers_counts(nets: dict[tuple[str, tuple[int, int]], tuple[EvaluatedNet, Files]]) -> None:
+    """Both views beat crops alone by 0.2 points in the paper, so an interval that ends at -0.3 rules nothing out."""
+    margins = {
+        (comparison.first, comparison.second): comparison.margin
+        for claim in plan_claims([net for net, _ in nets.values()], CLASSES)
+        for comparison in claim.comparisons
+    }
+    assert margins["D [37;73], multi-crop & dense", "D [37;73], multi-crop"] == pytest.approx(0.2)
+    assert margins["D [37;73], multi-crop & dense", "D [37;73], dense"] == pytest.approx(0.4)
+    assert margins["D 37", "A 37"] == margins["A-LRN 37", "A 37"] == MARGIN
+
+
+def test_the_page_and_the_text_name_each_claim_once_with_its_verdict(report: Report) -> None:
+    page = Page(report.to_html())
+    table = page.tables["claims"]
+    assert [row[0] for row in table if "deeper is better" in row[0]] == ["deeper is better (32 px)"]
+    assert [row[:2] for row in table if row[2:4] == ["E 37", "A 37"]] == [["", ""]]  # the claim's second pair
+    assert len([rect for rect in page.all_of("rect") if rect.get("class") == "mark"]) == 15  # the paper's, in the chart
+    assert "The paper's claims" in report.to_text()
+    assert report.to_markdown().count("| LRN does not help") == 1
+
+
+def test_without_a_pair_there_are_no_claims() -> None:
+    files = files_of(np.random.default_rng(0), LOW, 1.0)
+    net = EvaluatedNet(
+        name="a", arch="A", batch_norm=False, image_size=32, train_scale=LOW, available=frozenset(files),
+        posteriors=lambda view, Q: files[view, Q],
+    )  # fmt: skip
+    report = build_report([net], LABELS, [str(c) for c in range(CLASSES)])
+    assert "claims.csv" not in report.files()
+    assert "claims" not in report.to_text()

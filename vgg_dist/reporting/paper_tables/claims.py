@@ -1,0 +1,213 @@
+"""The paper's six claims (section 4) as paired comparisons of our nets: what is compared, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vgg_dist import paper
+from vgg_dist.paper import JITTERED, S256, S384, View
+from vgg_dist.reporting.paired import MARGIN, ClaimKind, Difference, Verdict, paired_difference, verdict
+from vgg_dist.reporting.paper_tables.layout import VIEW_NAMES, scale_text
+from vgg_dist.reporting.paper_tables.means import EvaluatedNet, Mean, by_counterpart, by_paper_net
+
+RULE = (
+    "Where the same trained nets are evaluated in two ways, only the images are a source of noise, and one training is"
+    " enough.",
+    f"Where the paper's own gain is smaller than {MARGIN:g} points, a gain is ruled out only if it is smaller than that.",
+    "A claim holds if it holds in all its comparisons, does not hold if it fails in one, and is not resolved otherwise.",
+)
+"""What these claims add to `paired.RULE`, for people."""
+
+
+class Side(NamedTuple):
+    """One side of a comparison: nets of the paper, whose posteriors are averaged, and how they are evaluated."""
+
+    nets: tuple[paper.Net, ...]
+    view: View = "dense"
+    at: Literal["one", "several"] = "one"
+
+    @property
+    def published(self) -> float:
+        """The paper's top-1 error, percent."""
+        if len(self.nets) > 1:
+            return next(f.errors.top1 for f in paper.TABLE_6 if (f.nets, f.view) == (self.nets, self.view))
+        (net,) = self.nets
+        if self.at == "one":
+            return paper.TABLE_3[net].top1
+        return paper.TABLE_5[net][self.view].top1 if net in paper.TABLE_5 else paper.TABLE_4[net].top1
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says of the first of each pair, beside the second."""
+
+    text: str
+    where: str
+    """Section and tables."""
+    kind: ClaimKind
+    pairs: tuple[tuple[Side, Side], ...]
+
+
+def _net(arch: str, train_scale: tuple[int, int] = S256) -> Side:
+    return Side((paper.Net(arch, train_scale),))
+
+
+def _seen(nets: Sequence[str], view: View) -> Side:
+    """Nets with jittered S at several scales in a view."""
+    return Side(tuple(paper.Net(arch, JITTERED) for arch in nets), view, "several")
+
+
+CLAIMS = (
+    Claim("LRN does not help", "section 4.1, Table 3", "no gain", ((_net("A-LRN"), _net("A")),)),
+    Claim("deeper is better", "section 4.1, Table 3", "better", tuple((_net(deep), _net("A")) for deep in "DE")),
+    Claim(
+        "scale jitter in training beats a fixed scale", "section 4.1, Table 3", "better",
+        tuple((_net(deep, JITTERED), _net(deep, fixed)) for deep in "DE" for fixed in (S256, S384)),
+    ),
+    Claim(
+        "several test scales beat one", "section 4.2, Tables 3 and 4", "better",
+        tuple((_seen(deep, "dense"), _net(deep, JITTERED)) for deep in "DE"),
+    ),
+    Claim(
+        "dense and multi-crop together beat either", "section 4.3, Table 5", "better",
+        tuple((_seen(deep, "both"), _seen(deep, view)) for deep in "DE" for view in ("dense", "crops")),
+    ),
+    Claim(
+        "two nets beat the better one", "section 4.4, Tables 5 and 6", "better",
+        tuple((_seen("DE", "both"), _seen(deep, "both")) for deep in "DE"),
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A pair of a claim with our nets: one pair of means for each training."""
+
+    first: str
+    """In words, such as "D [37;73]"."""
+    second: str
+    published: float
+    """The paper's difference of top-1 errors, points."""
+    means: tuple[tuple[Mean, Mean], ...]
+
+    @property
+    def margin(self) -> float:
+        """Points: a gain smaller than this counts as none. No larger than a gain that the paper reports."""
+        return min(MARGIN, -self.published) if self.published < 0 else MARGIN
+
+    @property
+    def same_nets(self) -> bool:
+        """Whether the second's nets are all among the first's: the trainings are the same."""
+        return all(set(second.nets) <= set(first.nets) for first, second in self.means)
+
+
+@dataclass(frozen=True)
+class PlannedClaim:
+    """A claim with the comparisons that our nets allow."""
+
+    claim: Claim
+    of: str
+    """The kind of the nets, such as "32 px, linear head"; empty for the paper's."""
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def text(self) -> str:
+        """The claim, and of which kind of nets where that is not the paper's."""
+        return f"{self.claim.text} ({self.of})" if self.of else self.claim.text
+
+
+@dataclass(frozen=True)
+class CheckedClaim:
+    """A claim, and the difference of each of its comparisons."""
+
+    planned: PlannedClaim
+    differences: tuple[Difference, ...]
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Of each comparison."""
+        claim, pairs = self.planned.claim, zip(self.planned.comparisons, self.differences, strict=True)
+        return tuple(verdict(claim.kind, difference, comparison.margin) for comparison, difference in pairs)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of the claim, by RULE."""
+        found = set(self.verdicts)
+        if found == {"holds"}:
+            return "holds"
+        return "does not hold" if "does not hold" in found else "not resolved"
+
+
+def plan_claims(nets: Sequence[EvaluatedNet], num_classes: int) -> list[PlannedClaim]:
+    """The claims that the posteriors of `nets` allow to check, for the paper's nets and each other kind of net."""
+    planned = []
+    for of, found in _by_kind(nets, num_classes):
+        for claim in CLAIMS:
+            comparisons = tuple(filter(None, (_comparison(*pair, found) for pair in claim.pairs)))
+            if comparisons:
+                planned.append(PlannedClaim(claim, of, comparisons))
+    return planned
+
+
+def check_claims(planned: Sequence[PlannedClaim], wrong: Callable[[Mean], NDArray[np.bool_]]) -> list[CheckedClaim]:
+    """The difference of each comparison. `wrong`: of a mean, (N,) whether its first guess of each image is wrong."""
+    return [
+        CheckedClaim(claim, tuple(_difference(comparison, wrong) for comparison in claim.comparisons)) for claim in planned
+    ]
+
+
+def means_of(planned: Sequence[PlannedClaim]) -> Iterator[Mean]:
+    """All means that the claims compare."""
+    for claim in planned:
+        for comparison in claim.comparisons:
+            for pair in comparison.means:
+                yield from pair
+
+
+def _by_kind(
+    nets: Sequence[EvaluatedNet], num_classes: int
+) -> Iterator[tuple[str, Mapping[paper.Net, Sequence[EvaluatedNet]]]]:
+    repeated = by_paper_net(nets, num_classes)
+    yield "", repeated
+    kinds: dict[str, list[EvaluatedNet]] = {}
+    for net in nets:
+        if not any(net in of_paper for of_paper in repeated.values()):
+            kinds.setdefault(net.kind or "others", []).append(net)
+    for kind, of_kind in kinds.items():
+        yield kind, by_counterpart(of_kind)
+
+
+def _comparison(first: Side, second: Side, found: Mapping[paper.Net, Sequence[EvaluatedNet]]) -> Comparison | None:
+    """The comparison of two sides; None where one of the nets, or its posteriors, are missing."""
+    pairs = tuple(zip(_means(first, found), _means(second, found), strict=False))
+    if not pairs:
+        return None
+    names = _in_words(pairs[0][0], first, second), _in_words(pairs[0][1], second, first)
+    return Comparison(*names, round(first.published - second.published, 1), pairs)
+
+
+def _means(side: Side, found: Mapping[paper.Net, Sequence[EvaluatedNet]]) -> list[Mean]:
+    """A mean for each training: the k-th of each net together."""
+    trainings = zip(*(found.get(net, ()) for net in side.nets), strict=False)
+    means = [Mean(tuple(nets), side.view, side.at) for nets in trainings]
+    return [mean for mean in means if mean.available]
+
+
+def _in_words(mean: Mean, side: Side, other: Side) -> str:
+    """The nets of a side and, where the other side differs in them, its scales and its view."""
+    words = f"{' + '.join(net.arch for net in mean.nets)} {scale_text(mean.nets[0].train_scale)}"
+    if side.at != other.at:
+        words += ", several scales" if side.at == "several" else ", one scale"
+    return words + (f", {VIEW_NAMES[side.view]}" if side.view != other.view else "")
+
+
+def _difference(comparison: Comparison, wrong: Callable[[Mean], NDArray[np.bool_]]) -> Difference:
+    first, second = ({training: wrong(pair[side]) for training, pair in enumerate(comparison.means)} for side in (0, 1))
+    found = paired_difference(first, second, same_nets=comparison.same_nets)
+    assert found is not None, "every comparison has a training"
+    return found
