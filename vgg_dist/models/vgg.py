@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vgg_dist.models.dropout import KeyedDropout
 from vgg_dist.models.lrn import LocalResponseNorm
+from vgg_dist.models.small_maps import SmallMapConv2d
 
 # Five stages, a 2x2 max-pool after each. A number is a 3x3 convolution of that many channels (stride 1, map size kept),
 # @KxK another kernel size, "lrn" a local response normalisation. B-5x5 is the control net of the paper's section 4.1.
@@ -102,7 +103,8 @@ def make_features(arch: str, *, batch_norm: bool, width: float = 1.0) -> nn.Sequ
                 continue
             number, _, size = layer.partition("@")
             channels, kernel = scaled(int(number), width), int(size[:1] or 3)
-            layers.append(nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2))
+            conv = SmallMapConv2d if kernel == 3 else nn.Conv2d
+            layers.append(conv(in_channels, channels, kernel, padding=kernel // 2))
             if batch_norm:
                 layers.append(nn.BatchNorm2d(channels))
             layers.append(nn.ReLU(inplace=True))
