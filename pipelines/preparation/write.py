@@ -34,15 +34,16 @@ def write_splits(
     """
     if shard_size < 1:
         raise ValueError(f"--shard-size {shard_size}: must be at least 1 (MB)")
+    folder = _folder(out)  # before jpegtran is missed: a mistake is one line
     jpegtran = find_jpegtran() if restart_markers else None
     if format == "shards" and restart_markers and jpegtran is None:
         print(NO_JPEGTRAN, file=sys.stderr)
     for split, store in splits.items():
         if format == "shards":
             size = shard_size * 10**6
-            form = _described(write_shards(store, split, _folder(out), shard_bytes=size, seed=seed, jpegtran=jpegtran))
+            form = _described(write_shards(store, split, folder, shard_bytes=size, seed=seed, jpegtran=jpegtran))
         else:
-            write_tree(store, split, _folder(out))
+            write_tree(store, split, folder)
             form = f"{len(store)} files"
         print(f"{split}: {len(store)} images, {len(store.class_names)} classes, {form} in {out}")
     print_left_out(**splits)
