@@ -92,8 +92,8 @@ def test_of_an_earlier_versions_run_the_checkpoint_says_the_settings(
 def test_a_run_without_weights_may_be_of_another_net(parse: Callable[..., TrainConfig], tmp_path: Path) -> None:
     """The rest is as the run has it, except what followed from its net."""
     kept = keep(tmp_path)
-    other = parse("--arch", "lenet5", "--no-batch-norm", "--head", "fc", "--lr", 0.5).resolved()
-    net: dict[str, Any] = {"arch": "lenet5", "batch_norm": False, "head": "fc"}
+    other = parse("--arch", "lenet5", "--no-batch-norm", "--head", "fc", "--width", 1, "--lr", 0.5).resolved()
+    net: dict[str, Any] = {"arch": "lenet5", "batch_norm": False, "head": "fc", "width": 1.0}
     follows = {"image_size": None, "train_scale": None, "val_scale": None}
     assert other == dataclasses.replace(kept, **net, **follows, lr=0.5).resolved()
     assert parse("--seed", 9).resolved() == dataclasses.replace(kept, seed=9)
