@@ -1,14 +1,16 @@
-"""Writes the tables and the plot of docs/reproduction.md from the reports in docs/reproduction/: python docs/reproduction.py
+"""Writes the tables and the plot of docs/reproduction.md: python docs/reproduction.py FOLDER ...
 
-Each folder there is of one seed, and has table3.csv to table6.csv and claims.csv from the folder `evaluation` of a
-reproduction. Each table of the page stands between two comments, `<!-- NAME -->` and `<!-- end -->`, and is replaced;
-tests/test_docs.py compares.
+Each FOLDER is the evaluation of a reproduction with another seed (NAME/evaluation), on Tiny ImageNet's hundred classes; its
+tables are copied to docs/reproduction/. Without one, those that are there are used. Each table of the page stands between
+two comments, `<!-- NAME -->` and `<!-- end -->`, and is replaced.
 """
 
 from __future__ import annotations
 
 import csv
 import re
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean
@@ -147,6 +149,17 @@ def filled(page: str) -> str:
     return MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n\n{found[3]}", page)
 
 
+def keep(folders: Sequence[str]) -> None:
+    """Copies the tables of evaluations to docs/reproduction/0, 1, ..."""
+    for number, folder in enumerate(folders):
+        (REPORTS / str(number)).mkdir(parents=True, exist_ok=True)
+        for name in ("table3", "table4", "table5", "table6", "claims"):
+            shutil.copy(Path(folder, f"{name}.csv"), REPORTS / str(number))
+
+
 if __name__ == "__main__":
+    keep(sys.argv[1:])
+    if not REPORTS.exists():
+        raise SystemExit("docs/reproduction.py: docs/reproduction has no tables; give the folder of an evaluation")
     PAGE.write_text(filled(PAGE.read_text()))
     draw()

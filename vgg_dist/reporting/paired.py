@@ -72,14 +72,15 @@ def paired_difference(
 
     The error over the images is that of the mean over N of d_i, the mean over the seeds of wrong_first - wrong_second of
     image i: for one seed, McNemar's sqrt(b + c - (b - c)^2 / N) / N, b and c being the images that only one of the two gets
-    wrong.
+    wrong. It is never less than one image in N, as two nets that err alike on so many images need not do so on others.
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return None
     by_image = np.stack([100.0 * (first[seed].astype(np.float64) - second[seed]) for seed in seeds])  # (seeds, N)
     by_seed = by_image.mean(axis=1)
-    image_error = float(by_image.mean(axis=0).std() / np.sqrt(by_image.shape[1]))
+    count = by_image.shape[1]
+    image_error = max(float(by_image.mean(axis=0).std()) / count**0.5, 100.0 / count)
     sd = seed_error = None
     half_width = NORMAL * image_error
     if len(seeds) > 1:

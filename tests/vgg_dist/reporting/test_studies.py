@@ -36,6 +36,15 @@ def test_with_one_seed_the_error_over_the_images_is_mcnemars() -> None:
     assert verdict("better", found) == verdict("no gain", found) == "not resolved"
 
 
+def test_nets_that_err_alike_on_a_few_images_may_differ_on_others() -> None:
+    alike = np.arange(200) % 3 == 0
+    few, many = (paired_difference({0: errors}, {0: errors}, same_nets=True) for errors in (alike, np.tile(alike, 25)))
+    assert few is not None
+    assert many is not None
+    assert (few.mean, few.image_error, verdict("better", few)) == (0.0, 0.5, "not resolved")
+    assert (many.image_error, verdict("better", many)) == (0.02, "does not hold")
+
+
 def test_over_seeds_only_those_that_both_nets_have_count() -> None:
     rng = np.random.default_rng(1)
     first = {seed: wrong(rng, 0.3) for seed in (0, 1, 2, 5)}
