@@ -72,7 +72,7 @@ def paired_difference(
 
     The error over the images is that of the mean over N of d_i, the mean over the seeds of wrong_first - wrong_second of
     image i: for one seed, McNemar's sqrt(b + c - (b - c)^2 / N) / N, b and c being the images that only one of the two gets
-    wrong. It is never less than one image in N, as two nets that err alike on so many images need not do so on others.
+    wrong. It is never less than that of one image, as two nets that err alike on so many images need not do so on others.
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
@@ -80,7 +80,8 @@ def paired_difference(
     by_image = np.stack([100.0 * (first[seed].astype(np.float64) - second[seed]) for seed in seeds])  # (seeds, N)
     by_seed = by_image.mean(axis=1)
     count = by_image.shape[1]
-    image_error = max(float(by_image.mean(axis=0).std()) / count**0.5, 100.0 / count)
+    of_one = 100.0 * (1 - 1 / count) ** 0.5 / count
+    image_error = max(float(by_image.mean(axis=0).std()) / count**0.5, of_one)
     sd = seed_error = None
     half_width = NORMAL * image_error
     if len(seeds) > 1:

@@ -106,10 +106,10 @@ def test_a_runs_file_alone_is_that_run_and_with_a_name_another_one(tmp_path: Pat
     ("file", "words", "expected"),
     [
         (None, [], ("paper", None, 0.01, "fc")),
-        (None, ["--preset", "tiny"], ("tiny", 32, 0.01, "linear")),
+        (None, ["--preset", "tiny"], ("tiny", 32, 0.0025, "linear")),
         (None, ["--preset=tiny", "--lr", "0.5"], ("tiny", 32, 0.5, "linear")),
         ("lr: 0.25\n", ["--head", "gap", "--preset", "tiny"], ("tiny", 32, 0.25, "gap")),
-        ("preset: tiny\nimage-size: 48\n", [], ("tiny", 48, 0.01, "linear")),
+        ("preset: tiny\nimage-size: 48\n", [], ("tiny", 48, 0.0025, "linear")),
         ("preset: tiny\n", ["--preset", "paper"], ("paper", None, 0.01, "fc")),
     ],
 )
