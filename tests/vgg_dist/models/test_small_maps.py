@@ -1,4 +1,4 @@
-"""Convolutions of 2x2 maps as matrix products: values and gradients are those of torch's convolution."""
+"""Convolutions of small maps with matrix products: values and gradients are those of torch's convolution."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from vgg_dist.models.build import build_model
 from vgg_dist.models.small_maps import LEAST_IMAGES, SmallMapConv2d
 
 FORMATS = pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+MAPS = pytest.mark.parametrize("size", [(2, 2), (3, 3), (4, 5), (7, 7)])
 
 
 def results(layer: nn.Module, maps: Tensor, gradient: Tensor) -> list[Tensor]:
@@ -23,12 +24,20 @@ def results(layer: nn.Module, maps: Tensor, gradient: Tensor) -> list[Tensor]:
     return [output.detach(), *(tensor.grad for tensor in (maps, *layer.parameters()))]  # type: ignore[list-item]
 
 
-def pair(dtype: torch.dtype, memory_format: torch.memory_format) -> tuple[SmallMapConv2d, nn.Conv2d, Tensor, Tensor]:
+@pytest.fixture(autouse=True)
+def amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every CPU computes what one with AMX does."""
+    monkeypatch.setattr("vgg_dist.models.small_maps.has_amx", lambda: True)
+
+
+def pair(
+    dtype: torch.dtype, memory_format: torch.memory_format, size: tuple[int, int] = (2, 2)
+) -> tuple[SmallMapConv2d, nn.Conv2d, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (kind(24, 40, 3, padding=1, dtype=dtype) for kind in (SmallMapConv2d, nn.Conv2d))
     theirs.load_state_dict(ours.state_dict())
-    maps = torch.randn(LEAST_IMAGES, 24, 2, 2, dtype=dtype, generator=generator)
-    gradient = torch.randn(LEAST_IMAGES, 40, 2, 2, dtype=dtype, generator=generator)
+    maps = torch.randn(LEAST_IMAGES, 24, *size, dtype=dtype, generator=generator)
+    gradient = torch.randn(LEAST_IMAGES, 40, *size, dtype=dtype, generator=generator)
     return (*(each.to(memory_format=memory_format) for each in (ours, theirs)), maps, gradient)  # type: ignore[return-value]
 
 
@@ -42,9 +51,12 @@ def test_in_fp64_it_is_torchs_convolution_to_the_last_digits(memory_format: torc
 
 
 @FORMATS
-def test_under_autocast_it_rounds_as_torchs_convolution_does(memory_format: torch.memory_format) -> None:
+@MAPS
+def test_under_autocast_it_rounds_as_torchs_convolution_does(
+    memory_format: torch.memory_format, size: tuple[int, int]
+) -> None:
     """Both are as far from the results in fp64: half a unit of bf16's eight digits, and the sums in fp32."""
-    ours, theirs, maps, gradient = pair(torch.float32, memory_format)
+    ours, theirs, maps, gradient = pair(torch.float32, memory_format, size)
     maps, gradient = maps.bfloat16(), gradient.bfloat16()
     exact = results(copy.deepcopy(theirs).double(), maps.double(), gradient.double())
     with torch.autocast("cpu", torch.bfloat16):
@@ -53,6 +65,40 @@ def test_under_autocast_it_rounds_as_torchs_convolution_does(memory_format: torc
         assert mine.dtype == other.dtype
         errors = [(each.double() - true).abs().max() / true.abs().max() for each in (mine, other)]
         assert errors[0] < 1.5 * errors[1] + 2**-8, errors
+    assert ours.weight.grad is not None
+    assert ours.weight.grad.stride() == ours.weight.stride()
+
+
+@pytest.mark.parametrize(
+    ("side", "images", "expected"),
+    [
+        (2, LEAST_IMAGES, "_AsMatrixProductBackward"),
+        (7, LEAST_IMAGES, "_GradientAsProductBackward"),
+        (7, LEAST_IMAGES - 1, "ConvolutionBackward0"),
+        (8, LEAST_IMAGES, "ConvolutionBackward0"),
+    ],
+)
+def test_which_maps_are_small(side: int, images: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = SmallMapConv2d(4, 4, 3, padding=1)
+    maps = torch.zeros(images, 4, side, side)
+
+    def used() -> set[str]:
+        return {type(node).__name__ for node in nodes(layer(maps).grad_fn)}
+
+    with torch.autocast("cpu", torch.bfloat16):
+        assert expected in used()
+        monkeypatch.setattr("vgg_dist.models.small_maps.has_amx", lambda: False)
+        assert (expected in used()) == (expected != "_GradientAsProductBackward")
+    assert "_GradientAsProductBackward" not in used()
+
+
+def test_maps_that_need_no_gradient_get_none() -> None:
+    layer = SmallMapConv2d(4, 4, 3, padding=1)
+    maps = torch.randn(LEAST_IMAGES, 4, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(maps).sum().backward()
+    assert maps.grad is None
+    assert layer.weight.grad is not None
 
 
 def test_nets_for_small_images_train_through_it(monkeypatch: pytest.MonkeyPatch) -> None:
