@@ -73,7 +73,7 @@ def test_interactive_cluster_is_a_jobs(builds: dict[tuple[Any, ...], list[Object
 
 
 def test_secrets_are_documented() -> None:
-    """The command in docs/operations.md makes what the manifests name; that they name no other is checked with them."""
+    """The command in docs/kubernetes.md makes what the manifests name; that they name no other is checked with them."""
     assert documented_secrets() == {
         "postgres": {"password"},
         "mlflow-server": {"admin-password", "flask-secret-key"},

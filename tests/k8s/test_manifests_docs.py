@@ -1,4 +1,4 @@
-"""What docs/operations.md says of k8s/, by the manifests themselves."""
+"""What docs/kubernetes.md says of k8s/, by the manifests themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if shutil.which("kubectl") is None:
     pytest.skip("no kubectl", allow_module_level=True)
 pytestmark = pytest.mark.slow
 
-TEXT = (ROOT / "docs" / "operations.md").read_text()
+TEXT = (ROOT / "docs" / "kubernetes.md").read_text()
 
 
 def test_what_a_laptop_must_have(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applied]:
         hosts.network(0, Path(folder)) as network,
     ):
         kubelet = Kubelet(network, Path(folder), objects, IMAGES)
-        # As docs/operations.md makes them.
+        # As docs/kubernetes.md makes them.
         kubelet.secrets |= {
             "postgres": {"password": "of-postgres"},
             "mlflow-server": {"admin-password": PASSWORD, "flask-secret-key": "a-secret-of-tests"},

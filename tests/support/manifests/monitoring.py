@@ -39,7 +39,7 @@ def ray_metrics() -> frozenset[str]:
 
 @functools.cache
 def headings() -> frozenset[str]:
-    text = (ROOT / "docs" / "operations.md").read_text()
+    text = (ROOT / "docs" / "alerts.md").read_text()
     return frozenset(title.strip().lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE))
 
 
@@ -64,8 +64,8 @@ def check_monitoring(objects: list[Object]) -> Iterator[str]:
                 yield f"{where}.expr: nobody exports {name}"
             if "alert" in rule:
                 page, _, anchor = rule["annotations"]["runbook"].partition("#")
-                if page != "docs/operations.md" or anchor not in headings():
-                    yield f"{where}.annotations.runbook: no heading of docs/operations.md: {anchor}"
+                if page != "docs/alerts.md" or anchor not in headings():
+                    yield f"{where}.annotations.runbook: no heading of docs/alerts.md: {anchor}"
     for item in find(objects, "ConfigMap"):
         for file, content in item.get("data", {}).items():
             if not file.endswith(".json"):

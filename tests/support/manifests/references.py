@@ -13,8 +13,8 @@ from support.manifests.schemas import CLUSTER_WIDE
 
 @functools.cache
 def documented_secrets() -> dict[str, set[str]]:
-    """Name and keys of each Secret that docs/operations.md has made by hand."""
-    text = (ROOT / "docs" / "operations.md").read_text().replace("\\\n", " ")
+    """Name and keys of each Secret that docs/kubernetes.md has made by hand."""
+    text = (ROOT / "docs" / "kubernetes.md").read_text().replace("\\\n", " ")
     return {
         name: set(re.findall(r"--from-literal=([\w.-]+)=", rest))
         for name, rest in re.findall(r"create secret generic ([\w-]+)(.*)", text)
@@ -35,7 +35,7 @@ def check_references(objects: list[Object]) -> Iterator[str]:
             if (config := volume.get("configMap", {}).get("name")) is not None and config not in maps:
                 yield f"{where}: there is no ConfigMap {config}"
             if (secret := volume.get("secret", {}).get("secretName")) is not None and secret not in documented_secrets():
-                yield f"{where}: docs/operations.md makes no Secret {secret}"
+                yield f"{where}: docs/kubernetes.md makes no Secret {secret}"
         mounted = {mount["name"] for _, container in pod.containers for mount in container.get("volumeMounts", [])}
         yield from (f"{pod.owner} {pod.path}.volumes.{name}: is mounted nowhere" for name in sorted(set(volumes) - mounted))
         for path, container in pod.containers:
