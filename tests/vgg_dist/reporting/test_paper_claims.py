@@ -8,6 +8,7 @@ import io
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 from support.page import Page
 
 from vgg_dist.paper import several_scales, single_scale
@@ -117,7 +118,13 @@ def test_with_one_training_only_the_same_nets_seen_in_two_ways_are_resolved(repo
 def test_with_two_trainings_the_nets_are_paired_in_their_order() -> None:
     trainings = [trained(seed, SAME) for seed in (1, 2)]
     everything = [net for of_seed in trainings for net, _ in of_seed.values()]
-    rows = rows_of(build_report(everything, LABELS, [str(c) for c in range(CLASSES)]))
+    report = build_report(everything, LABELS, [str(c) for c in range(CLASSES)])
+    fused = [
+        row for row in report.tables[3].rows if row.ours and row.cells[0].startswith("D + E") and row.mean.view == "both"
+    ]
+    assert [row.nets for row in fused] == [("D-73-1", "E-73-1"), ("D-73-2", "E-73-2")]  # Table 6 has a fusion for each
+    assert all(len({row.metric for row in table.rows}) == len(table.rows) for table in report.tables)
+    rows = rows_of(report)
     row = next(row for row in rows if (row["first"], row["second"]) == ("E 37", "A 37"))
     differences = [
         (wrong(of_seed["E", LOW][1]["dense", 37]) - wrong(of_seed["A", LOW][1]["dense", 37])).mean() for of_seed in trainings
@@ -125,6 +132,32 @@ def test_with_two_trainings_the_nets_are_paired_in_their_order() -> None:
     assert (row["trainings"], row["verdict of the pair"], row["verdict"]) == ("2", "holds", "holds")
     assert float(row["difference"]) == pytest.approx(np.mean(differences))
     assert float(row["sd over trainings"]) == pytest.approx(np.std(differences, ddof=1), rel=1e-4)
+    errors = np.array(
+        [[wrong(of_seed[net][1]["dense", single_scale(net[1])]).mean() for net in NETS] for of_seed in trainings]
+    )
+    noise = np.sqrt(errors.var(axis=0, ddof=1).mean())  # equally many trainings of each net, so the pooled one is the mean
+    assert float(row["standard error of trainings"]) == pytest.approx(noise, rel=1e-4)  # times the root of 2 / 2
+    half = np.hypot(stats.t.ppf(0.975, len(NETS)) * noise, 1.96 * float(row["standard error over images"]))
+    assert float(row["high"]) - float(row["low"]) == pytest.approx(2 * half, rel=1e-4)
+    fused = next(row for row in rows if row["first"] == "D + E [37;73]")
+    assert float(fused["standard error of trainings"]) == 0
+
+
+def test_a_net_trained_once_is_judged_by_the_noise_of_those_trained_twice() -> None:
+    """A and A-LRN have three trainings, D and E one: E beside A has one pair, and the noise of the others."""
+    first, *others = (trained(seed, SAME) for seed in (1, 2, 3))
+    everything = [net for net, _ in first.values()]
+    everything += [net for of_seed in others for (arch, _), (net, _) in of_seed.items() if arch in ("A", "A-LRN")]
+    rows = {
+        (row["first"], row["second"]): row
+        for row in rows_of(build_report(everything, LABELS, [str(c) for c in range(CLASSES)]))
+    }
+    row = rows["E 37", "A 37"]
+    assert (row["trainings"], row["sd over trainings"], row["verdict of the pair"]) == ("1", "", "holds")
+    errors = [[wrong(of[net, LOW][1]["dense", 37]).mean() for of in (first, *others)] for net in ("A", "A-LRN")]
+    noise = np.sqrt(np.var(errors, axis=1, ddof=1).mean())
+    assert float(row["standard error of trainings"]) == pytest.approx(noise * 2**0.5, rel=1e-4)
+    assert float(rows["A-LRN 37", "A 37"]["standard error of trainings"]) == pytest.approx(noise * (2 / 3) ** 0.5, rel=1e-4)
 
 
 def test_one_pair_that_fails_decides_the_claim() -> None:

@@ -11,7 +11,15 @@ import pytest
 from scipy import stats
 from support.studies import results, studied_net
 
-from vgg_dist.reporting.paired import MARGIN, Difference, paired_difference, verdict
+from vgg_dist.reporting.paired import (
+    MARGIN,
+    SAME_NETS,
+    Difference,
+    TrainingNoise,
+    paired_difference,
+    training_noise,
+    verdict,
+)
 from vgg_dist.reporting.studies import StudyReport, Training
 from vgg_dist.reporting.studies.claims import CLAIMS, check_claims
 
@@ -23,7 +31,7 @@ def wrong(rng: np.random.Generator, share: float, count: int = 800) -> np.ndarra
 def test_with_one_seed_the_error_over_the_images_is_mcnemars() -> None:
     rng = np.random.default_rng(0)
     first, second = wrong(rng, 0.3), wrong(rng, 0.25)
-    found = paired_difference({4: first}, {4: second})
+    found = paired_difference({4: first}, {4: second}, None)
     assert found
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
@@ -31,14 +39,14 @@ def test_with_one_seed_the_error_over_the_images_is_mcnemars() -> None:
     assert found.mean == pytest.approx(100 * (only_first - only_second) / n)
     variance = (only_first + only_second - (only_first - only_second) ** 2 / n) / n**2
     assert found.image_error == pytest.approx(100 * math.sqrt(variance))
-    assert (found.sd, found.seed_error) == (None, None)
+    assert (found.sd, found.training_error) == (None, None)
     assert found.half_width == pytest.approx(1.96 * found.image_error)
     assert verdict("better", found) == verdict("no gain", found) == "not resolved"
 
 
 def test_nets_that_err_alike_on_a_few_images_may_differ_on_others() -> None:
     alike = np.arange(200) % 3 == 0
-    few, many = (paired_difference({0: errors}, {0: errors}, same_nets=True) for errors in (alike, np.tile(alike, 25)))
+    few, many = (paired_difference({0: errors}, {0: errors}, SAME_NETS) for errors in (alike, np.tile(alike, 25)))
     assert few is not None
     assert many is not None
     assert (few.mean, verdict("better", few), verdict("better", many)) == (0.0, "not resolved", "does not hold")
@@ -49,17 +57,31 @@ def test_over_seeds_only_those_that_both_nets_have_count() -> None:
     rng = np.random.default_rng(1)
     first = {seed: wrong(rng, 0.3) for seed in (0, 1, 2, 5)}
     second = {seed: wrong(rng, 0.2) for seed in (2, 1, 0, 7)}
-    found = paired_difference(first, second)
+    noise = TrainingNoise(0.4, 7)
+    found = paired_difference(first, second, noise)
     assert found
     differences = [100 * (first[seed].mean() - second[seed].mean()) for seed in (0, 1, 2)]
     assert list(found.by_seed) == [0, 1, 2]
     assert list(found.by_seed.values()) == pytest.approx(differences)
     assert found.mean == pytest.approx(np.mean(differences))
     assert found.sd == pytest.approx(stats.tstd(differences))
-    assert found.seed_error == pytest.approx(stats.sem(differences))
-    low, high = stats.t.interval(0.95, df=2, loc=np.mean(differences), scale=stats.sem(differences))
+    assert found.training_error == pytest.approx(0.4 * math.sqrt(2 / 3))
+    low, high = stats.t.interval(0.95, df=7, scale=0.4 * math.sqrt(2 / 3))
     assert found.half_width == pytest.approx(math.hypot((high - low) / 2, 1.96 * found.image_error))
-    assert paired_difference({0: first[0]}, {1: second[1]}) is None
+    assert paired_difference({0: first[0]}, {1: second[1]}, noise) is None
+
+
+def test_the_noise_of_the_trainings_is_pooled_over_the_nets() -> None:
+    """Against an analysis of variance, whose F is the mean square between the nets over that within them."""
+    rng = np.random.default_rng(4)
+    errors = [rng.normal(mean, 0.7, trainings).tolist() for mean, trainings in ((40, 2), (30, 3), (35, 4))]
+    found = training_noise([*errors, [50.0]])
+    assert found
+    assert found.freedom == 1 + 2 + 3
+    everything = np.concatenate(errors)
+    between = sum(len(of_net) * (np.mean(of_net) - everything.mean()) ** 2 for of_net in errors) / (len(errors) - 1)
+    assert between / found.sd**2 == pytest.approx(stats.f_oneway(*errors).statistic)
+    assert training_noise([[40.0], [30.0]]) is None
 
 
 def test_the_error_over_the_images_is_how_much_the_mean_varies_over_samples_of_them() -> None:
@@ -68,36 +90,37 @@ def test_the_error_over_the_images_is_how_much_the_mean_varies_over_samples_of_t
     hard = rng.random(600)  # images are hard for all trainings alike
     first = {seed: rng.random(600) < 0.6 * hard for seed in range(3)}
     second = {seed: rng.random(600) < 0.5 * hard for seed in range(3)}
-    found = paired_difference(first, second)
+    found = paired_difference(first, second, None)
     assert found
     sampled = []
     for _ in range(2000):
         chosen = rng.integers(0, 600, 600)
         pair = [{seed: images[chosen] for seed, images in of_net.items()} for of_net in (first, second)]
-        again = paired_difference(*pair)
+        again = paired_difference(*pair, None)
         assert again
         sampled.append(again.mean)
     assert found.image_error == pytest.approx(np.std(sampled), rel=0.1)  # 2000 samples know a deviation to 1.6 %
 
 
 def test_the_interval_holds_the_true_difference_nearly_always() -> None:
-    """Over trainings and images drawn anew: 95 % at least, since it is wider than either source of noise alone asks for."""
+    """Over trainings and images drawn anew, two of each of four nets: 95 % at least, since the images count twice."""
     rng = np.random.default_rng(3)
     held = 0
     for _ in range(400):
         hard = rng.beta(1, 3, 500)
-        pair = []
-        for shift in (0.02, 0.0):
-            noise = rng.normal(0, 0.02, 3)
-            pair.append({seed: rng.random(500) < hard + shift + noise[seed] for seed in range(3)})
-        found = paired_difference(*pair)
+        nets = []
+        for shift in (0.02, 0.0, 0.1, -0.05):
+            luck = rng.normal(0, 0.02, 2)
+            nets.append({seed: rng.random(500) < hard + shift + luck[seed] for seed in range(2)})
+        noise = training_noise([[100 * images.mean() for images in net.values()] for net in nets])
+        found = paired_difference(nets[0], nets[1], noise)
         assert found
         held += found.low <= 2.0 <= found.high
     assert held >= 380
 
 
-def interval(low: float, high: float, sd: float | None = 0.1) -> Difference:
-    return Difference({0: low, 1: high}, (low + high) / 2, sd, sd, 0.1, (high - low) / 2)
+def interval(low: float, high: float, training_error: float | None = 0.1) -> Difference:
+    return Difference({0: low, 1: high}, (low + high) / 2, 0.1, training_error, 0.1, (high - low) / 2)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,19 @@ from numpy.typing import NDArray
 
 from vgg_dist import paper
 from vgg_dist.paper import JITTERED, S256, S384, View
-from vgg_dist.reporting.paired import MARGIN, ClaimKind, Difference, Verdict, paired_difference, verdict
+from vgg_dist.reporting.paired import (
+    MARGIN,
+    SAME_NETS,
+    ClaimKind,
+    Difference,
+    TrainingNoise,
+    Verdict,
+    paired_difference,
+    training_noise,
+    verdict,
+)
 from vgg_dist.reporting.paper_tables.layout import VIEW_NAMES, scale_text
-from vgg_dist.reporting.paper_tables.means import EvaluatedNet, Mean, by_counterpart, by_paper_net
+from vgg_dist.reporting.paper_tables.means import EvaluatedNet, Mean, by_counterpart, by_paper_net, means_of_trainings
 
 RULE = (
     "Where the same trained nets are evaluated in two ways, only the images are a source of noise, and one training is"
@@ -156,9 +166,11 @@ def plan_claims(nets: Sequence[EvaluatedNet], num_classes: int) -> list[PlannedC
 
 def check_claims(planned: Sequence[PlannedClaim], wrong: Callable[[Mean], NDArray[np.bool_]]) -> list[CheckedClaim]:
     """The difference of each comparison. `wrong`: of a mean, (N,) whether its first guess of each image is wrong."""
-    return [
-        CheckedClaim(claim, tuple(_difference(comparison, wrong) for comparison in claim.comparisons)) for claim in planned
-    ]
+    checked = []
+    for claim in planned:
+        noise = _training_noise([each for each in planned if each.of == claim.of], wrong)
+        checked.append(CheckedClaim(claim, tuple(_difference(comparison, noise, wrong) for comparison in claim.comparisons)))
+    return checked
 
 
 def means_of(planned: Sequence[PlannedClaim]) -> Iterator[Mean]:
@@ -184,18 +196,11 @@ def _by_kind(
 
 def _comparison(first: Side, second: Side, found: Mapping[paper.Net, Sequence[EvaluatedNet]]) -> Comparison | None:
     """The comparison of two sides; None where one of the nets, or its posteriors, are missing."""
-    pairs = tuple(zip(_means(first, found), _means(second, found), strict=False))
+    pairs = tuple(zip(*(means_of_trainings(side.nets, side.view, side.at, found) for side in (first, second)), strict=False))
     if not pairs:
         return None
     names = _in_words(pairs[0][0], first, second), _in_words(pairs[0][1], second, first)
     return Comparison(*names, round(first.published - second.published, 1), pairs)
-
-
-def _means(side: Side, found: Mapping[paper.Net, Sequence[EvaluatedNet]]) -> list[Mean]:
-    """A mean for each training: the k-th of each net together."""
-    trainings = zip(*(found.get(net, ()) for net in side.nets), strict=False)
-    means = [Mean(tuple(nets), side.view, side.at) for nets in trainings]
-    return [mean for mean in means if mean.available]
 
 
 def _in_words(mean: Mean, side: Side, other: Side) -> str:
@@ -206,8 +211,20 @@ def _in_words(mean: Mean, side: Side, other: Side) -> str:
     return words + (f", {VIEW_NAMES[side.view]}" if side.view != other.view else "")
 
 
-def _difference(comparison: Comparison, wrong: Callable[[Mean], NDArray[np.bool_]]) -> Difference:
+def _training_noise(planned: Sequence[PlannedClaim], wrong: Callable[[Mean], NDArray[np.bool_]]) -> TrainingNoise | None:
+    """The noise of the trainings of nets of one kind, as their comparisons with other nets show it."""
+    trainings: dict[Mean, tuple[Mean, ...]] = {}  # by the first training of a net, all that one of its comparisons has
+    for comparison in (comparison for claim in planned for comparison in claim.comparisons if not comparison.same_nets):
+        for means in zip(*comparison.means, strict=True):
+            if len(means) > len(trainings.get(means[0], ())):
+                trainings[means[0]] = means
+    return training_noise([[100 * float(wrong(mean).mean()) for mean in means] for means in trainings.values()])
+
+
+def _difference(
+    comparison: Comparison, noise: TrainingNoise | None, wrong: Callable[[Mean], NDArray[np.bool_]]
+) -> Difference:
     first, second = ({training: wrong(pair[side]) for training, pair in enumerate(comparison.means)} for side in (0, 1))
-    found = paired_difference(first, second, same_nets=comparison.same_nets)
+    found = paired_difference(first, second, SAME_NETS if comparison.same_nets else noise)
     assert found is not None, "every comparison has a training"
     return found

@@ -37,13 +37,13 @@ def cells(checked: Sequence[CheckedClaim]) -> list[tuple[str, ...]]:
 def data_rows(checked: Sequence[CheckedClaim]) -> tuple[list[str], list[list[str]]]:
     """The table for other programs: headings and rows; a cell without a value is empty."""
     names = [
-        "claim", "first", "second", "paper difference", "difference", "sd over trainings", "standard error over images",
-        "low", "high", "trainings", "verdict of the pair", "verdict",
+        "claim", "first", "second", "paper difference", "difference", "sd over trainings", "standard error of trainings",
+        "standard error over images", "low", "high", "trainings", "verdict of the pair", "verdict",
     ]  # fmt: skip
     rows = []
     for each in checked:
         for comparison, found, verdict in zip(each.planned.comparisons, each.differences, each.verdicts, strict=True):
-            numbers = found.mean, found.sd, found.image_error, found.low, found.high
+            numbers = found.mean, found.sd, found.training_error, found.image_error, found.low, found.high
             rows.append([
                 each.planned.text, comparison.first, comparison.second, f"{comparison.published:g}",
                 *("" if number is None else f"{number:.6g}" for number in numbers),
@@ -62,7 +62,7 @@ def chart(checked: Sequence[CheckedClaim]) -> dict[str, Any] | None:
             low=found.low,
             high=found.high,
             parts=list(found.by_seed.values()) if found.sd is not None else [],
-            is_full=found.sd is not None or found.same_nets,
+            is_full=found.training_error is not None,
             mark=comparison.published,
         )
         for each in checked

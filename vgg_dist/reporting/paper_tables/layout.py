@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from vgg_dist import paper
 from vgg_dist.paper import AnyView, Errors, several_scales, single_scale
-from vgg_dist.reporting.paper_tables.means import EvaluatedNet, Mean, Scales, by_counterpart, by_paper_net
+from vgg_dist.reporting.paper_tables.means import (
+    EvaluatedNet,
+    Mean,
+    Scales,
+    by_counterpart,
+    by_paper_net,
+    means_of_trainings,
+)
 from vgg_dist.reporting.paper_tables.table import EACH, Row, Table
 
 VIEW_NAMES: dict[AnyView, str] = {
@@ -159,12 +166,16 @@ def _view_rows(nets: Sequence[EvaluatedNet], repeated: Mapping[paper.Net, list[E
 
 
 def _fusion_rows(nets: Sequence[EvaluatedNet], repeated: Mapping[paper.Net, list[EvaluatedNet]]) -> tuple[Row, ...]:
-    """The paper's fusions (its nets or, below, our nets of another kind in their place), and the fusion of all our nets."""
+    """The paper's fusions (its nets or, below, our nets of another kind in their place), and the fusion of all our nets.
+
+    Of nets that were trained several times there is one fusion for each training.
+    """
     rows: list[Row] = []
     for fusion in paper.TABLE_6:
         name = "submission, 7 nets" if fusion.nets == paper.SUBMISSION else "D + E, [256;512]"
         cells = (name, VIEW_NAMES[fusion.view])
-        rows += _beside(fusion.name, cells, fusion.errors, _fused(fusion, repeated), suffix=f"/{fusion.view}")
+        means = means_of_trainings(fusion.nets, fusion.view, "several", repeated)
+        rows += _beside(fusion.name, cells, fusion.errors, means, suffix=f"/{fusion.view}")
     kinds: dict[str, list[EvaluatedNet]] = {}
     for net in nets:
         if not any(net in of_paper for of_paper in repeated.values()):
@@ -172,26 +183,20 @@ def _fusion_rows(nets: Sequence[EvaluatedNet], repeated: Mapping[paper.Net, list
     for kind, of_kind in kinds.items():
         counterparts = by_counterpart(of_kind)
         for fusion in paper.TABLE_6:
-            for mean in _fused(fusion, counterparts):
+            means = means_of_trainings(fusion.nets, fusion.view, "several", counterparts)
+            for mean in means:
                 scales = scale_text(mean.nets[0].train_scale)
                 name = "as the submission, 7 nets" if fusion.nets == paper.SUBMISSION else f"D + E, {scales}"
-                metric = f"{fusion.name.partition('_256')[0]}_{metric_name(kind or 'others')}/{fusion.view}"
+                metric = f"{fusion.name.partition('_256')[0]}_{metric_name(kind or 'others')}"
+                metric += f"_{metric_name(mean.nets[0].name)}" if len(means) > 1 else ""
                 cells = (", ".join(filter(None, [name, kind])), VIEW_NAMES[fusion.view])
-                rows.append(Row(cells=cells, metric=metric, paper=None, mean=mean))
+                rows.append(Row(cells=cells, metric=f"{metric}/{fusion.view}", paper=None, mean=mean))
     placed = {(frozenset(row.nets), row.mean.view) for row in rows if row.mean}
     for view in paper.VIEWS if len(nets) > 1 else ():
         mean = Mean(tuple(nets), view, "several")
         if mean.available and (frozenset(net.name for net in nets), view) not in placed:
             rows.append(Row(cells=(f"all {len(nets)} nets", VIEW_NAMES[view]), metric=f"all/{view}", paper=None, mean=mean))
     return tuple(rows)
-
-
-def _fused(fusion: paper.Fusion, of_net: Mapping[paper.Net, list[EvaluatedNet]]) -> list[Mean]:
-    """The paper's fusion of our nets, for each of its nets the first of ours that is available; empty if one is missing."""
-    ready = [
-        [net for net in of_net.get(member, []) if Mean((net,), fusion.view, "several").available] for member in fusion.nets
-    ]
-    return [Mean(tuple(candidates[0] for candidates in ready), fusion.view, "several")] if all(ready) else []
 
 
 def _rows_one_by_one(nets: Sequence[EvaluatedNet]) -> tuple[Row, ...]:

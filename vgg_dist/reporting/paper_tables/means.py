@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -176,3 +176,14 @@ def by_counterpart(nets: Iterable[EvaluatedNet]) -> Mapping[paper.Net, list[Eval
         if net.train_scale:
             found.setdefault(paper.Net(net.arch, stands_for[net.train_scale]), []).append(net)
     return found
+
+
+def means_of_trainings(
+    members: Sequence[paper.Net], view: AnyView, at: Scales, ours: Mapping[paper.Net, Sequence[EvaluatedNet]]
+) -> list[Mean]:
+    """The mean of the first training of each member, that of the second of each, and so on.
+
+    Only trainings whose posteriors are there count; empty if a member has none.
+    """
+    ready = [[net for net in ours.get(member, ()) if Mean((net,), view, at).available] for member in members]
+    return [Mean(nets, view, at) for nets in zip(*ready, strict=False)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vgg_dist import paper
-from vgg_dist.reporting.paired import ClaimKind, Difference, Verdict, paired_difference, verdict
+from vgg_dist.reporting.paired import ClaimKind, Difference, Verdict, paired_difference, training_noise, verdict
 from vgg_dist.reporting.studies.results import StudiedNet
 
 
@@ -80,16 +80,17 @@ def check_claims(nets: Sequence[StudiedNet]) -> list[CheckedClaim]:
     """Every claim. Nets with batch norm take the place of those without it, except that of A beside A-LRN."""
     by_name = {net.name: net for net in nets}
     batch_norm = any(net.kind == "batch norm" for net in nets)
-    checked = []
+    pairs = []
     for claim in CLAIMS:
         if batch_norm and claim.first != "A-LRN":
             claim = replace(claim, first=with_batch_norm(claim.first), second=with_batch_norm(claim.second))
-        pair = by_name.get(claim.first), by_name.get(claim.second)
-        difference = None
-        if pair[0] is not None and pair[1] is not None:
-            difference = paired_difference(pair[0].wrong(1), pair[1].wrong(1))
-        checked.append(CheckedClaim(claim, difference))
-    return checked
+        pairs.append((claim, by_name.get(claim.first), by_name.get(claim.second)))
+    compared = {net.name: net for _, *pair in pairs for net in pair if net is not None}
+    noise = training_noise([[training.error(1) for training in net.trainings] for net in compared.values()])
+    return [
+        CheckedClaim(claim, paired_difference(first.wrong(1), second.wrong(1), noise) if first and second else None)
+        for claim, first, second in pairs
+    ]
 
 
 def with_batch_norm(name: str) -> str:

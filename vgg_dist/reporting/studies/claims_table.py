@@ -9,8 +9,8 @@ from vgg_dist.reporting.intervals import Interval, interval_chart
 from vgg_dist.reporting.studies.claims import CheckedClaim
 
 HEADINGS = [
-    "claim", "nets", "the\npaper", "ours", "sd over\nseeds", "se over\nseeds", "se over\nimages", "95 %\ninterval", "seeds",
-    "verdict",
+    "claim", "nets", "the\npaper", "ours", "sd over\nseeds", "se of\ntrainings", "se over\nimages", "95 %\ninterval",
+    "seeds", "verdict",
 ]  # fmt: skip
 LEFT = {0, 1, 9}
 """The columns of words."""
@@ -26,7 +26,7 @@ def cells(checked: Sequence[CheckedClaim]) -> list[list[str]]:
         ours = ["-"] * 5 + ["0"]
         if found is not None:
             ours = [
-                signed(found.mean), _plain(found.sd), _plain(found.seed_error), _plain(found.image_error),
+                signed(found.mean), _plain(found.sd), _plain(found.training_error), _plain(found.image_error),
                 f"{signed(found.low)} to {signed(found.high)}", str(len(found.by_seed)),
             ]  # fmt: skip
         theirs = "-" if claim.paper is None else f"{claim.paper:+.1f}"
@@ -51,7 +51,7 @@ def _plain(value: float | None) -> str:
 def data_rows(checked: Sequence[CheckedClaim]) -> tuple[list[str], list[list[str]]]:
     """The table for other programs: headings and rows; a cell without a value is empty."""
     names = [
-        "claim", "first", "second", "paper difference", "difference", "sd over seeds", "standard error over seeds",
+        "claim", "first", "second", "paper difference", "difference", "sd over seeds", "standard error of trainings",
         "standard error over images", "low", "high", "seeds", "verdict",
     ]  # fmt: skip
     rows = []
@@ -59,7 +59,7 @@ def data_rows(checked: Sequence[CheckedClaim]) -> tuple[list[str], list[list[str
         claim, found = each.claim, each.difference
         numbers: list[float | None] = [None] * 6
         if found is not None:
-            numbers = [found.mean, found.sd, found.seed_error, found.image_error, found.low, found.high]
+            numbers = [found.mean, found.sd, found.training_error, found.image_error, found.low, found.high]
         rows.append([
             claim.text, claim.first, claim.second, "" if claim.paper is None else f"{claim.paper:g}",
             *("" if number is None else f"{number:.6g}" for number in numbers),
@@ -78,7 +78,7 @@ def chart(checked: Sequence[CheckedClaim]) -> dict[str, Any] | None:
             low=each.difference.low,
             high=each.difference.high,
             parts=list(each.difference.by_seed.values()) if each.difference.sd is not None else [],
-            is_full=each.difference.sd is not None,
+            is_full=each.difference.training_error is not None,
             mark=each.claim.paper,
         )
         for each in checked
