@@ -24,9 +24,9 @@ RULE = (
     "A difference is the top-1 error of the first net minus that of the second, in points. Below 0 the first net is better:"
     " a gain. sd is the standard deviation, se the standard error of the mean.",
     "Its 95 % interval has two sources of noise, added as the root of the sum of their squares. The trainings: the standard"
-    " deviation of a net's error from seed to seed, pooled over all nets that were trained more than once, times the root of"
-    " 2 / seeds, times Student's t; each training of a net beyond its first is a degree of freedom. The images: the standard"
-    f" error of a paired comparison (as in McNemar's test), times {NORMAL:g}.",
+    " deviation of a net's error from seed to seed, pooled over all compared nets that were trained more than once, times the"
+    " root of 2 / seeds, times Student's t; each training of a net beyond its first is a degree of freedom. The images: the"
+    f" standard error of a paired comparison (as in McNemar's test), times {NORMAL:g}.",
     f"A gain is shown if the whole interval is below 0, and ruled out if the whole interval is above -{MARGIN:g}.",
     "A claim that the first net is better holds if a gain is shown, and does not hold if it is ruled out. For a claim that"
     " there is no gain it is the other way round. All else is not resolved.",
@@ -49,12 +49,13 @@ class TrainingNoise:
         """Standard error of the difference of two nets with so many trainings each, points."""
         return self.sd * (2 / seeds) ** 0.5
 
-    @property
-    def quantile(self) -> float:
-        """Standard errors to either side for 95 %: of Student's t."""
+    def half_width(self, seeds: int) -> float:
+        """Of the difference's 95 % interval, by Student's t, points."""
+        if not self.sd:
+            return 0.0
         from scipy.special import stdtrit  # here, because no other table needs SciPy
 
-        return float(stdtrit(self.freedom, 0.975))
+        return float(stdtrit(self.freedom, 0.975)) * self.error(seeds)
 
 
 SAME_NETS = TrainingNoise(0.0, 1)
@@ -120,15 +121,13 @@ def paired_difference(
     count = by_image.shape[1]
     of_one = 100.0 * (1 - 1 / count) ** 0.5 / count
     image_error = max(float(by_image.mean(axis=0).std()) / count**0.5, of_one)
-    training_error = None if noise is None else noise.error(len(seeds))
-    of_trainings = 0.0 if noise is None else noise.quantile * noise.error(len(seeds))
     return Difference(
         dict(zip(seeds, by_seed.tolist(), strict=True)),
         float(by_seed.mean()),
         float(by_seed.std(ddof=1)) if len(seeds) > 1 else None,
-        training_error,
+        None if noise is None else noise.error(len(seeds)),
         image_error,
-        float(np.hypot(NORMAL * image_error, of_trainings)),
+        float(np.hypot(NORMAL * image_error, 0.0 if noise is None else noise.half_width(len(seeds)))),
     )
 
 
