@@ -24,9 +24,9 @@ RULE = (
     "A difference is the top-1 error of the first net minus that of the second, in points. Below 0 the first net is better:"
     " a gain. sd is the standard deviation, se the standard error of the mean.",
     "Its 95 % interval has two sources of noise, added as the root of the sum of their squares. The trainings: the standard"
-    " deviation of a net's error from seed to seed, pooled over all compared nets that were trained more than once, times the"
-    " root of 2 / seeds, times Student's t; each training of a net beyond its first is a degree of freedom. The images: the"
-    f" standard error of a paired comparison (as in McNemar's test), times {NORMAL:g}.",
+    " deviation of a net's error from seed to seed, pooled over all compared nets that were trained more than once, times"
+    " the root of 2 / seeds, times Student's t; each training of a net beyond its first is a degree of freedom. The images:"
+    f" the standard error of a paired comparison (as in McNemar's test), times {NORMAL:g}.",
     f"A gain is shown if the whole interval is below 0, and ruled out if the whole interval is above -{MARGIN:g}.",
     "A claim that the first net is better holds if a gain is shown, and does not hold if it is ruled out. For a claim that"
     " there is no gain it is the other way round. All else is not resolved.",
