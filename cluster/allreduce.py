@@ -15,7 +15,8 @@ from cluster.allreduce_plan import Group, Member, Plan, disjoint_batches
 from cluster.allreduce_verdicts import Outcome, judge_between, judge_messages, judge_starts, judge_within, slow_nodes
 from cluster.verdicts import Verdict
 
-TIMEOUT_S = 180.0  # for a process to start and to import torch, perhaps on a busy machine
+GPU_TIMEOUT_S = 180.0  # for a process to get the GPU that it reserves; after that, another job probably holds it
+TIMEOUT_S = 600.0  # for a process to start and to import torch, and for an all-reduce: a busy machine may take minutes
 ALL_REDUCE_TIMEOUT_S = 60.0  # for processes to connect, and for an all-reduce
 MEGABYTES = 32
 ROUNDS = 3  # a node must be slow in all of them to be reported
@@ -51,7 +52,7 @@ def check_all_reduces(
                 for groups in disjoint_batches(plan.between()):
                     by_gloo |= pool.all_reduce(groups, "gloo")
                 yield from judge_messages(by_gloo)
-        elif not within:
+        elif len(plan.members) == 1 and not missing:
             yield Verdict("network", "ok", "one process on one node; there is nothing to connect")
     finally:
         pool.end(tuple(pool.actors))
@@ -86,14 +87,12 @@ class AllReducePool:
                 affinity = NodeAffinitySchedulingStrategy(self.node_ids[member.node], soft=False)
                 options = {"num_cpus": 0, "num_gpus": int(member.gpu), "scheduling_strategy": affinity}
                 self.actors[member] = ray.remote(allreduce_worker.AllReduceWorker).options(**options).remote()
-        asked = {member: self.actors[member].address.remote() for member in members}
-        end, missing = time.monotonic() + TIMEOUT_S, {}
-        for member, answer in asked.items():
-            try:
-                self.addresses[member] = ray.get(answer, timeout=max(end - time.monotonic(), 0))
-            except (GetTimeoutError, RayError) as error:
-                missing[member.node] = _line(error)
-        return missing
+        gpus = {member: self.actors[member].has_started.remote() for member in members if member.gpu}
+        _, without = _answers(gpus, GPU_TIMEOUT_S)
+        asked = {member: self.actors[member].address.remote() for member in members if member not in without}
+        addresses, silent = _answers(asked, TIMEOUT_S)
+        self.addresses |= addresses
+        return {member.node: why for member, why in (without | silent).items()}
 
     def all_reduce(self, groups: Sequence[Group], backend: str | None = None) -> dict[Group, Outcome]:
         """Runs the all-reduces of these groups at the same time, with the plan's backend unless another is given.
@@ -124,6 +123,19 @@ class AllReducePool:
                 ray.kill(actor)
 
 
+def _answers(asked: Mapping[Member, Any], timeout_s: float) -> tuple[dict[Member, Any], dict[Member, str]]:
+    """The answers that arrive in time, and for members without an answer the reason."""
+    answers, silent, end = {}, {}, time.monotonic() + timeout_s
+    for member, answer in asked.items():
+        try:
+            answers[member] = ray.get(answer, timeout=max(end - time.monotonic(), 0))
+        except GetTimeoutError:
+            silent[member] = f"not within {timeout_s:.0f} s"
+        except RayError as error:
+            silent[member] = _line(error)
+    return answers, silent
+
+
 def _slowest(answers: Sequence[Any], end: float) -> Outcome:
     """The time of the slowest process; or the first error, after which the others would only time out."""
     left, slowest = list(answers), 0.0
@@ -141,6 +153,4 @@ def _slowest(answers: Sequence[Any], end: float) -> Outcome:
 
 def _line(error: Exception) -> str:
     """The first line of an error. For a process that died, Ray puts there what happened."""
-    if isinstance(error, GetTimeoutError):
-        return f"not within {TIMEOUT_S:.0f} s"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

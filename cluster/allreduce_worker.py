@@ -13,6 +13,9 @@ REPEATS_ON_GPU = 10  # all-reduces in one measurement: a single one is too short
 class AllReduceWorker:
     """A Ray actor; it sees only the GPU that it reserved."""
 
+    def has_started(self) -> None:
+        """Returns as soon as Ray has started this process, for which it needs the GPU."""
+
     def address(self) -> tuple[str, int]:
         """The address at which the others find this process if it is rank 0. Returns once the slow imports are done."""
         import ray

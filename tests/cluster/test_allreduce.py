@@ -7,10 +7,13 @@ import itertools
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
+from support.paths import ROOT
 
 from cluster.allreduce_plan import Group, Member, Plan, disjoint_batches, plan_all_reduces
 from cluster.allreduce_verdicts import (
@@ -96,6 +99,33 @@ def test_nodes_where_nothing_starts_are_left_out() -> None:
     [found] = judge_starts({"b": "not within 180 s"})
     assert bad([found]) == ["bad: b: the processes for all-reduces do not start: not within 180 s"]
     assert "another job holds its GPUs" in found.fix
+
+
+CHECK = """
+import ray
+from cluster import allreduce
+from cluster.allreduce_plan import Member, Plan
+ray.init(address="local", num_cpus=1, num_gpus=1, include_dashboard=False)
+@ray.remote(num_gpus=1, num_cpus=0)
+class Job:
+    def runs(self): pass
+job = Job.remote()
+ray.get(job.runs.remote())
+allreduce.GPU_TIMEOUT_S = 3
+for gpu in (False, True):
+    for verdict in allreduce.check_all_reduces({"a": ray.nodes()[0]["NodeID"]}, Plan("gloo", (Member("a", 0, gpu),)), {}):
+        print(verdict.level, verdict.message)
+"""
+
+
+@pytest.mark.ray
+def test_a_gpu_that_a_job_holds_is_not_waited_for_long() -> None:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", CHECK], env=env, capture_output=True, text=True, timeout=600, check=True)
+    assert done.stdout.splitlines() == [
+        "ok one process on one node; there is nothing to connect",
+        "bad a: the processes for all-reduces do not start: not within 3 s",
+    ]
 
 
 def test_of_a_node_that_is_broken_within_one_process_stands_for_it() -> None:
