@@ -16,8 +16,9 @@ from cluster.allreduce_verdicts import Outcome, judge_between, judge_messages, j
 from cluster.verdicts import Verdict
 
 GPU_TIMEOUT_S = 180.0  # for a process to get the GPU that it reserves; after that, another job probably holds it
-TIMEOUT_S = 600.0  # for a process to start and to import torch, and for an all-reduce: a busy machine may take minutes
+START_TIMEOUT_S = 600.0  # for a process to start and to import torch: a busy machine may take minutes
 ALL_REDUCE_TIMEOUT_S = 60.0  # for processes to connect, and for an all-reduce
+ANSWER_TIMEOUT_S = 180.0  # for the answer after that: a process that blocks for good is given up
 MEGABYTES = 32
 ROUNDS = 3  # a node must be slow in all of them to be reported
 
@@ -90,7 +91,7 @@ class AllReducePool:
         gpus = {member: self.actors[member].has_started.remote() for member in members if member.gpu}
         _, without = _answers(gpus, GPU_TIMEOUT_S)
         asked = {member: self.actors[member].address.remote() for member in members if member not in without}
-        addresses, silent = _answers(asked, TIMEOUT_S)
+        addresses, silent = _answers(asked, START_TIMEOUT_S)
         self.addresses |= addresses
         return {member.node: why for member, why in (without | silent).items()}
 
@@ -109,7 +110,7 @@ class AllReducePool:
             options = len(group.members), backend or self.backend, MEGABYTES, ALL_REDUCE_TIMEOUT_S
             actors = enumerate(self.actors[member] for member in group.members)
             asked[group] = [actor.seconds.remote(self.addresses[group.members[0]], rank, *options) for rank, actor in actors]
-        end = time.monotonic() + TIMEOUT_S
+        end = time.monotonic() + ANSWER_TIMEOUT_S
         outcomes |= {group: _slowest(answers, end) for group, answers in asked.items()}
         for group, outcome in outcomes.items():
             if isinstance(outcome, str):  # its processes may block forever
@@ -142,7 +143,7 @@ def _slowest(answers: Sequence[Any], end: float) -> Outcome:
     while left:
         done, left = ray.wait(left, timeout=max(end - time.monotonic(), 0))
         try:
-            answer = ray.get(done[0]) if done else f"no answer in {TIMEOUT_S:.0f} s"
+            answer = ray.get(done[0]) if done else f"no answer in {ANSWER_TIMEOUT_S:.0f} s"
         except RayError as error:
             answer = _line(error)
         if isinstance(answer, str):
