@@ -211,7 +211,7 @@ def kill_once(command: list[str], condition: Callable[[], object], log: Path, en
         log.open("w") as file,
         subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, env=os.environ | env) as process,
     ):
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 900
         while not condition():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline

@@ -115,7 +115,7 @@ def test_a_training_follows_its_nodes(cluster: Cluster, tmp_path: Path) -> None:
     assert grown <= resumed <= before
     log.until(f"step +{before + 2} ")
     cluster.head.run("pkill", "-TERM", "-f", "^python -m vgg_dist.train")
-    job.wait(300)
+    job.wait(900)
     steps = int(log.until(r"stopped by SIGTERM at step (\d+), checkpoint written")[0])
 
     curves = logged(cluster.head.folder / "mlflow.db")

@@ -110,25 +110,18 @@ def test_prometheus_finds_the_metrics_that_alerts_and_dashboard_name(cluster: Cl
     assert float(values["train_loss"]) == pytest.approx(undisturbed.curves["train/loss"][-1][1])
 
 
-def test_mlflow_is_away_for_a_minute(cluster: Cluster, undisturbed: Left) -> None:
-    def stop() -> None:
+def test_mlflow_is_away_storage_refuses_and_then_a_worker_is_killed(cluster: Cluster, undisturbed: Left) -> None:
+    def disturb() -> None:
         cluster.head.run("pkill", "-KILL", "-f", "mlflow")
         cluster.processes["mlflow"].wait()
-        time.sleep(60)
-        cluster.start_mlflow()
-
-    train(cluster, "untracked", stop)
-    assert left(cluster, "untracked") == undisturbed
-
-
-def test_storage_refuses_for_a_while_and_then_a_worker_is_killed(cluster: Cluster, undisturbed: Left) -> None:
-    def refuse_and_kill() -> None:
         cluster.s3_down.touch()
         time.sleep(20)
         cluster.s3_down.unlink()
         cluster.workers[1].run("pkill", "-KILL", "-f", "RayTrainWorker")
+        time.sleep(40)
+        cluster.start_mlflow()
 
-    train(cluster, "disturbed", refuse_and_kill)
+    train(cluster, "disturbed", disturb)
     assert "refused: " in (cluster.head.folder / "s3.log").read_text()
     assert "failed" in cluster.log()
     assert left(cluster, "disturbed") == undisturbed

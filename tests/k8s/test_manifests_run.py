@@ -26,7 +26,7 @@ WHY_NOT = hosts.WHY_NOT or missing_tools() or ("" if (POSTGRES / "initdb").exist
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
-    pytest.mark.timeout(1500),
+    pytest.mark.timeout(1800),
     pytest.mark.xdist_group("pods"),
     pytest.mark.skipif(bool(WHY_NOT), reason=f"not here: {WHY_NOT}"),
 ]

@@ -42,7 +42,7 @@ class Command:
         return self.log.read_text()
 
     def await_line(self, pattern: str) -> re.Match[str]:
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 900
         while not (found := re.search(pattern, self.output)):
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output
@@ -53,7 +53,7 @@ class Command:
         (os.killpg if group else os.kill)(self.process.pid, signum)
 
     def wait(self) -> int:
-        return self.process.wait(timeout=300)
+        return self.process.wait(timeout=900)
 
     def ended(self, signum: int) -> str:
         """Waits for its end, which has to be in order; returns the last line."""

@@ -28,7 +28,7 @@ SERVICE = f"{hosts.SUBNET}.50"
 on_hosts = [
     pytest.mark.ray,
     pytest.mark.slow,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(1800),
     pytest.mark.xdist_group("hosts"),  # their addresses are the same; they are apart from this machine's own Ray
     pytest.mark.skipif(bool(hosts.WHY_NOT) or not (POSTGRES / "initdb").exists(), reason=hosts.WHY_NOT or "no PostgreSQL"),
 ]
@@ -118,10 +118,6 @@ class Cluster:
         own = {"VGG_DIST_CACHE": str(host.folder / "cache")}
         host.run(str(BIN / "ray"), "start", *flags, env=self.env | own | env)
 
-    def stop_ray(self, host: hosts.Host) -> None:
-        # Ray says with its exit status whether it had to kill.
-        host.run("sh", "-c", f"{BIN / 'ray'} stop --force || true", env=self.env)
-
     def wait_for(self, service: str, address: str, port: int) -> None:
         """Until the service listens."""
         probe = self.head.command(
@@ -145,12 +141,6 @@ class Cluster:
     def python(self, script: str) -> Any:
         """What the script prints, as JSON, on the head."""
         return json.loads(self.head.run(sys.executable, "-c", script, env=self.env).splitlines()[-1])
-
-    def nodes(self) -> int:
-        """How many the head takes for alive."""
-        url = f"http://{self.head.address}:8265/nodes?view=summary"
-        answer = json.loads(self.head.run("curl", "--silent", "--header", f"Authorization: Bearer {TOKEN}", url))
-        return sum(node["raylet"].get("state") == "ALIVE" for node in answer["data"]["summary"])
 
     def status(self, *request: str) -> int:
         """The HTTP status of curl's answer, asked from a worker's host."""

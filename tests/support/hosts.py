@@ -47,14 +47,14 @@ class Host:
         """The command line that runs `arguments` there."""
         return ["nsenter", "--target", str(self.init), "--net", "--mount", "--uts", "--pid", *arguments]
 
-    def run(self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 300) -> str:
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 900) -> str:
         """Runs it there to its end; returns what it printed. AssertionError if it fails."""
         process = self.try_run(*arguments, env=env, timeout=timeout)
         assert process.returncode == 0, f"{' '.join(arguments)} on {self.name}: {process.stdout}"
         return process.stdout
 
     def try_run(
-        self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 300
+        self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 900
     ) -> subprocess.CompletedProcess[str]:
         """Runs it there to its end, however that is; its errors are with its output."""
         return subprocess.run(

@@ -105,7 +105,7 @@ class Pod:
     def logs(self) -> str:
         return "".join(container.output() for container in self.containers)
 
-    def run(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """`kubectl exec`."""
         return self.containers[-1].run(*arguments, timeout=timeout)
 

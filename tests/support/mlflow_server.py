@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vgg_dist.tracking import TrackedRun, ui_hint
 
-PATIENCE_S = 480  # a server's start takes 20 seconds, on a busy machine minutes
+PATIENCE_S = 900  # a server's start takes 20 seconds, on a busy machine minutes
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -33,7 +33,7 @@ def run_in_terminal(command: Sequence[str], env: Mapping[str, str]) -> tuple[int
     reader = threading.Thread(target=read)
     reader.start()
     environment = os.environ | {"TERM": "xterm-256color"} | env
-    status = subprocess.run(command, stdout=theirs, stderr=theirs, cwd=ROOT, env=environment, timeout=500).returncode
+    status = subprocess.run(command, stdout=theirs, stderr=theirs, cwd=ROOT, env=environment, timeout=900).returncode
     os.close(theirs)
     reader.join(60)
     os.close(ours)

@@ -34,7 +34,7 @@ SMALL = """
 def test_nets_start_from_their_shallower_ones_and_end_in_the_tables(cluster: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vgg_dist.reproduce", *SMALL, "--storage-path", str(tmp_path)]
     env = os.environ | driver(cluster)
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=500, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     (shallow,) = (tmp_path / "small" / "A-36").glob("checkpoint-*")
     (deep,) = (tmp_path / "small" / "B-36").glob("checkpoint-*")
@@ -63,7 +63,7 @@ def test_a_study_trains_its_nets_and_reports_them(cluster: dict[str, str], tmp_p
     """.split()  # noqa: SIM905
     command = [sys.executable, "-m", "vgg_dist.reproduce", *flags, "--storage-path", str(tmp_path)]
     env = os.environ | driver(cluster)
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=500, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "study-small"
     with (folder / "runs.csv").open() as file:

@@ -67,7 +67,7 @@ def test_a_killed_search_goes_on_and_a_diverging_trial_does_not_end_it(
     (first_epoch,) = tmp_path.glob("searched/lr0.02*/checkpoint-*")
     written = first_epoch.stat().st_mtime_ns
 
-    again = subprocess.run(command(*flags), capture_output=True, text=True, cwd=ROOT, timeout=500, env=os.environ | env)
+    again = subprocess.run(command(*flags), capture_output=True, text=True, cwd=ROOT, timeout=900, env=os.environ | env)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "search searched: 2 trials of A on synthetic:train=96,val=20,size=40 (all combinations: " in again.stdout
     assert "vgg_dist.tune: 1 trial at once, on 1 worker of " in again.stdout
@@ -114,7 +114,7 @@ def test_a_trial_that_falls_behind_those_before_a_kill_is_stopped(cluster: dict[
     flags += ["--early-stopping", "median", "--metric", "loss", "--storage-path", str(tmp_path)]
     env = driver(cluster)
     kill_once(command(*flags), lambda: first_has_ended(tmp_path), tmp_path / "killed.log", env | EVERY_SECOND)
-    done = subprocess.run(command(*flags), capture_output=True, text=True, cwd=ROOT, timeout=500, env=os.environ | env)
+    done = subprocess.run(command(*flags), capture_output=True, text=True, cwd=ROOT, timeout=900, env=os.environ | env)
     assert done.returncode == 0, done.stdout + done.stderr
     runs = {run.name.partition("_")[0]: run for run in read_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "vgg_dist")}
     assert len(runs) == 4

@@ -95,7 +95,7 @@ def test_posteriors_are_those_of_a_plain_loop_and_the_tables_are_means_of_them(r
 
 def command(*flags: str, **options: object) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "vgg_dist.evaluate", *flags]
-    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=500, **options)  # type: ignore[call-overload]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=900, **options)  # type: ignore[call-overload]
 
 
 @pytest.mark.ray
