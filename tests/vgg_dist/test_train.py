@@ -233,7 +233,7 @@ KILLED = [*SPLIT, "--name", "killed", "--checkpoint-every", "3"]
 
 @pytest.mark.ray
 def test_killed_in_mid_epoch_and_resumed(cluster: dict[str, str], undisturbed: Path, tmp_path: Path) -> None:
-    """(On another number of workers: test_elastic.)"""
+    """(On another number of workers: test_elastic; with FC layers split over them anew: test_fc_parallel, without Ray.)"""
     flags = [*KILLED, "--num-workers", "2", "--storage-path", str(tmp_path)]
     kill_in_mid_epoch(flags, driver(cluster), tmp_path / "killed")
     status, written = run_in_terminal(command(*flags), driver(cluster))
