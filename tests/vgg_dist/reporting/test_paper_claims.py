@@ -76,32 +76,39 @@ def test_every_difference_against_numpy(
 ) -> None:
     files = {net: of_net for net, (_, of_net) in nets.items()}
 
-    def one(arch: str, scale: tuple[int, int]) -> NDArray[np.float64]:
-        return wrong(files[arch, scale]["dense", single_scale(scale)])
+    def one(arch: str, scale: tuple[int, int], view: str) -> NDArray[np.float64]:
+        return wrong(files[arch, scale][view, single_scale(scale)])
 
     def seen(archs: str, view: str) -> NDArray[np.float64]:
         return wrong(np.mean([several(files[arch, JITTER], view) for arch in archs], axis=0))
 
-    expected = {
-        ("A-LRN 37", "A 37", "0.1"): one("A-LRN", LOW) - one("A", LOW),
-        ("D 37", "A 37", "-2.6"): one("D", LOW) - one("A", LOW),
-        ("E 37", "A 37", "-2.3"): one("E", LOW) - one("A", LOW),
-        ("D [37;73]", "D 37", "-1.4"): one("D", JITTER) - one("D", LOW),
-        ("D [37;73]", "D 55", "-1.2"): one("D", JITTER) - one("D", HIGH),
-        ("E [37;73]", "E 37", "-1.8"): one("E", JITTER) - one("E", LOW),
-        ("E [37;73]", "E 55", "-1.4"): one("E", JITTER) - one("E", HIGH),
-        ("D [37;73], several scales", "D [37;73], one scale", "-0.8"): seen("D", "dense") - one("D", JITTER),
-        ("E [37;73], several scales", "E [37;73], one scale", "-0.7"): seen("E", "dense") - one("E", JITTER),
-        ("D [37;73], multi-crop & dense", "D [37;73], dense", "-0.4"): seen("D", "both") - seen("D", "dense"),
-        ("D [37;73], multi-crop & dense", "D [37;73], multi-crop", "-0.2"): seen("D", "both") - seen("D", "crops"),
-        ("E [37;73], multi-crop & dense", "E [37;73], dense", "-0.4"): seen("E", "both") - seen("E", "dense"),
-        ("E [37;73], multi-crop & dense", "E [37;73], multi-crop", "-0.2"): seen("E", "both") - seen("E", "crops"),
-        ("D + E [37;73]", "D [37;73]", "-0.7"): seen("DE", "both") - seen("D", "both"),
-        ("D + E [37;73]", "E [37;73]", "-0.7"): seen("DE", "both") - seen("E", "both"),
-    }
+    # Each claim as the paper compares it, then by multi-crop alone, except for the one about the views.
+    expected = []
+    for view in ("dense", "crops"):
+        expected.append((("A-LRN 37", "A 37", "0.1"), one("A-LRN", LOW, view) - one("A", LOW, view)))
+    for view in ("dense", "crops"):
+        for arch, published in (("D", "-2.6"), ("E", "-2.3")):
+            expected.append(((f"{arch} 37", "A 37", published), one(arch, LOW, view) - one("A", LOW, view)))
+    for view in ("dense", "crops"):
+        for arch, scale, published in (("D", LOW, "-1.4"), ("D", HIGH, "-1.2"), ("E", LOW, "-1.8"), ("E", HIGH, "-1.4")):
+            pair = f"{arch} [37;73]", f"{arch} {scale[0]}", published
+            expected.append((pair, one(arch, JITTER, view) - one(arch, scale, view)))
+    for view in ("dense", "crops"):
+        for arch, published in (("D", "-0.8"), ("E", "-0.7")):
+            pair = f"{arch} [37;73], several scales", f"{arch} [37;73], one scale", published
+            expected.append((pair, seen(arch, view) - one(arch, JITTER, view)))
+    for arch in "DE":
+        for view, name, published in (("dense", "dense", "-0.4"), ("crops", "multi-crop", "-0.2")):
+            pair = f"{arch} [37;73], multi-crop & dense", f"{arch} [37;73], {name}", published
+            expected.append((pair, seen(arch, "both") - seen(arch, view)))
+    for view in ("both", "crops"):
+        for arch in "DE":
+            expected.append((("D + E [37;73]", f"{arch} [37;73]", "-0.7"), seen("DE", view) - seen(arch, view)))
+
     rows = rows_of(report)
-    assert [(row["first"], row["second"], row["paper difference"]) for row in rows] == list(expected)
-    for row, by_image in zip(rows, expected.values(), strict=True):
+    assert [(row["first"], row["second"], row["paper difference"]) for row in rows] == [pair for pair, _ in expected]
+    assert sum("multi-crop (32 px)" in row["claim"] for row in rows) == 11
+    for row, (_, by_image) in zip(rows, expected, strict=True):
         error = by_image.std() / IMAGES**0.5
         assert float(row["difference"]) == pytest.approx(by_image.mean(), abs=1e-3), row
         assert float(row["standard error over images"]) == pytest.approx(error, rel=1e-4)
@@ -148,23 +155,25 @@ def test_a_net_trained_once_is_judged_by_the_noise_of_those_trained_twice() -> N
     first, *others = (trained(seed, SAME) for seed in (1, 2, 3))
     everything = [net for net, _ in first.values()]
     everything += [net for of_seed in others for (arch, _), (net, _) in of_seed.items() if arch in ("A", "A-LRN")]
-    rows = {
-        (row["first"], row["second"]): row
-        for row in rows_of(build_report(everything, LABELS, [str(c) for c in range(CLASSES)]))
-    }
-    row = rows["E 37", "A 37"]
-    assert (row["trainings"], row["sd over trainings"], row["verdict of the pair"]) == ("1", "", "holds")
-    errors = [[wrong(of[net, LOW][1]["dense", 37]).mean() for of in (first, *others)] for net in ("A", "A-LRN")]
-    noise = np.sqrt(np.var(errors, axis=1, ddof=1).mean())
-    assert float(row["standard error of trainings"]) == pytest.approx(noise * 2**0.5, rel=1e-4)
-    assert float(rows["A-LRN 37", "A 37"]["standard error of trainings"]) == pytest.approx(noise * (2 / 3) ** 0.5, rel=1e-4)
+    rows = rows_of(build_report(everything, LABELS, [str(c) for c in range(CLASSES)]))
+    for view in ("dense", "crops"):
+        of_view = {
+            (row["first"], row["second"]): row for row in rows if ("multi-crop (32 px)" in row["claim"]) == (view == "crops")
+        }
+        row = of_view["E 37", "A 37"]
+        assert (row["trainings"], row["sd over trainings"], row["verdict of the pair"]) == ("1", "", "holds")
+        errors = [[wrong(of[net, LOW][1][view, 37]).mean() for of in (first, *others)] for net in ("A", "A-LRN")]
+        noise = np.sqrt(np.var(errors, axis=1, ddof=1).mean())
+        assert float(row["standard error of trainings"]) == pytest.approx(noise * 2**0.5, rel=1e-4)
+        no_gain = of_view["A-LRN 37", "A 37"]
+        assert float(no_gain["standard error of trainings"]) == pytest.approx(noise * (2 / 3) ** 0.5, rel=1e-4)
 
 
 def test_one_pair_that_fails_decides_the_claim() -> None:
     """E is worse than A, D is better: deeper is not better as such."""
     nets = [net for seed in (1, 2, 3) for net, _ in trained(seed, SAME | {"E": 0.5}).values()]
     rows = [row for row in rows_of(build_report(nets, LABELS, [str(c) for c in range(CLASSES)])) if "deeper" in row["claim"]]
-    assert [row["verdict of the pair"] for row in rows] == ["holds", "does not hold"]
+    assert [row["verdict of the pair"] for row in rows] == ["holds", "does not hold"] * 2  # dense and multi-crop
     assert {row["verdict"] for row in rows} == {"does not hold"}
 
 
@@ -183,11 +192,12 @@ def test_a_gain_as_large_as_the_papers_counts(nets: dict[tuple[str, tuple[int, i
 def test_the_page_and_the_text_name_each_claim_once_with_its_verdict(report: Report) -> None:
     page = Page(report.to_html())
     table = page.tables["claims"]
-    assert [row[0] for row in table if "deeper is better" in row[0]] == ["deeper is better (32 px)"]
-    assert [row[:2] for row in table if row[2:4] == ["E 37", "A 37"]] == [["", ""]]  # the claim's second pair
-    assert len([rect for rect in page.all_of("rect") if rect.get("class") == "mark"]) == 15  # the paper's, in the chart
+    named = [row[0] for row in table if "deeper is better" in row[0]]
+    assert named == ["deeper is better (32 px)", "deeper is better, multi-crop (32 px)"]
+    assert [row[:2] for row in table if row[2:4] == ["E 37", "A 37"]] == [["", ""]] * 2  # the claim's second pair
+    assert len([rect for rect in page.all_of("rect") if rect.get("class") == "mark"]) == 26  # the paper's, in the chart
     assert "The paper's claims" in report.to_text()
-    assert report.to_markdown().count("| LRN does not help") == 1
+    assert report.to_markdown().count("| LRN does not help (32 px) |") == 1
 
 
 def test_without_a_pair_there_are_no_claims() -> None:

@@ -90,6 +90,15 @@ def test_crops_are_for_the_jittered_d_and_e() -> None:
     assert not any(wants_crops(no_table_5, run.config) for run in paper_runs(no_table_5))
 
 
+def test_small_nets_are_all_evaluated_on_crops() -> None:
+    """Of less than 48 pixels, 2 x 2 positions are left after four poolings, and padding is beside each of them."""
+    for size, crops in ((32, 12), (47, 12), (48, 2)):
+        config = ReproduceConfig(image_size=size, head="linear").resolved()
+        assert sum(wants_crops(config, run.config) for run in paper_runs(config)) == crops
+    no_table_5 = ReproduceConfig(image_size=32, head="linear", through="table4").resolved()
+    assert not any(wants_crops(no_table_5, run.config) for run in paper_runs(no_table_5))
+
+
 def test_hours_of_the_plan_are_images_by_rate() -> None:
     config = ReproduceConfig(only=("B",)).resolved()
     images = 1_281_167, 50_000

@@ -30,6 +30,8 @@ RULE = (
     " enough.",
     f"Where the paper's own gain is smaller than {MARGIN:g} points, a gain is ruled out only if it is smaller than that.",
     "A claim holds if it holds in all its comparisons, does not hold if it fails in one, and is not resolved otherwise.",
+    "What the paper compares by one kind of evaluation is compared once more by multi-crop evaluation alone, where it was"
+    " computed. The paper's differences beside it are still those of its own evaluation.",
 )
 """What these claims add to `paired.RULE`, for people."""
 
@@ -61,6 +63,11 @@ class Claim:
     """Section and tables."""
     kind: ClaimKind
     pairs: tuple[tuple[Side, Side], ...]
+
+    @property
+    def compares_views(self) -> bool:
+        """Whether it is about the views themselves, and so cannot be checked in another one."""
+        return len({side.view for pair in self.pairs for side in pair}) > 1
 
 
 def _net(arch: str, train_scale: tuple[int, int] = S256) -> Side:
@@ -121,14 +128,17 @@ class PlannedClaim:
     """A claim with the comparisons that our nets allow."""
 
     claim: Claim
+    view: View | None
+    """In which both sides are evaluated in place of the claim's own views; None for these."""
     of: str
     """The kind of the nets, such as "32 px, linear head"; empty for the paper's."""
     comparisons: tuple[Comparison, ...]
 
     @property
     def text(self) -> str:
-        """The claim, and of which kind of nets where that is not the paper's."""
-        return f"{self.claim.text} ({self.of})" if self.of else self.claim.text
+        """The claim; the view and the kind of nets where they are not the paper's."""
+        text = self.claim.text + (f", {VIEW_NAMES[self.view]}" if self.view else "")
+        return f"{text} ({self.of})" if self.of else text
 
 
 @dataclass(frozen=True)
@@ -158,9 +168,11 @@ def plan_claims(nets: Sequence[EvaluatedNet], num_classes: int) -> list[PlannedC
     planned = []
     for of, found in _by_kind(nets, num_classes):
         for claim in CLAIMS:
-            comparisons = tuple(filter(None, (_comparison(*pair, found) for pair in claim.pairs)))
-            if comparisons:
-                planned.append(PlannedClaim(claim, of, comparisons))
+            views: tuple[View | None, ...] = (None,) if claim.compares_views else (None, "crops")
+            for view in views:
+                comparisons = tuple(filter(None, (_comparison(*pair, view, found) for pair in claim.pairs)))
+                if comparisons:
+                    planned.append(PlannedClaim(claim, view, of, comparisons))
     return planned
 
 
@@ -168,7 +180,8 @@ def check_claims(planned: Sequence[PlannedClaim], wrong: Callable[[Mean], NDArra
     """The difference of each comparison. `wrong`: of a mean, (N,) whether its first guess of each image is wrong."""
     checked = []
     for claim in planned:
-        noise = _training_noise([each for each in planned if each.of == claim.of], wrong)
+        alike = [each for each in planned if (each.view, each.of) == (claim.view, claim.of)]
+        noise = _training_noise(alike, wrong)
         checked.append(CheckedClaim(claim, tuple(_difference(comparison, noise, wrong) for comparison in claim.comparisons)))
     return checked
 
@@ -194,9 +207,12 @@ def _by_kind(
         yield kind, by_counterpart(of_kind)
 
 
-def _comparison(first: Side, second: Side, found: Mapping[paper.Net, Sequence[EvaluatedNet]]) -> Comparison | None:
-    """The comparison of two sides; None where one of the nets, or its posteriors, are missing."""
-    pairs = tuple(zip(*(means_of_trainings(side.nets, side.view, side.at, found) for side in (first, second)), strict=False))
+def _comparison(
+    first: Side, second: Side, view: View | None, found: Mapping[paper.Net, Sequence[EvaluatedNet]]
+) -> Comparison | None:
+    """The comparison of two sides in their own views, or both in `view`; None where a net or its posteriors are missing."""
+    means = (means_of_trainings(side.nets, view or side.view, side.at, found) for side in (first, second))
+    pairs = tuple(zip(*means, strict=False))
     if not pairs:
         return None
     names = _in_words(pairs[0][0], first, second), _in_words(pairs[0][1], second, first)
