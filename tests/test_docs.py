@@ -1,4 +1,4 @@
-"""The documentation says what the code is: options, environment variables, file trees and links."""
+"""The documentation says what the code is: options, environment variables, file trees, links and the tables of reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 import tyro
+from support.networks import build_drawn, images_of
 from support.paths import ROOT
 
 from vgg_dist.config.resume import MUST_STAY
@@ -123,6 +125,37 @@ def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
     assert len(quoted) > 5
     for words in quoted:
         assert words in sources, words
+
+
+def test_the_reproductions_tables_are_those_of_its_report() -> None:
+    reproduction = load(DOCS / "reproduction.py")
+    text = (DOCS / "reproduction.md").read_text()
+    assert {name for _, name, _ in reproduction.MARKED.findall(text)} == set(reproduction.TABLES)
+    assert reproduction.filled(text) == text, (
+        "docs/reproduction.md is behind docs/reproduction/: python docs/reproduction.py"
+    )
+
+
+def test_the_canvas_of_padding_takes_nothing_but_the_padding() -> None:
+    """With zeros put around the crop's maps again, in every layer, the score in the canvas is that of the crop alone."""
+    padding = load(DOCS / "padding.py")
+    net = build_drawn("A", image_size=32, head="linear", num_classes=7)
+    viewer = padding.Viewer(net, 32, 16, torch.device("cpu"), None)
+    alone, in_canvas, *_ = padding.ways(viewer)
+    images = images_of(40, count=4)
+
+    def cut(module: object, inputs: object, maps: torch.Tensor) -> torch.Tensor:
+        third = maps.shape[2] // 3
+        inside = torch.zeros_like(maps)
+        inside[:, :, third : 2 * third, third : 2 * third] = 1
+        return maps * inside
+
+    with torch.inference_mode():
+        expected = alone(images)
+        assert not torch.allclose(in_canvas(images), expected, rtol=0.01)
+        for layer in net.features:
+            layer.register_forward_hook(cut)
+        torch.testing.assert_close(in_canvas(images), expected)
 
 
 @pytest.mark.slow
