@@ -165,7 +165,7 @@ def draw() -> None:
         axes.set_xticks(range(len(archs)), [f"{arch}\n{DEPTHS[arch]} layers" for arch in archs])
         axes.set_ylabel("top-1 error, multi-crop at one scale, %")
         axes.margins(x=0.1)
-        axes.legend()
+        figure.legend(loc="outside upper center", ncols=len(scales), frameon=False)
         figure.savefig(PLOT, facecolor="white", metadata={"Date": None})
 
 

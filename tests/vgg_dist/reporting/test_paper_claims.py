@@ -13,7 +13,7 @@ from support.page import Page
 
 from vgg_dist.paper import several_scales, single_scale
 from vgg_dist.reporting.paired import MARGIN
-from vgg_dist.reporting.paper_tables import EvaluatedNet, Report, build_report
+from vgg_dist.reporting.paper_tables import EvaluatedNet, Report, build_report, claims_table
 from vgg_dist.reporting.paper_tables.claims import plan_claims
 
 IMAGES, CLASSES = 4000, 10
@@ -198,6 +198,16 @@ def test_the_page_and_the_text_name_each_claim_once_with_its_verdict(report: Rep
     assert len([rect for rect in page.all_of("rect") if rect.get("class") == "mark"]) == 26  # the paper's, in the chart
     assert "The paper's claims" in report.to_text()
     assert report.to_markdown().count("| LRN does not help (32 px) |") == 1
+
+
+def test_every_line_of_the_chart_says_what_is_compared_and_how(report: Report) -> None:
+    drawn = claims_table.chart(report.claims)
+    assert drawn is not None
+    names = [row["name"] for row in drawn["rows"]]
+    assert names.count("D 37 vs A 37") == names.count("D 37 vs A 37, multi-crop") == 1
+    assert "D [37;73], several scales vs one scale, multi-crop" in names
+    assert "D [37;73], multi-crop & dense vs dense" in names
+    assert len(set(names)) == len(names) == 26
 
 
 def test_without_a_pair_there_are_no_claims() -> None:

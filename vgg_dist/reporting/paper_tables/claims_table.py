@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from vgg_dist.paper import View
 from vgg_dist.reporting.intervals import Interval, interval_chart
-from vgg_dist.reporting.paper_tables.claims import CheckedClaim
+from vgg_dist.reporting.paper_tables.claims import CheckedClaim, Comparison
+from vgg_dist.reporting.paper_tables.layout import VIEW_NAMES
 
 HEADINGS = ("claim", "verdict", "first", "second", "the paper", "ours", "95 % interval", "trainings", "this pair")
 LEFT = {0, 1, 2, 3, 8}
@@ -56,7 +58,7 @@ def chart(checked: Sequence[CheckedClaim]) -> dict[str, Any] | None:
     """The differences with their intervals, and the paper's beside them; None without a comparison."""
     intervals = [
         Interval(
-            name=f"{comparison.first} vs {comparison.second}",
+            name=_pair(comparison, each.planned.view),
             remark=verdict,
             mean=found.mean,
             low=found.low,
@@ -69,3 +71,10 @@ def chart(checked: Sequence[CheckedClaim]) -> dict[str, Any] | None:
         for comparison, found, verdict in zip(each.planned.comparisons, each.differences, each.verdicts, strict=True)
     ]
     return interval_chart("Differences of top-1 errors", "points; left of 0 the first is better", intervals)
+
+
+def _pair(comparison: Comparison, view: View | None) -> str:
+    """Both sides in a line; the second without its nets where they are the first's."""
+    nets = comparison.first.partition(",")[0]
+    pair = f"{comparison.first} vs {comparison.second.removeprefix(f'{nets}, ')}"
+    return f"{pair}, {VIEW_NAMES[view]}" if view else pair
