@@ -58,7 +58,8 @@ def row(config: EvalConfig, run: str) -> list[str]:
     evaluation = plan_evaluation(config)
     net = open_net(config, run)
     viewer, whole = Evaluator(config, evaluation.store).prepare(net)
-    assert net.train_scale is not None, f"{run} does not record S"
+    if net.train_scale is None:
+        raise ValueError(f"net {run}: its weights do not record S; give it as --train-scale")
     Q = single_scale(net.train_scale)
     indices = np.arange(0, len(evaluation.labels), EVERY)
     wrong = np.zeros(4)
@@ -72,6 +73,10 @@ def row(config: EvalConfig, run: str) -> list[str]:
 
 if __name__ == "__main__":
     given = tyro.cli(EvalConfig, description="Top-1 errors with and without the padding that a net was trained with.")
-    print("\t".join(HEADINGS))
-    for run in given.resolved().nets:
-        print("\t".join(row(given.resolved(), run)), flush=True)
+    try:
+        settings = given.resolved()
+        print("\t".join(HEADINGS))
+        for run in settings.nets:
+            print("\t".join(row(settings, run)), flush=True)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"docs/padding.py: {error}") from None

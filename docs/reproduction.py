@@ -180,8 +180,13 @@ def filled(page: str) -> str:
 if __name__ == "__main__":
     if sys.argv[1:]:
         REPORT.mkdir(exist_ok=True)
-        for name in FILES:
-            shutil.copy(Path(sys.argv[1], f"{name}.csv"), REPORT)
+        try:
+            for name in FILES:
+                shutil.copy(Path(sys.argv[1], f"{name}.csv"), REPORT)
+        except OSError as error:
+            raise SystemExit(
+                f"docs/reproduction.py: {sys.argv[1]} is no evaluation of the miniature's runs: {error}"
+            ) from None
     if not REPORT.exists():
         raise SystemExit("docs/reproduction.py: docs/reproduction has no tables; give the folder of an evaluation")
     PAGE.write_text(filled(PAGE.read_text()))
