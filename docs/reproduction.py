@@ -19,6 +19,8 @@ from typing import NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
+from vgg_dist.paper import single_scale
+
 DOCS = Path(__file__).parent
 PAGE, REPORT, PLOT = DOCS / "reproduction.md", DOCS / "reproduction", DOCS / "assets" / "reproduction.svg"
 FILES = "each", "table5", "table6", "claims"
@@ -37,10 +39,10 @@ class Net(NamedTuple):
     scale: str
 
     @property
-    def single_scale(self) -> str:
-        """The one test scale: S, or the middle of its range."""
+    def test_scale(self) -> str:
+        """The one test scale Q."""
         ends = [int(end) for end in re.findall(r"\d+", self.scale)]
-        return str(sum(ends) // len(ends))
+        return str(single_scale((ends[0], ends[-1])))
 
     @property
     def order(self) -> tuple[int, bool, str]:
@@ -61,7 +63,7 @@ def net_of(row: Row) -> Net:
 
 def one_scale(net: Net, view: str) -> list[Row]:
     """A row for each training of a net, in a view at its one test scale."""
-    wanted = net, net.single_scale, view
+    wanted = net, net.test_scale, view
     return [row for row in rows_of("each") if (net_of(row), row["Q"], row["view"]) == wanted]
 
 
