@@ -33,4 +33,6 @@ def studied_net(
 
 
 def results(nets: Sequence[StudiedNet], missing: Sequence[tuple[str, str]] = (), num_classes: int = 10) -> Results:
-    return Results(tuple(nets), tuple(missing), IMAGES, num_classes, (("--data", "/data/" + "x" * 100), ("--epochs", "2")))
+    return Results(
+        tuple(nets), tuple(missing), IMAGES, num_classes, "dense", (("--data", "/data/" + "x" * 100), ("--epochs", "2"))
+    )

@@ -9,6 +9,7 @@ from vgg_dist import paper
 from vgg_dist.config import ReproduceConfig, TrainSettings
 from vgg_dist.reporting.text import aligned
 from vgg_dist.reproduction.run_graph import Run, image_macs, wants_crops
+from vgg_dist.reproduction.study_runs import study_view
 from vgg_dist.training.cost import device_name, measure_rate
 
 
@@ -45,7 +46,7 @@ def describe_plan(
             f"{rate:.4g}", _hours(hours),
         ))  # fmt: skip
     evaluation = sum(_evaluation_passes(config, run) / forward[run.name] for run in runs) * num_val / 3600
-    what = f"evaluation up to {config.through}" if config.study == "paper" else "dense evaluation at one scale"
+    what = f"evaluation up to {config.through}" if config.study == "paper" else "evaluation at one scale"
     headings = ["run", "starts\nfrom", "lr", "epochs\nat most", "\nimages", "GMACs\nan image", "\nimages/s", "\nhours"]
     return (
         f"{aligned(headings, rows, {0, 1})}\n"
@@ -63,6 +64,8 @@ def _net(config: TrainSettings) -> str:
 
 def _evaluation_passes(config: ReproduceConfig, run: Run) -> float:
     """The cost of all views of an image, in forward passes at the net's own size; for an image with sides 3 to 4."""
+    if config.study != "paper" and study_view(config) == "center":
+        return 1
     size = run.config.image_size
     scale = run.config.train_scale.ends
     scales = {paper.single_scale(scale)}

@@ -15,6 +15,7 @@ from vgg_dist.preflight import check_evaluation
 from vgg_dist.reproduction.run_graph import Run, wants_crops
 from vgg_dist.reproduction.scheduler import RunsFailed, run_all
 from vgg_dist.reproduction.study import finished_runs, report_study
+from vgg_dist.reproduction.study_runs import study_view
 from vgg_dist.run_folder.outcome import check_earlier
 from vgg_dist.run_folder.settings import PROGRAMME, keep_settings, refuse_other_study
 from vgg_dist.tracking import TrackedRun, open_run, recorded, resolve_tracking_uri
@@ -57,7 +58,7 @@ def train_and_compare(config: ReproduceConfig, runs: Sequence[Run], parent: Trac
         failed = error
     with signals.raising():
         if finished := finished_runs(runs):
-            evaluation = evaluation_config(config, finished, ("dense",), parent)
+            evaluation = evaluation_config(config, finished, (study_view(config),), parent)
             report_study(config, runs, failed.failures if failed else {}, evaluation, parent)
     if failed:
         raise failed
@@ -77,7 +78,7 @@ def evaluate_all(config: ReproduceConfig, runs: Sequence[Run], parent: TrackedRu
 
 
 def evaluation_config(
-    config: ReproduceConfig, runs: Sequence[Run], views: tuple[Literal["dense", "crops"], ...], parent: TrackedRun
+    config: ReproduceConfig, runs: Sequence[Run], views: tuple[Literal["dense", "crops", "center"], ...], parent: TrackedRun
 ) -> EvalConfig:
     """The resolved settings of the evaluation of these runs. ValueError, one line, for what can be refused at once."""
     evaluation = EvalConfig(

@@ -16,7 +16,7 @@ from vgg_dist.reporting.paper_tables.errors import top_guesses
 from vgg_dist.reporting.studies import Results, StudiedNet, StudyReport, Training
 from vgg_dist.reporting.studies.results import Kind
 from vgg_dist.reproduction.run_graph import Run
-from vgg_dist.reproduction.study_runs import Variant, variant_of
+from vgg_dist.reproduction.study_runs import Variant, study_view, variant_of
 from vgg_dist.run_folder.checkpoints import whole_checkpoints
 from vgg_dist.run_folder.folder import RunFolder
 from vgg_dist.run_folder.names import RECORDS
@@ -87,6 +87,7 @@ def collect(
         missing=tuple((run.name, _why_missing(run, failures, names)) for run in runs if run.name not in names),
         images=len(plan.labels),
         num_classes=num_classes,
+        view=study_view(config),
         settings=tuple((flag(name), str(shared[name])) for name in SHOWN if shared[name] is not None),
     )
 

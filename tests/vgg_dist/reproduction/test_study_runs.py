@@ -12,7 +12,7 @@ from vgg_dist.config import ReproduceConfig, TrainConfig
 from vgg_dist.models.specs import MODELS
 from vgg_dist.reproduction.cost import describe_plan
 from vgg_dist.reproduction.run_graph import Run
-from vgg_dist.reproduction.study_runs import enlarged, planned_runs
+from vgg_dist.reproduction.study_runs import enlarged, planned_runs, study_view
 
 VGG = "A", "B", "C", "D", "E"
 
@@ -150,3 +150,15 @@ def test_the_plan_counts_every_seed_and_the_chain_from_a_to_d() -> None:
     assert f"Training: {2 * (a + 2 * d):.3g} hours of one GPU, {a + d:.3g} along the longest chain" in text
     dense = sum(2 * (2 * 4 / 3 * 256**2 / 224**2) * 50_000 / (3 * rate) / 3600 for rate in (800, 400, 400))
     assert f"{dense:.3g} hours" in text
+
+
+@pytest.mark.parametrize(
+    ("size", "view", "passes"),
+    [(None, "dense", 2 * 4 / 3 * (8 / 7) ** 2), (48, "dense", 2 * 4 / 3 * (55 / 48) ** 2), (47, "center", 1)],
+)
+def test_small_nets_are_compared_on_their_centre_crop(size: int | None, view: str, passes: float) -> None:
+    """Of less than 48 pixels, 2 x 2 positions are left after four poolings: dense evaluation takes their padding away."""
+    config = ReproduceConfig(study="ablations", only=("A",), seeds=1, image_size=size, head="linear").resolved()
+    assert study_view(config) == view
+    text = describe_plan(config, planned_runs(config), (100, 360_000), {"A": 1.0}, "GPU")
+    assert f"evaluation at one scale, by arithmetic from the same steps: {passes * 100 / 3:.3g} hours" in text

@@ -17,6 +17,8 @@ from vgg_dist.reporting.text import aligned, csv_text, printed
 
 TITLES = {"small": "VGG and the nets before it, with one budget", "ablations": "The paper's ablations"}
 
+VIEWS = {"dense": "dense evaluation", "center": "the centre crop"}
+
 Form = Callable[[Sequence[str], Sequence[Sequence[str]], set[int]], str]
 
 
@@ -48,8 +50,8 @@ class StudyReport:
         images = self.results.images
         seeds = "" if self.results.num_seeds < 2 else " With several seeds: mean ± standard deviation."
         return (
-            f"Errors: dense evaluation at Q = S on {images:,} validation images; over so many, an error of 20 % has a"
-            f" standard error of {100 * (0.2 * 0.8 / images) ** 0.5:.2g} points.{seeds} GMACs: billions of"
+            f"Errors: {VIEWS[self.results.view]} at Q = S on {images:,} validation images; over so many, an error of 20 %"
+            f" has a standard error of {100 * (0.2 * 0.8 / images) ** 0.5:.2g} points.{seeds} GMACs: billions of"
             " multiply-accumulates of a forward pass. images/s: training steps without waiting for data, the median of what"
             " the run logged last, on the hardware and the workers that it had; runs beside each other on one CPU share it."
         )

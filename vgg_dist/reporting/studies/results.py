@@ -104,6 +104,8 @@ class Results:
     images: int
     """Validation images, N."""
     num_classes: int
+    view: Literal["dense", "center"]
+    """What a net sees of an image in the evaluation."""
     settings: tuple[tuple[str, str], ...]
     """What all runs share: flag and value."""
 
