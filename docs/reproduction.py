@@ -117,29 +117,30 @@ def fusions() -> str:
 
 
 def claims() -> str:
-    """Every pair of each claim: the paper's difference, and ours by multi-crop and by the paper's evaluation."""
-    found: dict[tuple[str, str, str], dict[bool, Row]] = {}
+    """Every pair of each claim: the paper's difference, and ours by multi-crop, by the centre crop and as in the paper."""
+    found: dict[tuple[str, str, str], dict[str, Row]] = {}
+    views = "multi-crop", "centre crop", ""
     for row in rows_of("claims"):
-        text, on_crops = re.fullmatch(r"(.*?)(, multi-crop)?( \(.*\))?", row["claim"]).group(1, 2)  # type: ignore[union-attr]
-        found.setdefault((text, row["first"], row["second"]), {})[bool(on_crops)] = row
+        text, view = re.fullmatch(rf"(.*?)(?:, ({'|'.join(views)}))?( \(.*\))?", row["claim"]).group(1, 2)  # type: ignore[union-attr]
+        found.setdefault((text, row["first"], row["second"]), {})[view or ""] = row
     rows, last = [], ""
     for (text, first, second), of_view in found.items():
         either = next(iter(of_view.values()))
-        ours = [words for on_crops in (True, False) for words in _difference(of_view.get(on_crops))]
+        ours = [_difference(of_view.get(view)) for view in views]
         rows.append(
             [text if text != last else "", f"{first} vs {second}", f"{float(either['paper difference']):+.1f}", *ours]
         )
         last = text
-    headings = ["claim", "pair", "the paper", "here, by multi-crop", "verdict", "here, as in the paper", "verdict"]
+    headings = ["claim", "pair", "the paper", "here, by multi-crop", "here, by centre crop", "here, as in the paper"]
     return table(headings, rows, 2)
 
 
-def _difference(row: Row | None) -> tuple[str, str]:
+def _difference(row: Row | None) -> str:
     """Ours with its 95 % interval, and the verdict."""
     if row is None:
-        return "", ""
+        return ""
     mean, low, high = (float(row[name]) for name in ("difference", "low", "high"))
-    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})", row["verdict of the pair"]
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f}) {row['verdict of the pair']}"
 
 
 def draw() -> None:

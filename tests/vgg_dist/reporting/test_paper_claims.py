@@ -26,7 +26,7 @@ Files = dict[tuple[str, int], NDArray[np.float32]]
 def files_of(rng: np.random.Generator, scale: tuple[int, int], strength: float) -> Files:
     """Posteriors of the views and scales that the paper's tables need, the better the higher `strength`."""
     found: Files = {}
-    for view in ("dense", "crops"):
+    for view in ("dense", "crops", "center"):
         for size in {single_scale(scale), *several_scales(scale, 32)}:
             logits = rng.normal(size=(IMAGES, CLASSES))
             logits[np.arange(IMAGES), LABELS] += strength
@@ -47,7 +47,8 @@ def trained(seed: int, strengths: dict[str, float]) -> dict[tuple[str, tuple[int
 
 
 def several(files: Files, view: str) -> NDArray[np.float64]:
-    return np.mean([p.astype(np.float64) for (v, _), p in files.items() if view in (v, "both")], axis=0)
+    views = ("dense", "crops") if view == "both" else (view,)
+    return np.mean([p.astype(np.float64) for (v, _), p in files.items() if v in views], axis=0)
 
 
 def wrong(posteriors: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -56,6 +57,14 @@ def wrong(posteriors: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def rows_of(report: Report) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(report.files()["claims.csv"])))
+
+
+def view_of(row: dict[str, str]) -> str:
+    """Dense for the claim as the paper compares it."""
+    return next(
+        (view for view, name in (("crops", "multi-crop"), ("center", "centre crop")) if f", {name} (" in row["claim"]),
+        "dense",
+    )
 
 
 SAME = {"A": 1.0, "A-LRN": 1.0, "D": 1.6, "E": 1.6}
@@ -82,18 +91,18 @@ def test_every_difference_against_numpy(
     def seen(archs: str, view: str) -> NDArray[np.float64]:
         return wrong(np.mean([several(files[arch, JITTER], view) for arch in archs], axis=0))
 
-    # Each claim as the paper compares it, then by multi-crop alone, except for the one about the views.
+    # Each claim as the paper compares it, then by crops and by the centre crop, except for the one about the views.
     expected = []
-    for view in ("dense", "crops"):
+    for view in ("dense", "crops", "center"):
         expected.append((("A-LRN 37", "A 37", "0.1"), one("A-LRN", LOW, view) - one("A", LOW, view)))
-    for view in ("dense", "crops"):
+    for view in ("dense", "crops", "center"):
         for arch, published in (("D", "-2.6"), ("E", "-2.3")):
             expected.append(((f"{arch} 37", "A 37", published), one(arch, LOW, view) - one("A", LOW, view)))
-    for view in ("dense", "crops"):
+    for view in ("dense", "crops", "center"):
         for arch, scale, published in (("D", LOW, "-1.4"), ("D", HIGH, "-1.2"), ("E", LOW, "-1.8"), ("E", HIGH, "-1.4")):
             pair = f"{arch} [37;73]", f"{arch} {scale[0]}", published
             expected.append((pair, one(arch, JITTER, view) - one(arch, scale, view)))
-    for view in ("dense", "crops"):
+    for view in ("dense", "crops", "center"):
         for arch, published in (("D", "-0.8"), ("E", "-0.7")):
             pair = f"{arch} [37;73], several scales", f"{arch} [37;73], one scale", published
             expected.append((pair, seen(arch, view) - one(arch, JITTER, view)))
@@ -101,13 +110,14 @@ def test_every_difference_against_numpy(
         for view, name, published in (("dense", "dense", "-0.4"), ("crops", "multi-crop", "-0.2")):
             pair = f"{arch} [37;73], multi-crop & dense", f"{arch} [37;73], {name}", published
             expected.append((pair, seen(arch, "both") - seen(arch, view)))
-    for view in ("both", "crops"):
+    for view in ("both", "crops", "center"):
         for arch in "DE":
             expected.append((("D + E [37;73]", f"{arch} [37;73]", "-0.7"), seen("DE", view) - seen(arch, view)))
 
     rows = rows_of(report)
     assert [(row["first"], row["second"], row["paper difference"]) for row in rows] == [pair for pair, _ in expected]
-    assert sum("multi-crop (32 px)" in row["claim"] for row in rows) == 11
+    for view in ("multi-crop", "centre crop"):
+        assert sum(f", {view} (32 px)" in row["claim"] for row in rows) == 11
     for row, (_, by_image) in zip(rows, expected, strict=True):
         error = by_image.std() / IMAGES**0.5
         assert float(row["difference"]) == pytest.approx(by_image.mean(), abs=1e-3), row
@@ -156,10 +166,8 @@ def test_a_net_trained_once_is_judged_by_the_noise_of_those_trained_twice() -> N
     everything = [net for net, _ in first.values()]
     everything += [net for of_seed in others for (arch, _), (net, _) in of_seed.items() if arch in ("A", "A-LRN")]
     rows = rows_of(build_report(everything, LABELS, [str(c) for c in range(CLASSES)]))
-    for view in ("dense", "crops"):
-        of_view = {
-            (row["first"], row["second"]): row for row in rows if ("multi-crop (32 px)" in row["claim"]) == (view == "crops")
-        }
+    for view in ("dense", "crops", "center"):
+        of_view = {(row["first"], row["second"]): row for row in rows if view_of(row) == view}
         row = of_view["E 37", "A 37"]
         assert (row["trainings"], row["sd over trainings"], row["verdict of the pair"]) == ("1", "", "holds")
         errors = [[wrong(of[net, LOW][1][view, 37]).mean() for of in (first, *others)] for net in ("A", "A-LRN")]
@@ -173,7 +181,7 @@ def test_one_pair_that_fails_decides_the_claim() -> None:
     """E is worse than A, D is better: deeper is not better as such."""
     nets = [net for seed in (1, 2, 3) for net, _ in trained(seed, SAME | {"E": 0.5}).values()]
     rows = [row for row in rows_of(build_report(nets, LABELS, [str(c) for c in range(CLASSES)])) if "deeper" in row["claim"]]
-    assert [row["verdict of the pair"] for row in rows] == ["holds", "does not hold"] * 2  # dense and multi-crop
+    assert [row["verdict of the pair"] for row in rows] == ["holds", "does not hold"] * 3  # in each view
     assert {row["verdict"] for row in rows} == {"does not hold"}
 
 
@@ -193,9 +201,9 @@ def test_the_page_and_the_text_name_each_claim_once_with_its_verdict(report: Rep
     page = Page(report.to_html())
     table = page.tables["claims"]
     named = [row[0] for row in table if "deeper is better" in row[0]]
-    assert named == ["deeper is better (32 px)", "deeper is better, multi-crop (32 px)"]
-    assert [row[:2] for row in table if row[2:4] == ["E 37", "A 37"]] == [["", ""]] * 2  # the claim's second pair
-    assert len([rect for rect in page.all_of("rect") if rect.get("class") == "mark"]) == 26  # the paper's, in the chart
+    assert named == [f"deeper is better{view} (32 px)" for view in ("", ", multi-crop", ", centre crop")]
+    assert [row[:2] for row in table if row[2:4] == ["E 37", "A 37"]] == [["", ""]] * 3  # the claim's second pair
+    assert len([rect for rect in page.all_of("rect") if rect.get("class") == "mark"]) == 37  # the paper's, in the chart
     assert "The paper's claims" in report.to_text()
     assert report.to_markdown().count("| LRN does not help (32 px) |") == 1
 
@@ -207,7 +215,7 @@ def test_every_line_of_the_chart_says_what_is_compared_and_how(report: Report) -
     assert names.count("D 37 vs A 37") == names.count("D 37 vs A 37, multi-crop") == 1
     assert "D [37;73], several scales vs one scale, multi-crop" in names
     assert "D [37;73], multi-crop & dense vs dense" in names
-    assert len(set(names)) == len(names) == 26
+    assert len(set(names)) == len(names) == 37
 
 
 def test_without_a_pair_there_are_no_claims() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgg_dist import paper
-from vgg_dist.paper import JITTERED, S256, S384, View
+from vgg_dist.paper import JITTERED, S256, S384, AnyView, View
 from vgg_dist.reporting.paired import (
     MARGIN,
     SAME_NETS,
@@ -30,8 +30,8 @@ RULE = (
     " enough.",
     f"Where the paper's own gain is smaller than {MARGIN:g} points, a gain is ruled out only if it is smaller than that.",
     "A claim holds if it holds in all its comparisons, does not hold if it fails in one, and is not resolved otherwise.",
-    "What the paper compares by one kind of evaluation is compared once more by multi-crop evaluation alone, where it was"
-    " computed. The paper's differences beside it are still those of its own evaluation.",
+    "What the paper compares by one kind of evaluation is compared once more by multi-crop evaluation alone and by the"
+    " centre crop, where these were computed. The paper's differences beside it are still those of its own evaluation.",
 )
 """What these claims add to `paired.RULE`, for people."""
 
@@ -128,7 +128,7 @@ class PlannedClaim:
     """A claim with the comparisons that our nets allow."""
 
     claim: Claim
-    view: View | None
+    view: AnyView | None
     """In which both sides are evaluated in place of the claim's own views; None for these."""
     of: str
     """The kind of the nets, such as "32 px, linear head"; empty for the paper's."""
@@ -168,7 +168,7 @@ def plan_claims(nets: Sequence[EvaluatedNet], num_classes: int) -> list[PlannedC
     planned = []
     for of, found in _by_kind(nets, num_classes):
         for claim in CLAIMS:
-            views: tuple[View | None, ...] = (None,) if claim.compares_views else (None, "crops")
+            views: tuple[AnyView | None, ...] = (None,) if claim.compares_views else (None, "crops", "center")
             for view in views:
                 comparisons = tuple(filter(None, (_comparison(*pair, view, found) for pair in claim.pairs)))
                 if comparisons:
@@ -208,7 +208,7 @@ def _by_kind(
 
 
 def _comparison(
-    first: Side, second: Side, view: View | None, found: Mapping[paper.Net, Sequence[EvaluatedNet]]
+    first: Side, second: Side, view: AnyView | None, found: Mapping[paper.Net, Sequence[EvaluatedNet]]
 ) -> Comparison | None:
     """The comparison of two sides in their own views, or both in `view`; None where a net or its posteriors are missing."""
     means = (means_of_trainings(side.nets, view or side.view, side.at, found) for side in (first, second))

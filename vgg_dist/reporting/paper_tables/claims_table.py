@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vgg_dist.paper import View
+from vgg_dist.paper import AnyView
 from vgg_dist.reporting.intervals import Interval, interval_chart
 from vgg_dist.reporting.paper_tables.claims import CheckedClaim, Comparison
 from vgg_dist.reporting.paper_tables.layout import VIEW_NAMES
@@ -73,7 +73,7 @@ def chart(checked: Sequence[CheckedClaim]) -> dict[str, Any] | None:
     return interval_chart("Differences of top-1 errors", "points; left of 0 the first is better", intervals)
 
 
-def _pair(comparison: Comparison, view: View | None) -> str:
+def _pair(comparison: Comparison, view: AnyView | None) -> str:
     """Both sides in a line; the second without its nets where they are the first's."""
     nets = comparison.first.partition(",")[0]
     pair = f"{comparison.first} vs {comparison.second.removeprefix(f'{nets}, ')}"
