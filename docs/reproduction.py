@@ -136,11 +136,12 @@ def claims() -> str:
 
 
 def _difference(row: Row | None) -> str:
-    """Ours with its 95 % interval, and the verdict."""
+    """Ours, its 95 % interval, and the verdict, a line each."""
     if row is None:
         return ""
     mean, low, high = (float(row[name]) for name in ("difference", "low", "high"))
-    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f}) {row['verdict of the pair']}"
+    lines = f"{mean:+.1f}", f"({low:+.1f} to {high:+.1f})", row["verdict of the pair"]
+    return "<br>".join(line.replace(" ", "&nbsp;") for line in lines)
 
 
 def draw() -> None:
