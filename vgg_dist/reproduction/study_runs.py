@@ -49,7 +49,7 @@ def seeds(config: ReproduceConfig) -> range:
 def study_view(config: ReproduceConfig) -> Literal["dense", "center"]:
     """What the nets of a study are evaluated on at Q = S: the whole image, as in the paper's Table 3, or its centre crop.
 
-    Nets below 48 pixels take the centre crop: dense evaluation is worse than that by 0.1 points for A of 32 pixels, by 1.4
+    Nets below 48 pixels take the centre crop: dense evaluation is worse than that by 0.1 points for A of 32 pixels, by 1.5
     for E, which is as much as nets differ. `run_graph.wants_crops` says why.
     """
     return "center" if config.image_size is not None and config.image_size < ALWAYS_PADDED else "dense"
