@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import allreduce_worker
 from cluster.allreduce_plan import Group, Member, Plan, disjoint_batches
-from cluster.allreduce_verdicts import Outcome, judge_between, judge_messages, judge_starts, judge_within, slow_nodes
+from cluster.allreduce_verdicts import Outcome, judge_between, judge_messages, judge_starts, judge_within
 from cluster.verdicts import Verdict
 
 GPU_TIMEOUT_S = 180.0  # for a process to get the GPU that it reserves; after that, another job probably holds it
@@ -20,7 +20,7 @@ START_TIMEOUT_S = 600.0  # for a process to start and to import torch: a busy ma
 ALL_REDUCE_TIMEOUT_S = 60.0  # for processes to connect, and for an all-reduce
 ANSWER_TIMEOUT_S = 180.0  # for the answer after that: a process that blocks for good is given up
 MEGABYTES = 32
-ROUNDS = 3  # a node must be slow in all of them to be reported
+ROUNDS = 3  # of timing pairs of nodes; the best counts
 
 
 def check_all_reduces(
@@ -46,7 +46,7 @@ def check_all_reduces(
                 for groups in disjoint_batches(plan.between()):  # times do not matter after a failure, so they may overlap
                     pairs |= pool.all_reduce(groups)
             else:
-                pairs |= _time_pairs(pool, plan)
+                pairs |= time_pairs(pool, plan)
             yield from judge_between(plan, pairs, everyone, among_all, MEGABYTES)
             if plan.backend == "nccl":
                 by_gloo: dict[Group, Outcome] = {}
@@ -59,17 +59,18 @@ def check_all_reduces(
         pool.end(tuple(pool.actors))
 
 
-def _time_pairs(pool: AllReducePool, plan: Plan) -> dict[Group, Outcome]:
-    """Times the pairs one after the other, because they share cables. Repeats slow ones: a node may be busy for a moment."""
+def time_pairs(pool: AllReducePool, plan: Plan) -> dict[Group, Outcome]:
+    """Times the pairs one after the other, because they share cables, in several rounds, of which each pair's best counts.
+
+    A node that is busy for a moment is then not blamed, and does not make another's slow cable look usual.
+    """
     pairs: dict[Group, Outcome] = {}
-    slow = set(plan.nodes)
     for _ in range(ROUNDS):
         for group in plan.between():
-            if slow & set(group.nodes) and not isinstance(pairs.get(group), str):
+            before = pairs.get(group, float("inf"))
+            if isinstance(before, float):
                 took = pool.all_reduce([group])[group]
-                before = pairs.get(group)
-                pairs[group] = min(took, before) if isinstance(took, float) and isinstance(before, float) else took
-        slow = set(slow_nodes(pairs))
+                pairs[group] = min(took, before) if isinstance(took, float) else took
     return pairs
 
 

@@ -9,12 +9,14 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
 from support.paths import ROOT
 
+from cluster.allreduce import AllReducePool, time_pairs
 from cluster.allreduce_plan import Group, Member, Plan, disjoint_batches, plan_all_reduces
 from cluster.allreduce_verdicts import (
     BETWEEN,
@@ -196,6 +198,33 @@ def test_a_slow_node_is_named_not_its_neighbours() -> None:
     assert slow_nodes(pairs) == {"c": 0.01}
     found = judge_between(GPUS, pairs, EVERYONE, 0.2, 32)
     assert bad(found) == ["bad: c: 160 MB/s, others 3200 MB/s"]
+
+
+class Timed(AllReducePool):
+    """A pool whose pairs take the given seconds, one after the other."""
+
+    def __init__(self, seconds: dict[Group, list[Outcome]]) -> None:
+        self.left = {group: iter(times) for group, times in seconds.items()}
+
+    def all_reduce(self, groups: Sequence[Group], backend: str | None = None) -> dict[Group, Outcome]:
+        return {group: next(self.left[group]) for group in groups}
+
+
+def test_a_busy_moment_neither_blames_a_node_nor_hides_a_slow_one() -> None:
+    ab, bc, ca = GPUS.between()
+    busy = time_pairs(Timed({ab: [0.01, 0.01, 0.01], bc: [0.2, 0.01, 0.2], ca: [0.2, 0.2, 0.01]}), GPUS)
+    assert slow_nodes(busy) == {}
+    hidden = time_pairs(Timed({ab: [0.1, 0.1, 0.01], bc: [0.2, 0.2, 0.2], ca: [0.2, 0.2, 0.2]}), GPUS)
+    assert slow_nodes(hidden) == {"c": 0.01}
+
+
+def test_a_pair_that_fails_once_is_not_tried_again() -> None:
+    ab, bc, ca = GPUS.between()
+    assert time_pairs(Timed({ab: [0.01, "reset"], bc: [0.2, 0.3, 0.1], ca: ["timed out"]}), GPUS) == {
+        ab: "reset",
+        bc: 0.1,
+        ca: "timed out",
+    }
 
 
 def test_a_slow_network_is_told_in_seconds_of_a_step() -> None:
