@@ -70,6 +70,18 @@ class Command:
 Start = Callable[..., Command]
 
 
+@pytest.fixture(autouse=True)
+def no_signal_is_ignored() -> Iterator[None]:
+    """Commands inherit what tests ignore: SIGHUP under nohup, SIGINT in the background of a script."""
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    for signum, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     commands: list[Command] = []
