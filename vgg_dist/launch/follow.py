@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 POLL_S = 0.5
 BEFORE = " before it trained; "
+FROM_LAST = " from its last checkpoint, if it has one"
 CLOSING_S = 8.0  # of the time that is left after a signal, what the end of a run needs
 LEAVING_S = 3.0  # and what the end of a command with several runs needs after theirs
 
@@ -76,7 +77,7 @@ def follow(
     except Interrupted as stop:
         _await_end(training.ended, config, messages, stop.by, say)
         if training.errors:
-            raise Interrupted(stop.by, f", its workers with it; {resumes(config.name)} from its last checkpoint") from None
+            raise Interrupted(stop.by, f", its workers with it; {resumes(config.name)}{FROM_LAST}") from None
     if training.errors:
         raise training.errors[0]
     [result] = training.results
@@ -103,14 +104,14 @@ def _await_end(
         raise Interrupted(
             by,
             f"; no checkpoint within {limit:.0f} s ({signals.VARIABLE} {signals.limit_s():.0f});"
-            f" {resumes(config.name)} from its last one",
+            f" {resumes(config.name)}{FROM_LAST}",
         )
 
 
 def _how_stopped(config: TrainSettings, value: dict[str, int | str]) -> str:
     step = value["stopped"]
     if value["unsaved"]:
-        return f" at step {step}; {value['unsaved']}; {resumes(config.name)} from its last checkpoint"
+        return f" at step {step}; {value['unsaved']}; {resumes(config.name)}{FROM_LAST}"
     if not step:
         return BEFORE + resumes(config.name)
     return f" at step {step}, checkpoint written; {resumes(config.name)}"

@@ -12,7 +12,7 @@ from pipelines import signals
 from pipelines.secrets import masked
 from vgg_dist.config import TrainSettings
 from vgg_dist.errors import Interrupted
-from vgg_dist.launch.follow import resumes
+from vgg_dist.launch.follow import FROM_LAST, resumes
 from vgg_dist.launch.run_record import keep_model, send_all_metrics, send_last_metrics
 from vgg_dist.launch.terminal import say
 from vgg_dist.run_folder.folder import RunFolder
@@ -95,7 +95,7 @@ def run_launch(launch: Launch, full_config: TrainSettings, earlier: Earlier | No
     with signals.holding():  # from here on there is something to end in order
         run = launch.open_record()
         keep_settings(launch.config.folder, full_config)  # from here on the run can be resumed
-        signals.end_with(f"; {resumes(launch.config.name)} from its last checkpoint")
+        signals.end_with(f"; {resumes(launch.config.name)}{FROM_LAST}")
         with recorded(run, quick=False) as ending:
             try:
                 outcome = launch.conclude(run, launch.fit(run))
