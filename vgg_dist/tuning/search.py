@@ -31,7 +31,7 @@ from vgg_dist.config import TrainSettings, TuneConfig
 from vgg_dist.config.worker_range import fixed_workers
 from vgg_dist.errors import Interrupted, TrainingError
 from vgg_dist.launch.driver import DRIVER_MEMORY
-from vgg_dist.launch.follow import resumes
+from vgg_dist.launch.follow import FROM_LAST, resumes
 from vgg_dist.launch.terminal import shown_lines
 from vgg_dist.preflight import check_search
 from vgg_dist.ray_cluster.job_messages import JobMessages
@@ -90,7 +90,7 @@ def run_search(config: TuneConfig) -> SearchResult:
             with watched_cluster("vgg_dist.tune", partial(finish_run, run, "FAILED")), shown_lines(JobMessages()):
                 found = _tuner(config, run, resources, at_once).fit()
             if signum := signals.caught():
-                raise Interrupted(signals.name_of(signum), f"; {resumes(config.name)}, each trial from its last checkpoint")
+                raise Interrupted(signals.name_of(signum), f"; {resumes(config.name)}, each trial{FROM_LAST}")
             trials = sorted(_trials(config, found), key=lambda trial: trial.error)
             if not trials or math.isinf(trials[0].error):
                 ended = {trial.ended for trial in trials} or {f"failed: {leg.error}" for leg in found}
