@@ -46,6 +46,8 @@ class OutputFilter:
     def __init__(self) -> None:
         self.in_warning: set[object] = set()
         """Processes whose last line was a hidden warning: the next one may be the line of source that Python adds."""
+        self.ignored: dict[object, list[str]] = {}
+        """Process -> the lines so far of an exception that Python ignored."""
 
     def print(self, data: dict[str, Any], print_file: Any = None, ignore_prefix: bool = False) -> None:
         """Prints a batch of lines from one process, `data` being Ray's description of it."""
@@ -60,9 +62,25 @@ class OutputFilter:
                 lines = list(worker.filter_autoscaler_events(lines))
             remarks = [" ".join(line.rpartition(":info_message:")[2].split()) for line in lines]
             return [f"Ray: {line[:REMARK]}" for line in remarks if line and not HIDDEN_REMARK.search(line)]
-        return [f"{_source(data)}: {line}" for line in self._without_warnings(data, lines) if line]
+        return [
+            f"{_source(data)}: {line}" for line in self._without_warnings(data, self._without_exits(data, lines)) if line
+        ]
 
-    def _without_warnings(self, data: dict[str, Any], lines: list[str]) -> Iterable[str]:
+    def _without_exits(self, data: dict[str, Any], lines: list[str]) -> Iterable[str]:
+        """Without the traceback of a process that Ray ends while Python is in a weak reference's callback."""
+        process = data.get("ip"), data.get("pid"), data.get("is_err")
+        for line in lines:
+            if line.startswith("Exception ignored "):
+                self.ignored[process] = [line]
+            elif process not in self.ignored:
+                yield line
+            else:
+                self.ignored[process].append(line)
+                if not line.startswith((" ", "Traceback ")):
+                    told = self.ignored.pop(process)
+                    yield from () if line.startswith("SystemExit") else told
+
+    def _without_warnings(self, data: dict[str, Any], lines: Iterable[str]) -> Iterable[str]:
         process = data.get("ip"), data.get("pid"), data.get("is_err")
         for line in lines:
             hidden = HIDDEN.search(line) or (process in self.in_warning and line.startswith("  "))

@@ -66,6 +66,16 @@ def test_lines_are_plain_and_say_where_they_come_from(
     assert written.getvalue().splitlines() == expected
 
 
+def test_an_ignored_exception_is_shown_unless_it_is_the_end_of_the_process() -> None:
+    output = OutputFilter()
+    head = ["Exception ignored in: <function f>", "Traceback (most recent call last):", '  File "a.py", line 1, in f']
+    assert list(output.wanted(batch(*head[:2]))) == []
+    assert list(output.wanted(batch("of another process", pid=43))) == ["RayTrainWorker 43: of another process"]
+    assert list(output.wanted(batch(head[2], "SystemExit: 1", "next"))) == ["RayTrainWorker 42: next"]
+    other = [*head, "ValueError: no"]
+    assert list(output.wanted(batch(*other))) == [f"RayTrainWorker 42: {line}" for line in other]
+
+
 def test_only_the_source_line_of_a_hidden_warning_is_hidden_also_in_the_next_batch() -> None:
     output = OutputFilter()
     warning = "/venv/lib/python3.11/site-packages/ray/x.py:12: UserWarning: is old"
