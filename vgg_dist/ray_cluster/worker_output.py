@@ -76,7 +76,7 @@ class OutputFilter:
                 yield line
             else:
                 self.ignored[process].append(line)
-                if not line.startswith((" ", "Traceback ")):
+                if line and not line.startswith((" ", "Traceback ")):
                     told = self.ignored.pop(process)
                     yield from () if line.startswith("SystemExit") else told
 

@@ -71,7 +71,7 @@ def test_an_ignored_exception_is_shown_unless_it_is_the_end_of_the_process() -> 
     head = ["Exception ignored in: <function f>", "Traceback (most recent call last):", '  File "a.py", line 1, in f']
     assert list(output.wanted(batch(*head[:2]))) == []
     assert list(output.wanted(batch("of another process", pid=43))) == ["RayTrainWorker 43: of another process"]
-    assert list(output.wanted(batch(head[2], "SystemExit: 1", "next"))) == ["RayTrainWorker 42: next"]
+    assert list(output.wanted(batch(head[2], "", "SystemExit: 1", "next"))) == ["RayTrainWorker 42: next"]
     other = [*head, "ValueError: no"]
     assert list(output.wanted(batch(*other))) == [f"RayTrainWorker 42: {line}" for line in other]
 
